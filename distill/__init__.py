@@ -1,0 +1,54 @@
+"""distill: turn a strong teacher language model into a small student, black box or white box."""
+
+import gc
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distill import divergences
+    from distill.generate import generate
+    from distill.objectives import AttentionMaps, HiddenStates, Logits
+    from distill.pairs import load_pairs
+    from distill.students import make_student
+    from distill.trainers import BlackBoxTrainer, WhiteBoxTrainer
+
+__version__ = "0.1.0"
+__all__ = [
+    "AttentionMaps",
+    "BlackBoxTrainer",
+    "HiddenStates",
+    "Logits",
+    "WhiteBoxTrainer",
+    "divergences",
+    "generate",
+    "load_pairs",
+    "make_student",
+]
+
+# A name is imported when it is first asked for, so that `distill --help` does not wait for torch.
+_HOMES = {
+    "AttentionMaps": "distill.objectives",
+    "BlackBoxTrainer": "distill.trainers.black_box",
+    "HiddenStates": "distill.objectives",
+    "Logits": "distill.objectives",
+    "WhiteBoxTrainer": "distill.trainers.white_box",
+    "generate": "distill.generate",
+    "load_pairs": "distill.pairs",
+    "make_student": "distill.students",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "divergences":
+        return importlib.import_module("distill.divergences")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'distill' has no attribute {name!r}")
+    was_enabled = gc.isenabled()
+    gc.disable()  # importing transformers makes millions of objects that stay; collecting meanwhile costs 1 s of 6
+    try:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    finally:
+        if was_enabled:
+            gc.enable()
+    globals()[name] = value
+    return value

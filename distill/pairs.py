@@ -1,0 +1,212 @@
+"""The pair: one training row. Its schema, and how pairs are read and written.
+
+| column | type | meaning |
+|---|---|---|
+| `id` | str | hash of everything that decided this row: teacher, prompt, sampling settings, sample index |
+| `prompt` | str, or messages | what was asked, for people; one kind a file |
+| `completion` | str | what was answered, for people (without control tokens) |
+| `prompt_ids` | list of int | the tokens the teacher was given |
+| `completion_ids` | list of int | the tokens the teacher gave, with its EOS if it emitted one |
+| `finish_reason` | `"stop"` or `"length"` | ended by itself, or cut at the limit (then there is no EOS) |
+| `sample` | int | which sample of this prompt, from 0 |
+| `teacher` | str | who wrote the completion |
+
+Token ids are the truth: training uses nothing else. Text is for people, because decoding and encoding again is not the
+identity.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import PreTrainedTokenizerBase
+
+from distill.encode import as_prompt, check_messages, encode_completion, encode_prompt
+
+COLUMNS = ("id", "prompt", "completion", "prompt_ids", "completion_ids", "finish_reason", "sample", "teacher")
+FINISH_REASONS = ("stop", "length")
+
+
+def features(messages: bool) -> datasets.Features:
+    """The Arrow types of pairs whose prompts are messages, or plain text."""
+    text, ids = datasets.Value("string"), datasets.List(datasets.Value("int32"))
+    prompt: Any = datasets.List({"role": text, "content": text}) if messages else text
+    return datasets.Features(
+        {
+            "id": text,
+            "prompt": prompt,
+            "completion": text,
+            "prompt_ids": ids,
+            "completion_ids": ids,
+            "finish_reason": text,
+            "sample": datasets.Value("int32"),
+            "teacher": text,
+        }
+    )
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short stable hash of plain values: 16 hex digits of sha256 over their JSON."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=True).encode()).hexdigest()[:16]
+
+
+def load_pairs(
+    path: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase | None = None, *, chat: bool | None = None
+) -> datasets.Dataset:
+    """Read pairs from a JSONL file (plain or journal) or an Arrow folder written by `save_pairs`.
+
+    Rows that carry token ids are taken as they are. A row with only `prompt` and `completion` texts, e.g. one written
+    by a person, is tokenised once if a tokenizer is given.
+
+    Args:
+        path: a `.jsonl` file, or a folder.
+        tokenizer: needed only for rows without token ids.
+        chat: for those rows, as in `distill.encode.as_prompt`.
+
+    Returns:
+        A dataset with the columns of this module, in the order of the file.
+
+    Raises:
+        ValueError: no such file, no rows, or a bad row; the message names the file and the line.
+
+    Example:
+        >>> pairs = load_pairs("runs/demo/pairs.jsonl")
+        >>> pairs[0]["finish_reason"]
+        'stop'
+    """
+    source = Path(path)
+    if source.is_dir():
+        if not (source / "dataset_info.json").is_file():
+            raise ValueError(
+                f"{source} is a folder without pairs; expected one that save_pairs wrote, or a .jsonl file."
+            )
+        pairs = datasets.load_from_disk(str(source))
+        missing = [name for name in COLUMNS if name not in pairs.column_names]
+        if missing:
+            raise ValueError(f"{source} has no column {', '.join(missing)}; pairs have {', '.join(COLUMNS)}.")
+        return pairs
+    return pairs_from_rows(
+        (complete_row(row, where, tokenizer, chat) for where, row in read_jsonl(source)), where=str(source)
+    )
+
+
+def save_pairs(pairs: datasets.Dataset, path: str | os.PathLike[str]) -> None:
+    """Write pairs as JSONL if the path ends in `.jsonl`, else as an Arrow folder; replaces nothing that exists.
+
+    Raises:
+        ValueError: the path exists already.
+    """
+    target = Path(path)
+    if target.exists():
+        raise ValueError(f"{target} exists already; give a new path, or remove it first.")
+    if target.suffix != ".jsonl":
+        pairs.save_to_disk(str(target))
+        return
+    part = target.with_suffix(".jsonl.part")
+    with part.open("w", encoding="utf-8") as file:
+        for row in pairs:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    os.replace(part, target)
+
+
+def pairs_from_rows(rows: Iterator[dict[str, Any]] | list[dict[str, Any]], where: str) -> datasets.Dataset:
+    """A dataset of complete rows.
+
+    Raises:
+        ValueError: there are none, or some prompts are messages and others plain text.
+    """
+    listed = list(rows)
+    if not listed:
+        raise ValueError(f"{where} has no pairs.")
+    kinds = {isinstance(row["prompt"], str) for row in listed}
+    if len(kinds) > 1:
+        raise ValueError(f"{where}: some prompts are text and others are messages; keep the two kinds in two files.")
+    return datasets.Dataset.from_list(listed, features=features(messages=not kinds.pop()))
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield `("file:line", object)` for every line that is not blank.
+
+    Raises:
+        ValueError: no such file, or a line that is not a JSON object in UTF-8; names file and line.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise ValueError(f"No file {source}.")
+    with source.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{source}:{number}"
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise ValueError(f"{where}: not a JSON object in UTF-8 ({error}): {line[:60]!r}") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{where}: a {type(row).__name__}, expected a JSON object: {line[:60]!r}")
+            yield where, row
+
+
+def complete_row(
+    row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase | None = None, chat: bool | None = None
+) -> dict[str, Any]:
+    """One row with all columns, checked; token ids are made only where there are none.
+
+    Raises:
+        ValueError: see `load_pairs`.
+    """
+    missing = [name for name in ("prompt", "completion") if name not in row]
+    if missing:
+        raise ValueError(f"{where}: no {' and no '.join(missing)}; a pair has at least prompt and completion.")
+    if not isinstance(row["completion"], str):
+        raise ValueError(f"{where}: completion is a {type(row['completion']).__name__}, expected text.")
+    if not isinstance(row["prompt"], str):
+        _at(where, check_messages, row["prompt"])
+    finish_reason = row.get("finish_reason", "stop")
+    if finish_reason not in FINISH_REASONS:
+        raise ValueError(f"{where}: finish_reason is {finish_reason!r}, expected one of {FINISH_REASONS}.")
+
+    prompt, has_ids = row["prompt"], [name in row for name in ("prompt_ids", "completion_ids")]
+    if all(has_ids):
+        prompt_ids, completion_ids = row["prompt_ids"], row["completion_ids"]
+    elif any(has_ids):
+        raise ValueError(f"{where}: only one of prompt_ids and completion_ids; give both, or neither and a tokenizer.")
+    elif tokenizer is None:
+        raise ValueError(
+            f"{where}: no token ids; pass the student's tokenizer to load_pairs to make them from the text."
+        )
+    elif not row["completion"]:
+        raise ValueError(f"{where}: the completion is empty, so there is nothing to learn from this pair; remove it.")
+    else:
+        prompt = _at(where, as_prompt, prompt, tokenizer, chat)
+        prompt_ids = _at(where, encode_prompt, prompt, tokenizer)
+        completion_ids = _at(where, encode_completion, row["completion"], tokenizer, finish_reason)
+    for name, ids in (("prompt_ids", prompt_ids), ("completion_ids", completion_ids)):
+        if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
+            raise ValueError(f"{where}: {name} must be a list of non-negative integers, not {str(ids)[:60]}.")
+    if not completion_ids:
+        raise ValueError(f"{where}: no completion token, so there is nothing to learn from this pair; remove it.")
+    sample, teacher = row.get("sample", 0), row.get("teacher", "unknown")
+    if type(sample) is not int or not isinstance(teacher, str):
+        raise ValueError(f"{where}: sample must be an integer and teacher text, not {sample!r} and {teacher!r}.")
+    return {
+        "id": str(row.get("id") or fingerprint(prompt_ids, completion_ids, sample, teacher)),
+        "prompt": prompt,
+        "completion": row["completion"],
+        "prompt_ids": prompt_ids,
+        "completion_ids": completion_ids,
+        "finish_reason": finish_reason,
+        "sample": sample,
+        "teacher": teacher,
+    }
+
+
+def _at(where: str, function: Any, *args: Any) -> Any:
+    try:
+        return function(*args)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

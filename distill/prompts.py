@@ -1,0 +1,156 @@
+"""Where prompts come from: a file, a dataset, or the teacher itself; and how repeated ones are left out."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from distill.encode import Prompt, user_header_ids
+from distill.pairs import fingerprint, read_jsonl
+from distill.teachers.base import Sampling
+from distill.teachers.local import LocalTeacher
+
+
+def read_prompts(path: str | os.PathLike[str], column: str = "prompt") -> list[Prompt]:
+    """Prompts from a `.jsonl` file (one object a line) or a text file (one prompt a line; blank lines are skipped).
+
+    Args:
+        path: the file.
+        column: the key of the prompt in each JSON object; a text, or messages.
+
+    Raises:
+        ValueError: no such file, no prompts in it, or a bad line (file and line number are named).
+    """
+    source = Path(path)
+    prompts: list[Prompt] = []
+    if source.suffix == ".jsonl":
+        for where, row in read_jsonl(source):
+            if column not in row:
+                raise ValueError(f"{where}: no {column!r}; the line has {', '.join(row) or 'no keys'}.")
+            if not row[column]:
+                raise ValueError(f"{where}: the prompt is empty.")
+            prompts.append(row[column])
+    else:
+        if not source.is_file():
+            raise ValueError(f"No file {source}.")
+        try:
+            lines = source.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{source} is not text in UTF-8 ({error}).") from None
+        prompts.extend(line.strip() for line in lines if line.strip())
+    if not prompts:
+        raise ValueError(f"{source} has no prompts; it needs at least one line.")
+    return prompts
+
+
+def write_prompts(
+    teacher: LocalTeacher,
+    count: int,
+    *,
+    max_new_tokens: int = 96,
+    temperature: float = 1.0,
+    top_p: float = 0.95,
+    seed: int = 0,
+    batch_size: int = 64,
+    output: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> list[Prompt]:
+    """Let the teacher write the users' turns itself, given only its template's user header (Magpie, Xu et al. 2024).
+
+    Kept are turns that ended by themselves, are neither tiny nor cut, and are not near duplicates of an earlier one.
+
+    Args:
+        teacher: a local teacher with a chat template.
+        count: how many prompts to return.
+        max_new_tokens: longest user turn, in tokens.
+        temperature, top_p, seed, batch_size: of the drawing.
+        output: JSONL file; if it exists with enough prompts of the same settings, they are read and not written again.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: no chat template; an `output` of other settings; the teacher writes too few distinct turns.
+    """
+    sampling = Sampling(max_new_tokens, temperature, top_p, 0, seed)
+    key = fingerprint(teacher.identity(), sampling.as_dict(), batch_size, count)
+    if output is not None and Path(output).exists():
+        return _read_written(Path(output), key)
+    header = user_header_ids(teacher.tokenizer)
+    kept: list[str] = []
+    with tqdm(total=count, desc="writing prompts", unit="prompt", disable=not progress) as bar:
+        for attempt in range(4 + 4 * -(-count // batch_size)):
+            drawn = teacher.complete([header] * batch_size, sampling, seed=int(fingerprint(seed, attempt)[:12], 16))
+            texts = [c.text.strip() for c in drawn if c.finish_reason == "stop"]
+            kept = drop_duplicates([*kept, *(text for text in texts if _reads_like_a_prompt(text))])[:count]
+            bar.n = len(kept)
+            bar.refresh()
+            if len(kept) == count:
+                break
+    if len(kept) < count:
+        raise ValueError(
+            f"The teacher wrote only {len(kept)} distinct prompts of the {count} asked for; ask for fewer, raise the "
+            "temperature, or give a prompt file."
+        )
+    if output is not None:
+        target = Path(output)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_suffix(".part")
+        lines = (json.dumps({"prompt": text, "settings": key}, ensure_ascii=False) + "\n" for text in kept)
+        part.write_text("".join(lines), encoding="utf-8")
+        os.replace(part, target)
+    return list(kept)
+
+
+def drop_duplicates(texts: Sequence[str], threshold: float = 0.7) -> list[str]:
+    """Texts in their order, without exact and near duplicates of an earlier one.
+
+    Near means: estimated Jaccard similarity of the sets of three consecutive words above `threshold`, by MinHash with
+    locality-sensitive hashing (Broder 1997). Case, punctuation and spacing do not count.
+
+    Raises:
+        ValueError: the `datasketch` package is missing.
+    """
+    try:
+        from datasketch import MinHash, MinHashLSH
+    except ImportError:
+        raise ValueError(
+            "Removing near duplicates needs the 'datasketch' package: pip install 'distill[prompts]'."
+        ) from None
+    index, kept, seen = MinHashLSH(threshold=threshold, num_perm=64), [], set()
+    for i, text in enumerate(texts):
+        words = re.findall(r"\w+", text.lower())
+        if (exact := " ".join(words)) in seen:
+            continue
+        seen.add(exact)
+        sketch = MinHash(num_perm=64, seed=1)
+        sketch.update_batch([" ".join(words[j : j + 3]).encode() for j in range(max(1, len(words) - 2))])
+        if not index.query(sketch):
+            index.insert(i, sketch)
+            kept.append(text)
+    return kept
+
+
+def without_duplicates(prompts: Iterable[Prompt]) -> list[Prompt]:
+    """Like `drop_duplicates`, for prompts that may be messages: those are compared by their text."""
+    listed = list(prompts)
+    texts = [p if isinstance(p, str) else "\n".join(f"{m['role']}: {m['content']}" for m in p) for p in listed]
+    kept = set(drop_duplicates(texts))
+    chosen = []
+    for prompt, text in zip(listed, texts, strict=True):
+        if text in kept:
+            kept.remove(text)
+            chosen.append(prompt)
+    return chosen
+
+
+def _reads_like_a_prompt(text: str) -> bool:
+    return len(text) >= 12 and len(text.split()) >= 3 and "\ufffd" not in text
+
+
+def _read_written(path: Path, key: str) -> list[Prompt]:
+    rows = [row for _, row in read_jsonl(path)]
+    if not rows or any(row.get("settings") != key for row in rows):
+        raise ValueError(f"{path} holds prompts of another run (other teacher or settings); give another folder.")
+    return [row["prompt"] for row in rows]

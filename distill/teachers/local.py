@@ -1,0 +1,148 @@
+"""A teacher that runs here, in this process."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from distill.encode import Prompt, as_prompt, encode_prompt
+from distill.models import fast_dtype, load_model, load_tokenizer
+from distill.pairs import fingerprint
+from distill.teachers.base import Completion, Sampling
+
+
+class LocalTeacher:
+    """A causal language model of `transformers`, used for generation and for its inside.
+
+    Args:
+        model: a name (`"smollm2-135m"`, a folder, a Hub id) or a loaded model.
+        tokenizer: needed with a loaded model; loaded by name otherwise.
+        dtype: of the weights when loaded by name; by default bfloat16 where the machine is fast at it.
+        chat: `None` asks a bare string as one user turn if there is a chat template; `False` never; `True` always.
+        name: what pairs are labelled with; by default the model's name.
+
+    Raises:
+        ValueError: no such model; a loaded model without a tokenizer.
+
+    Example:
+        >>> teacher = LocalTeacher("smollm2-135m")
+        >>> prompt, ids = teacher.resolve_prompt("Name a colour.")
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        dtype: torch.dtype | str | None = None,
+        chat: bool | None = None,
+        name: str | None = None,
+    ) -> None:
+        if isinstance(model, PreTrainedModel):
+            if tokenizer is None:
+                raise ValueError("A loaded model needs its tokenizer: LocalTeacher(model, tokenizer).")
+            self.model, self.tokenizer = model, tokenizer
+            self.name = name or model.config.name_or_path or type(model).__name__
+        else:
+            self.tokenizer = tokenizer or load_tokenizer(model)
+            self.model = load_model(model, dtype=dtype or fast_dtype())
+            if torch.cuda.is_available():
+                self.model.to("cuda")
+            self.name = name or os.fspath(model)
+        self.chat = chat
+
+    def resolve_prompt(self, prompt: Prompt) -> tuple[Prompt, list[int]]:
+        """The prompt as it is asked and its token ids; see `distill.encode`."""
+        asked = as_prompt(prompt, self.tokenizer, self.chat)
+        return asked, encode_prompt(asked, self.tokenizer)
+
+    def identity(self) -> dict[str, Any]:
+        """Name, dtype, chat template and a fingerprint of the weights (a sample of values of every tensor)."""
+        return {
+            "teacher": self.name,
+            "teacher_dtype": str(self.model.dtype),
+            "teacher_weights": _weights_fingerprint(self.model),
+            "chat_template": fingerprint(str(self.tokenizer.chat_template)),
+        }
+
+    def eos_ids(self) -> set[int]:
+        """Token ids that end a completion: those of the model's generation config and the tokenizer's EOS."""
+        configured = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        listed = configured if isinstance(configured, list) else [configured]
+        return {int(i) for i in (*listed, self.tokenizer.eos_token_id) if i is not None}
+
+    @torch.inference_mode()
+    def complete(
+        self, prompts: Sequence[list[int]], sampling: Sampling, seed: int, stop_ids: set[int] | None = None
+    ) -> list[Completion]:
+        """One completion for each prompt.
+
+        The same prompts in the same order with the same seed give the same completions on the same machine. The
+        caller's random state is left as it was, and the sampling defaults of the model's generation config (many models
+        ship top-p or a repetition penalty) are not applied: only `sampling` decides.
+
+        Args:
+            prompts: token ids, without padding.
+            sampling: how to draw; its own seed is not read here.
+            seed: of this batch.
+            stop_ids: tokens that end a completion; by default `eos_ids()`.
+        """
+        stops = self.eos_ids() if stop_ids is None else stop_ids
+        pad_id = min(stops, default=0)
+        longest = max(map(len, prompts))
+        device = self.model.device
+        input_ids = torch.full((len(prompts), longest), pad_id, device=device)
+        mask = torch.zeros_like(input_ids)
+        for i, ids in enumerate(prompts):
+            input_ids[i, longest - len(ids) :] = torch.tensor(ids, device=device)
+            mask[i, longest - len(ids) :] = 1
+        settings: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature > 0:
+            # an explicit top_k, because generate() otherwise keeps only the 50 most likely tokens
+            settings = {
+                "do_sample": True,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k,
+            }
+        config = GenerationConfig(
+            **settings, max_new_tokens=sampling.max_new_tokens, pad_token_id=pad_id, eos_token_id=sorted(stops) or None
+        )
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), _own_generation_config(self.model, config):
+            torch.manual_seed(seed)
+            output = self.model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config)
+        return [self._completion(row, stops) for row in output[:, longest:].tolist()]
+
+    def _completion(self, ids: list[int], stops: set[int]) -> Completion:
+        end = next((i for i, token in enumerate(ids) if token in stops), None)
+        if end is not None:
+            ids = ids[: end + 1]  # what follows is padding; the EOS itself was emitted and is kept
+        text = self.tokenizer.decode(ids if end is None else ids[:-1], skip_special_tokens=True)
+        return Completion(ids=ids, text=text, finish_reason="length" if end is None else "stop")
+
+
+@contextmanager
+def _own_generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+    """generate() fills every unset value from the model's own generation config; hide that one meanwhile."""
+    before, was_training = model.generation_config, model.training
+    model.generation_config = config
+    model.eval()
+    try:
+        yield
+    finally:
+        model.generation_config = before
+        model.train(was_training)
+
+
+def _weights_fingerprint(model: PreTrainedModel) -> str:
+    """64 values of every tensor: enough to tell two checkpoints apart, without reading all of them."""
+    parts = []
+    for name, tensor in model.state_dict().items():
+        flat = tensor.detach().reshape(-1)
+        picked = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
+        parts.append((name, list(tensor.shape), picked.tolist()))
+    return fingerprint(parts)

@@ -1,0 +1,61 @@
+"""Black-box distillation: supervised fine-tuning on the teacher's pairs. Look for a loss in here: there is none."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import datasets
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+from distill.encode import Prompt
+from distill.generate import generate
+from distill.teachers.base import Teacher
+from distill.trainers.base import PairTrainer
+
+
+class BlackBoxTrainer(PairTrainer):
+    """`transformers.Trainer` on pairs, with its own cross-entropy on the completion's tokens.
+
+    Args:
+        model: the student.
+        args: `TrainingArguments`.
+        train_dataset: pairs. Or give, in its place:
+        teacher, prompts: the pairs are generated first.
+        generation: with `teacher`, keyword arguments of `distill.generate` (`max_new_tokens`, `output`, ...).
+        processing_class: the student's tokenizer.
+        max_length: longest row in tokens.
+        kwargs: as for `transformers.Trainer`.
+
+    Raises:
+        ValueError: pairs and teacher both or neither; pairs that cannot be learned from; a model whose loss Trainer cannot
+            normalise over an accumulation window.
+
+    Example:
+        >>> BlackBoxTrainer(model=student, args=args, train_dataset=pairs, processing_class=tokenizer).train()
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | Any = None,
+        args: TrainingArguments | None = None,
+        *,
+        train_dataset: datasets.Dataset | Any = None,
+        teacher: Teacher | None = None,
+        prompts: Iterable[Prompt] | datasets.Dataset | None = None,
+        generation: dict[str, Any] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if teacher is not None or prompts is not None:
+            if train_dataset is not None or teacher is None or prompts is None:
+                raise ValueError(
+                    "Give either train_dataset=pairs, or both teacher= and prompts= to generate the pairs."
+                )
+            train_dataset = generate(teacher, prompts, **(generation or {}))
+        super().__init__(model, args, train_dataset=train_dataset, processing_class=processing_class, **kwargs)
+        one_batch_a_step = self.args.gradient_accumulation_steps == 1 and self.args.world_size == 1
+        if not (self.model_accepts_loss_kwargs or self.compute_loss_func or one_batch_a_step):
+            raise ValueError(
+                f"{type(self.model).__name__} does not take num_items_in_batch, so Trainer would average the means of "
+                "micro-batches, and the loss would depend on how a batch is split. Use gradient_accumulation_steps=1 in one "
+                "process, or give compute_loss_func=."
+            )

@@ -1,0 +1,223 @@
+"""White-box distillation: match what is inside the teacher, on the same pairs, in the same Trainer."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+
+from distill.collate import supervised_rows
+from distill.objectives import Objective
+from distill.taps import Wants, run_with_taps
+from distill.teachers.local import LocalTeacher
+from distill.trainers.base import PairTrainer
+from distill.vocabulary import shared_vocabulary
+
+OBJECTIVES_FILE = "objectives.safetensors"  # learned projections, beside a checkpoint's model and never inside it
+
+
+class WhiteBoxTrainer(PairTrainer):
+    """`transformers.Trainer` on pairs with another loss: the weighted sum of objectives.
+
+    Each objective is summed over the supervised rows and divided once by their number in the whole accumulation window
+    over all processes, so the gradient does not depend on how a batch is split. Every objective's value is logged under
+    its own name, and as `eval_...` in evaluation, where the mean is over tokens.
+
+    Args:
+        model: the student.
+        teacher: a `LocalTeacher`, a loaded model, or a name. It is put in evaluation mode and never trained.
+        objectives: e.g. `[Logits("forward_kl"), AttentionMaps(weight=0.1), HiddenStates(weight=0.1)]`.
+        args: `TrainingArguments`.
+        train_dataset, eval_dataset: pairs.
+        processing_class: the student's tokenizer.
+        kwargs: as for `transformers.Trainer`, without `compute_loss_func` and `compute_metrics`.
+
+    Raises:
+        ValueError: no objectives; something an objective needs cannot be had from these two models; settings under which
+            the loss would not be what it says.
+
+    Example:
+        >>> trainer = WhiteBoxTrainer(model=student, teacher=teacher, objectives=[Logits("forward_kl")], args=args,
+        ...                           train_dataset=pairs, processing_class=tokenizer)
+    """
+
+    # compute_loss divides by the supervised positions of the whole window itself
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel | Any = None,
+        args: TrainingArguments | None = None,
+        *,
+        teacher: LocalTeacher | PreTrainedModel | str,
+        objectives: list[Objective],
+        train_dataset: datasets.Dataset | Any = None,
+        eval_dataset: datasets.Dataset | Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for name in ("compute_loss_func", "compute_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"WhiteBoxTrainer has its own loss and keeps no logits; {name} cannot be used with it."
+                )
+        names = [objective.name for objective in objectives]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"objectives are {names}; give at least one, and each kind at most once.")
+        if isinstance(teacher, str):
+            teacher = LocalTeacher(teacher)
+        teacher_model = teacher.model if isinstance(teacher, LocalTeacher) else teacher
+        if teacher_model is model:
+            raise ValueError("Student and teacher are the same object; load the model twice, or use make_student.")
+        vocabulary = shared_vocabulary(
+            model, teacher_model, processing_class, teacher.tokenizer if isinstance(teacher, LocalTeacher) else None
+        )
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self._refuse_other_losses()
+        self.teacher = teacher_model.to(self.args.device).eval()
+        self.objectives = torch.nn.ModuleList(objectives)
+        for objective in objectives:
+            objective.bind(self.model, self.teacher, vocabulary)
+        if any(True for _ in self.objectives.parameters()) and self.args.world_size > 1:
+            raise ValueError(
+                "Learned projections do not work in several processes yet; pair layers of equal width, or use one process."
+            )
+        self._student_wants = _union(o.student_wants() for o in objectives)
+        self._teacher_wants = _union(o.teacher_wants() for o in objectives)
+        self._train_terms: dict[str, Tensor] = {}  # sums of values already divided, since the last log
+        self._eval_terms: dict[str, Tensor] = {}  # sums over rows, and the number of rows
+        self._steps_at_last_log = 0
+        # so that Trainer counts the supervised positions whatever the model's forward accepts
+        self.model_accepts_loss_kwargs = True
+        self.add_callback(_SaveProjections(self.objectives))
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Sum over objectives of weight * sum over rows / items; see `transformers.Trainer.compute_loss`."""
+        inputs = dict(inputs)
+        rows = supervised_rows(inputs.pop("labels"))
+        student = run_with_taps(model, self.model, inputs, rows, self._student_wants)
+        with torch.no_grad():
+            teacher = run_with_taps(self.teacher, self.teacher, inputs, rows, self._teacher_wants)
+        sums = {o.name: o(student, teacher).sum() for o in self.objectives}
+        items = rows.sum() if num_items_in_batch is None else num_items_in_batch
+        # weight 0 still shows the term in the log; it must not turn inf into NaN
+        terms = [o.weight * sums[o.name] for o in self.objectives if o.weight > 0]
+        loss = torch.stack(terms).sum() / items
+        if not torch.isfinite(loss):
+            values = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in sums.items())
+            raise FloatingPointError(
+                f"The loss at step {self.state.global_step} is not finite; sums of this batch: {values}."
+            )
+        self._keep_terms(sums, rows, items)
+        if num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # DDP averages gradients; items counts all processes
+        return (loss, {}) if return_outputs else loss
+
+    def _keep_terms(self, sums: dict[str, Tensor], rows: Tensor, items: Tensor | int) -> None:
+        if self.model.training:
+            kept, values = self._train_terms, {name: value.detach() / items for name, value in sums.items()}
+        else:
+            kept, values = self._eval_terms, {name: value.detach() for name, value in sums.items()}
+            values["rows"] = rows.sum()
+        for name, value in values.items():
+            kept[name] = kept.get(name, 0) + value.double()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the value of every objective to Trainer's training logs."""
+        if "loss" in logs and self._train_terms:
+            steps = self.state.global_step - self._steps_at_last_log
+            logs.update({name: value / steps for name, value in self._gathered(self._train_terms).items()})
+            self._train_terms, self._steps_at_last_log = {}, self.state.global_step
+        super().log(logs, start_time)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's, but `eval_loss` and every term are means over tokens, where Trainer averages batch means."""
+        self._eval_terms = {}
+        output = super().evaluation_loop(*args, **kwargs)
+        sums = self._gathered(self._eval_terms)
+        rows = sums.pop("rows", 0.0)
+        if rows:
+            prefix = kwargs.get("metric_key_prefix", "eval")
+            output.metrics.update({f"{prefix}_{name}": value / rows for name, value in sums.items()})
+            output.metrics[f"{prefix}_loss"] = sum(o.weight * sums[o.name] for o in self.objectives) / rows
+        return output
+
+    def _gathered(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        if not sums:
+            return {}
+        total = self.accelerator.reduce(torch.stack([value.to(self.args.device) for value in sums.values()]), "sum")
+        return dict(zip(sums, total.tolist(), strict=True))
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As Trainer's, and the projections train too."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        projections = list(self.objectives.parameters())
+        if is_new and projections:
+            optimizer.add_param_group({"params": projections, "weight_decay": 0.0})
+        return optimizer
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if any(True for _ in self.objectives.parameters()):
+            file = os.path.join(resume_from_checkpoint, OBJECTIVES_FILE)
+            if not os.path.isfile(file):
+                raise ValueError(
+                    f"{resume_from_checkpoint} has no {OBJECTIVES_FILE}: it was saved with other objectives."
+                )
+            self.objectives.load_state_dict(load_file(file, device=str(self.args.device)))
+        # the values of steps before the checkpoint were logged by the run that made it
+        self._train_terms = {}
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's."""
+        self._train_terms, self._steps_at_last_log = {}, 0
+        return super().train(*args, **kwargs)
+
+    def _refuse_other_losses(self) -> None:
+        if self.args.label_smoothing_factor:
+            raise ValueError(
+                "label_smoothing_factor belongs to cross-entropy; WhiteBoxTrainer has no labels to smooth."
+            )
+        if self.args.n_gpu > 1:
+            raise ValueError("Several GPUs in one process (DataParallel) are not supported; use `accelerate launch`.")
+        if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
+            raise ValueError(
+                "average_tokens_across_devices=False makes the loss depend on how rows fall on processes; leave it on."
+            )
+
+
+class _SaveProjections(TrainerCallback):
+    """Writes learned projections into each checkpoint folder, beside the student."""
+
+    def __init__(self, objectives: torch.nn.ModuleList) -> None:
+        self.objectives = objectives
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        weights = {name: tensor.contiguous() for name, tensor in self.objectives.state_dict().items()}
+        if weights and state.is_world_process_zero:
+            save_file(weights, Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / OBJECTIVES_FILE)
+
+
+def _union(wants: Any) -> Wants:
+    total = Wants()
+    for one in wants:
+        total = total | one
+    return total

@@ -1,0 +1,47 @@
+"""Whether two models speak the same tokens, and which columns of their heads can be compared."""
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def shared_vocabulary(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    student_tokenizer: PreTrainedTokenizerBase | None,
+    teacher_tokenizer: PreTrainedTokenizerBase | None,
+) -> int | None:
+    """How many columns of the two heads to compare; None if the heads are of one size and all can be.
+
+    Models of one family may pad their heads to different sizes (Qwen2.5: 151,936 and 152,064). Their real tokens are the
+    same, and only those are compared.
+
+    Raises:
+        ValueError: the tokens differ (some are named), or the sizes do and the tokens cannot be checked.
+    """
+    sizes = [model.get_output_embeddings().weight.shape[0] for model in (student, teacher)]
+    if student_tokenizer is not None and teacher_tokenizer is not None:
+        ours, theirs = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
+        if ours != theirs:
+            raise ValueError(describe_difference(ours, theirs))
+        real = max(ours.values()) + 1
+        if real > min(sizes):
+            raise ValueError(
+                f"The tokenizer has {real} tokens, but the heads have {sizes[0]} (student) and {sizes[1]} (teacher); "
+                "resize the smaller one's embeddings, or use the tokenizer it was trained with."
+            )
+        return None if sizes[0] == sizes[1] else real
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"The student's head has {sizes[0]} tokens and the teacher's {sizes[1]}; whether they are the same tokens can "
+            "only be told from both tokenizers: give processing_class= and teacher=LocalTeacher(model, tokenizer)."
+        )
+    return None
+
+
+def describe_difference(ours: dict[str, int], theirs: dict[str, int]) -> str:
+    """Say which tokens differ between two vocabularies (token to id)."""
+    differing = [t for t in sorted({**ours, **theirs}, key=str) if ours.get(t) != theirs.get(t)]
+    shown = "; ".join(f"{t!r}: {ours.get(t, 'none')} and {theirs.get(t, 'none')}" for t in differing[:3])
+    return (
+        f"Student and teacher have different vocabularies: {len(differing)} tokens differ, e.g. {shown} (ids of student and "
+        "teacher). White box compares token by token; use a student with the teacher's tokenizer, or black box."
+    )
