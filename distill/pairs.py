@@ -113,6 +113,17 @@ def save_pairs(pairs: datasets.Dataset, path: str | os.PathLike[str]) -> None:
     os.replace(part, target)
 
 
+def retokenize(pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> datasets.Dataset:
+    """The same pairs in another tokenizer's tokens, made from their text; for a student that has not the teacher's tokens.
+
+    Raises:
+        ValueError: a completion without text, or a prompt the tokenizer cannot encode.
+    """
+    text = ("id", "prompt", "completion", "finish_reason", "sample", "teacher")
+    rows = ({name: row[name] for name in text} for row in pairs)
+    return pairs_from_rows((complete_row(row, f"pair {row['id']}", tokenizer) for row in rows), where="the pairs")
+
+
 def pairs_from_rows(rows: Iterator[dict[str, Any]] | list[dict[str, Any]], where: str) -> datasets.Dataset:
     """A dataset of complete rows.
 

@@ -62,7 +62,7 @@ def make_student(
             f"{type(teacher).__name__} cannot be cut to layers {kept}: its layers are not alike ({str(error)[:200]}). "
             "Keep layers of one kind, or start from another student of the same tokenizer."
         ) from error
-    student.to(device=teacher.device)
+    student.to(teacher.device)  # type: ignore[arg-type]
     student.tie_weights()
     student.generation_config = copy.deepcopy(teacher.generation_config)
     return student.eval()

@@ -50,7 +50,7 @@ class LocalTeacher:
             self.tokenizer = tokenizer or load_tokenizer(model)
             self.model = load_model(model, dtype=dtype or fast_dtype())
             if torch.cuda.is_available():
-                self.model.to("cuda")
+                self.model.to("cuda")  # type: ignore[arg-type]
             self.name = name or os.fspath(model)
         self.chat = chat
 
@@ -114,14 +114,15 @@ class LocalTeacher:
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), _own_generation_config(self.model, config):
             torch.manual_seed(seed)
-            output = self.model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config)
+            generate: Any = self.model.generate
+            output = generate(input_ids=input_ids, attention_mask=mask, generation_config=config)
         return [self._completion(row, stops) for row in output[:, longest:].tolist()]
 
     def _completion(self, ids: list[int], stops: set[int]) -> Completion:
         end = next((i for i, token in enumerate(ids) if token in stops), None)
         if end is not None:
             ids = ids[: end + 1]  # what follows is padding; the EOS itself was emitted and is kept
-        text = self.tokenizer.decode(ids if end is None else ids[:-1], skip_special_tokens=True)
+        text = str(self.tokenizer.decode(ids if end is None else ids[:-1], skip_special_tokens=True))
         return Completion(ids=ids, text=text, finish_reason="length" if end is None else "stop")
 
 

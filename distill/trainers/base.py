@@ -59,7 +59,7 @@ class PairTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         # The collator, not the model, reads the columns; without this, Trainer would remove all of them as unused.
         if self._signature_columns is None:
-            self._signature_columns = ["id", "prompt_ids", "completion_ids"]
+            self._signature_columns: Any = ["id", "prompt_ids", "completion_ids"]
 
 
 def check_pairs(pairs: datasets.Dataset, name: str, max_length: int | None, model: Any = None) -> None:
@@ -98,7 +98,7 @@ def check_pairs(pairs: datasets.Dataset, name: str, max_length: int | None, mode
             "tokens in all (no EOS is put in its place).",
             name, cut.sum(), len(pairs), max_length, lost, completion.sum(),
         )  # fmt: skip
-    embeddings = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
+    embeddings: Any = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
     if embeddings is not None:
         highest = max(pc.max(pc.list_flatten(table[c])).as_py() or 0 for c in ("prompt_ids", "completion_ids"))
         if highest >= embeddings.weight.shape[0]:

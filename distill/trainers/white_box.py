@@ -50,7 +50,7 @@ class WhiteBoxTrainer(PairTrainer):
 
     def __init__(
         self,
-        model: PreTrainedModel | Any = None,
+        model: PreTrainedModel | Any,
         args: TrainingArguments | None = None,
         *,
         teacher: LocalTeacher | PreTrainedModel | str,
@@ -85,11 +85,13 @@ class WhiteBoxTrainer(PairTrainer):
             **kwargs,
         )
         self._refuse_other_losses()
-        self.teacher = teacher_model.to(self.args.device).eval()
-        self.objectives = torch.nn.ModuleList(objectives)
+        self.teacher: PreTrainedModel = teacher_model.to(self.args.device).eval()  # type: ignore[arg-type]
+        self.student: PreTrainedModel = model  # unwrapped; self.model may come to be a wrapper
+        self.objectives = list(objectives)
+        self._learned = torch.nn.ModuleList(objectives)  # their projections, to train and to save
         for objective in objectives:
-            objective.bind(self.model, self.teacher, vocabulary)
-        if any(True for _ in self.objectives.parameters()) and self.args.world_size > 1:
+            objective.bind(self.student, self.teacher, vocabulary)
+        if self._projections() and self.args.world_size > 1:
             raise ValueError(
                 "Learned projections do not work in several processes yet; pair layers of equal width, or use one process."
             )
@@ -100,7 +102,7 @@ class WhiteBoxTrainer(PairTrainer):
         self._steps_at_last_log = 0
         # so that Trainer counts the supervised positions whatever the model's forward accepts
         self.model_accepts_loss_kwargs = True
-        self.add_callback(_SaveProjections(self.objectives))
+        self.add_callback(_SaveProjections(self._learned))
 
     def compute_loss(
         self,
@@ -112,7 +114,7 @@ class WhiteBoxTrainer(PairTrainer):
         """Sum over objectives of weight * sum over rows / items; see `transformers.Trainer.compute_loss`."""
         inputs = dict(inputs)
         rows = supervised_rows(inputs.pop("labels"))
-        student = run_with_taps(model, self.model, inputs, rows, self._student_wants)
+        student = run_with_taps(model, self.student, inputs, rows, self._student_wants)
         with torch.no_grad():
             teacher = run_with_taps(self.teacher, self.teacher, inputs, rows, self._teacher_wants)
         sums = {o.name: o(student, teacher).sum() for o in self.objectives}
@@ -131,7 +133,7 @@ class WhiteBoxTrainer(PairTrainer):
         return (loss, {}) if return_outputs else loss
 
     def _keep_terms(self, sums: dict[str, Tensor], rows: Tensor, items: Tensor | int) -> None:
-        if self.model.training:
+        if self.student.training:
             kept, values = self._train_terms, {name: value.detach() / items for name, value in sums.items()}
         else:
             kept, values = self._eval_terms, {name: value.detach() for name, value in sums.items()}
@@ -150,7 +152,7 @@ class WhiteBoxTrainer(PairTrainer):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's, but `eval_loss` and every term are means over tokens, where Trainer averages batch means."""
         self._eval_terms = {}
-        output = super().evaluation_loop(*args, **kwargs)
+        output: Any = super().evaluation_loop(*args, **kwargs)
         sums = self._gathered(self._eval_terms)
         rows = sums.pop("rows", 0.0)
         if rows:
@@ -169,20 +171,19 @@ class WhiteBoxTrainer(PairTrainer):
         """As Trainer's, and the projections train too."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        projections = list(self.objectives.parameters())
-        if is_new and projections:
-            optimizer.add_param_group({"params": projections, "weight_decay": 0.0})
+        if is_new and self._projections():
+            optimizer.add_param_group({"params": self._projections(), "weight_decay": 0.0})
         return optimizer
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if any(True for _ in self.objectives.parameters()):
+        if self._projections():
             file = os.path.join(resume_from_checkpoint, OBJECTIVES_FILE)
             if not os.path.isfile(file):
                 raise ValueError(
                     f"{resume_from_checkpoint} has no {OBJECTIVES_FILE}: it was saved with other objectives."
                 )
-            self.objectives.load_state_dict(load_file(file, device=str(self.args.device)))
+            self._learned.load_state_dict(load_file(file, device=str(self.args.device)))
         # the values of steps before the checkpoint were logged by the run that made it
         self._train_terms = {}
 
@@ -190,6 +191,9 @@ class WhiteBoxTrainer(PairTrainer):
         """As Trainer's."""
         self._train_terms, self._steps_at_last_log = {}, 0
         return super().train(*args, **kwargs)
+
+    def _projections(self) -> list[torch.nn.Parameter]:
+        return list(self._learned.parameters())
 
     def _refuse_other_losses(self) -> None:
         if self.args.label_smoothing_factor:

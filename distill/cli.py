@@ -1,0 +1,27 @@
+"""The `distill` command. Thin: each verb runs one recipe."""
+
+import importlib
+import sys
+
+VERBS = {
+    "compare": "train a student both ways, black box and white box, and write a report (the main job)",
+    "generate": "let a teacher answer prompts: pairs for the black box",
+    "black_box": "fine-tune a student on a teacher's answers",
+    "white_box": "match a teacher's distributions, hidden states and attention maps",
+}
+
+
+def main() -> None:
+    """`distill VERB FLAGS`; `distill VERB --help` lists the flags."""
+    verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if verb in ("-h", "--help"):
+        lines = (f"  {name:10} {text}" for name, text in VERBS.items())
+        print("usage: distill VERB [flags]\n\n" + "\n".join(lines) + "\n\n`distill VERB --help` lists a verb's flags.")
+        return
+    if verb not in VERBS:
+        raise SystemExit(f"distill: no verb {verb!r}; it must be one of {', '.join(VERBS)}.")
+    try:
+        recipe = importlib.import_module(f"distill.recipes.{verb}")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    recipe.main(sys.argv[2:])

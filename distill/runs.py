@@ -1,0 +1,193 @@
+"""A run's folder: whose it is, how training in it is interrupted and resumed, and what a user is told when it ends."""
+
+import errno
+import functools
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+RUN_FILE = "run.json"
+
+
+class RunFolder:
+    """An output folder that belongs to one run: the same settings continue it, other settings are refused.
+
+    Args:
+        path: the folder; made if missing.
+        settings: plain values that decide the run's results.
+
+    Raises:
+        ValueError: the folder holds another run (the differing settings are named), something else, or is in use.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        wanted = json.loads(json.dumps(settings, default=str))
+        file = self.path / RUN_FILE
+        self._lock = FileLock(self.path / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"{self.path} is in use by another process; wait for it, or give another folder."
+            ) from None
+        if file.is_file():
+            found = json.loads(file.read_text(encoding="utf-8"))
+            names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+            if names:
+                differences = "; ".join(f"{n}: {found.get(n)!r} there, {wanted.get(n)!r} now" for n in names)
+                raise ValueError(
+                    f"{self.path} holds another run ({differences}). Give another --output_dir, or the same settings to "
+                    "continue it."
+                )
+            print(f"Continuing the run in {self.path}.", flush=True)
+        elif others := [p.name for p in self.path.iterdir() if p.name != ".lock"]:
+            raise ValueError(
+                f"{self.path} is not empty ({', '.join(sorted(others)[:3])}) and holds no run of this recipe; give another "
+                "--output_dir."
+            )
+        else:
+            write_json(file, wanted)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file that is either the old one or the whole new one."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    os.replace(part, path)
+
+
+def train_or_resume(trainer: Any) -> None:
+    """Train to the end, from the last complete checkpoint in the trainer's output folder if there is one.
+
+    The first Ctrl-C finishes the step, saves a checkpoint and raises `KeyboardInterrupt`; a second one stops at once.
+
+    Raises:
+        OSError: too little disk space for a checkpoint, found before training starts.
+        KeyboardInterrupt: after the checkpoint is saved.
+    """
+    folder = Path(str(trainer.args.output_dir))
+    checkpoint = last_complete_checkpoint(folder)
+    _check_space(trainer, folder, checkpoints=2)
+    stop = _stop_on_interrupt()
+    trainer.add_callback(stop)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if stop.asked:
+        raise KeyboardInterrupt
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of the highest step that was written to its end; half-written ones are left aside.
+
+    `trainer_state.json` is the last file Trainer writes.
+    """
+    complete = []
+    for path in folder.glob("checkpoint-*"):
+        step = path.name.removeprefix("checkpoint-")
+        try:
+            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            continue
+        if step.isdigit() and state.get("global_step") == int(step):
+            complete.append((int(step), path))
+    return max(complete)[1] if complete else None
+
+
+def save_student(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Save model and tokenizer in one rename; an existing folder of that name is replaced."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part)
+    tokenizer.save_pretrained(part)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(part, folder)
+
+
+def one_sentence(main: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a recipe's main: what a user can mend is told in one sentence, without a traceback.
+
+    Exit status 1 for an error, 130 for Ctrl-C. A `ValueError` of this package, a full disk and a missing permission are
+    such things; anything else is a bug and keeps its traceback.
+    """
+
+    @functools.wraps(main)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            main(*args, **kwargs)
+        except KeyboardInterrupt:
+            _end("Stopped. What is finished is saved; the same command goes on from there.", 130)
+        except ValueError as error:
+            _end(f"Error: {error}", 1)
+        except Exception as error:
+            if not _is_disk_full(error) and not isinstance(error, PermissionError):
+                raise
+            _end(f"Error: {error}. Free some space and give the same command again; it goes on from there.", 1)
+
+    return wrapped
+
+
+def _end(sentence: str, status: int) -> None:
+    print(f"\n{sentence}", file=sys.stderr, flush=True)
+    raise SystemExit(status)
+
+
+def _is_disk_full(error: Exception) -> bool:
+    """safetensors and torch.save report a full disk in exceptions of their own, without an errno."""
+    return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or any(
+        words in str(error) for words in ("No space left on device", "PytorchStreamWriter failed", "unexpected pos")
+    )
+
+
+def _check_space(trainer: Any, folder: Path, checkpoints: int) -> None:
+    weights = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
+    need = checkpoints * 3 * weights  # a checkpoint holds the weights and AdamW's two averages
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise OSError(
+            errno.ENOSPC,
+            f"{folder} has {free / 2**30:.1f} GiB free, and checkpoints of this run need {need / 2**30:.1f} GiB",
+        )
+
+
+def _stop_on_interrupt() -> Any:
+    from transformers import TrainerCallback
+
+    class StopOnInterrupt(TrainerCallback):
+        """First Ctrl-C: finish the step, save, stop. A second one: stop at once."""
+
+        asked = False
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if threading.current_thread() is threading.main_thread():
+                self.before = signal.signal(signal.SIGINT, self.handle)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if self.asked:
+                control.should_save = control.should_training_stop = True
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, self.before)
+
+        def handle(self, signum: int, frame: FrameType | None) -> None:
+            if self.asked:
+                signal.signal(signal.SIGINT, self.before)
+                raise KeyboardInterrupt
+            self.asked = True
+            print("\nStopping: finishing this step and saving a checkpoint.", file=sys.stderr, flush=True)
+
+    return StopOnInterrupt()

@@ -1,0 +1,51 @@
+"""Black-box distillation: let the teacher answer prompts, then fine-tune the student on its answers.
+
+    python recipes/black_box.py --output_dir runs/black_box
+    python recipes/black_box.py --pairs my_pairs.jsonl --student Qwen/Qwen2.5-0.5B --output_dir runs/mine
+
+With no other flag a student cut from the embedded 135M teacher is trained on a CPU. Interrupt it when you like: the same
+command goes on from there. Flags are those below and all of transformers.TrainingArguments.
+"""
+
+from dataclasses import dataclass
+
+from transformers import TrainingArguments
+
+from distill import BlackBoxTrainer
+from distill.arguments import parse
+from distill.recipe import DEMO_TRAINING, DataArguments, load_student, prepare_pairs, settings_of
+from distill.runs import RunFolder, one_sentence, save_student, train_or_resume
+
+
+@dataclass
+class BlackBoxArguments(DataArguments):
+    """Where pairs and student come from."""
+
+
+@one_sentence
+def main(argv: list[str] | None = None) -> None:
+    """Pairs, student, training, evaluation."""
+    defaults = {**DEMO_TRAINING, "output_dir": "runs/black_box"}
+    args, training = parse((BlackBoxArguments, TrainingArguments), argv, defaults=defaults, description=__doc__)
+    run = RunFolder(training.output_dir, settings_of(args, training))
+
+    teacher, pairs = prepare_pairs(args, run)
+    student, tokenizer, pairs = load_student(args, teacher, pairs)
+    held_out, train = pairs.select(range(args.held_out)), pairs.select(range(args.held_out, len(pairs)))
+
+    trainer = BlackBoxTrainer(
+        model=student,
+        args=training,
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        max_length=args.max_length,
+    )
+    train_or_resume(trainer)
+    print(trainer.evaluate())
+    save_student(trainer.model, tokenizer, run / "student")
+    print(f"The student is in {run / 'student'}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""The main job: one teacher, one student, both ways to learn, side by side, and a report.
+
+    python recipes/compare.py --output_dir runs/demo          (or: distill compare ...)
+
+With no other flag it distils the embedded 135M teacher into a student of half its layers on a CPU. Interrupt it when you
+like: the same command goes on from there. Flags are those below and all of transformers.TrainingArguments.
+"""
+
+import copy
+import dataclasses
+import json
+import platform
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from transformers import PreTrainedModel, TrainingArguments
+
+import distill
+from distill import BlackBoxTrainer, WhiteBoxTrainer, generate, make_student
+from distill.arguments import parse
+from distill.evaluation import Agreement, AgreementCurve, HeldOut
+from distill.models import fast_dtype
+from distill.progress import Stages
+from distill.prompts import read_prompts
+from distill.recipe import DEMO_TRAINING, block_sample, build_objectives, demo_prompts, settings_of
+from distill.report import WAYS, write_report
+from distill.runs import RunFolder, one_sentence, save_student, train_or_resume, write_json
+from distill.students import STRATEGIES
+from distill.teachers import LocalTeacher, Sampling
+
+
+@dataclass
+class CompareArguments:
+    """What is compared."""
+
+    teacher: str = field(default="smollm2-135m", metadata={"help": "Embedded name, local folder, or Hub id."})
+    prompts: str | None = field(
+        default=None, metadata={"help": "Prompt file (.jsonl or one a line); by default the teacher writes them."}
+    )
+    num_prompts: int = field(default=192, metadata={"help": "Training prompts the teacher writes, without a file."})
+    held_out: int = field(default=32, metadata={"help": "Further prompts kept aside for measuring."})
+    samples: int = field(default=1, metadata={"help": "Completions a prompt."})
+    max_new_tokens: int = field(default=64, metadata={"help": "Longest completion, in tokens."})
+    temperature: float = field(default=1.0, metadata={"help": "Of the teacher's completions; 1 is the teacher itself."})
+    generation_batch_size: int = field(default=64, metadata={"help": "Completions drawn at once."})
+    generation_seed: int = field(default=0, metadata={"help": "Of prompts and completions."})
+    layers: int = field(default=15, metadata={"help": "Teacher layers the student keeps."})
+    strategy: str = field(default="block_influence", metadata={"help": f"Which layers: {', '.join(STRATEGIES)}."})
+    objectives: str = field(default="logits", metadata={"help": "White box: of logits, hidden, attention, by comma."})
+    max_length: int = field(default=512, metadata={"help": "Longest training row, in tokens."})
+    seeds: int = field(default=2, metadata={"help": "Trainings of each way, with different orders of the pairs."})
+    points: int = field(default=3, metadata={"help": "Held-out measurements during each training."})
+    answers: int = field(default=4, metadata={"help": "Held-out prompts whose answers are shown in the report."})
+
+
+@one_sentence
+def main(argv: list[str] | None = None) -> None:
+    """Generate, train both ways from one start, evaluate, report."""
+    args, training = parse((CompareArguments, TrainingArguments), argv, defaults=DEMO_TRAINING, description=__doc__)
+    run = RunFolder(training.output_dir, settings_of(args, training))
+    begun = time.monotonic()
+    teacher = LocalTeacher(args.teacher)
+    stages = Stages(_plan(args, training, teacher))
+
+    with stages.stage("prompts"):
+        if args.prompts:
+            prompts = read_prompts(args.prompts)
+        else:
+            prompts = demo_prompts(teacher, args.num_prompts + args.held_out, args.generation_seed, run)
+
+    with stages.stage("pairs"):
+        pairs = generate(
+            teacher,
+            prompts,
+            samples=args.samples,
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            seed=args.generation_seed,
+            batch_size=args.generation_batch_size,
+            output=run / "pairs.jsonl",
+        )
+        train_pairs, held_out_pairs = _split(pairs, args.held_out)
+
+    with stages.stage("student"):
+        held_out = HeldOut(teacher.model, held_out_pairs, teacher.tokenizer, max_length=args.max_length)
+        untouched = make_student(
+            teacher.model, args.layers, strategy=args.strategy, sample=block_sample(train_pairs, args.strategy)
+        )
+        start = held_out.measure(untouched)
+        print(
+            f"Before training: KL {start.kl:.3f}, same top token {start.top1:.1%}, {held_out.tokens} held-out tokens."
+        )
+
+    runs: list[dict[str, Any]] = []
+    for seed in range(args.seeds):
+        for way in WAYS:
+            with stages.stage(f"{way} seed {seed}"):
+                folder = run / f"{way}-seed{seed}"
+                if not (folder / "result.json").is_file():
+                    student = copy.deepcopy(untouched)
+                    _train(way, seed, folder, args, training, student, teacher, train_pairs, held_out, start)
+                result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+                print(f"{WAYS[way]}, seed {seed}: KL {start.kl:.3f} -> {result['final']['kl']:.3f}.")
+            if "peak_memory_gib" not in result:
+                result["peak_memory_gib"] = stages.finished[-1].peak_memory_gib
+                write_json(folder / "result.json", result)
+            runs.append(result)
+
+    with stages.stage("answers"):
+        shown = held_out_pairs.select(range(min(args.answers, len(held_out_pairs))))
+        answers = _answers(teacher, untouched, run.path, shown)
+
+    results = {
+        "teacher": {
+            "name": args.teacher,
+            "layers": teacher.model.config.num_hidden_layers,
+            "parameters": teacher.model.num_parameters(),
+        },
+        "student": {"layers": untouched.config.distill_kept_layers, "parameters": untouched.num_parameters()},
+        "pairs": {
+            "train": len(train_pairs),
+            "held_out": len(held_out_pairs),
+            "written_by_teacher": args.prompts is None,
+            "temperature": args.temperature,
+            "max_new_tokens": args.max_new_tokens,
+            "stopped": pairs["finish_reason"].count("stop") / len(pairs),
+        },
+        "objectives": args.objectives,
+        "start": start.as_dict(),
+        "runs": runs,
+        "answers": answers,
+        "answers_seed": 0,
+        "stages": [dataclasses.asdict(stage) for stage in stages.finished],
+        "total_seconds": time.monotonic() - begun,
+        "command": "python recipes/compare.py " + " ".join(sys.argv[1:] if argv is None else argv),
+        "environment": _environment(),
+    }
+    write_json(run / "results.json", results)
+    write_report(results, run / "report.html")
+    print(
+        f"\nFinished in {(time.monotonic() - begun) / 60:.1f} minutes. Open {(run / 'report.html').resolve()}",
+        flush=True,
+    )
+
+
+def _train(
+    way: str,
+    seed: int,
+    folder: Path,
+    args: CompareArguments,
+    training: TrainingArguments,
+    student: PreTrainedModel,
+    teacher: LocalTeacher,
+    pairs: datasets.Dataset,
+    held_out: HeldOut,
+    start: Agreement,
+) -> None:
+    """Train one student one way, and write its weights and `result.json`."""
+    common: dict[str, Any] = {
+        "model": student,
+        "args": dataclasses.replace(training, output_dir=str(folder), seed=seed),
+        "train_dataset": pairs,
+        "processing_class": teacher.tokenizer,
+        "max_length": args.max_length,
+        "callbacks": [AgreementCurve(held_out, args.points, start)],
+    }
+    trainer: BlackBoxTrainer | WhiteBoxTrainer
+    if way == "black_box":
+        trainer = BlackBoxTrainer(**common)
+    else:
+        trainer = WhiteBoxTrainer(**common, teacher=teacher, objectives=build_objectives(args.objectives))
+    train_or_resume(trainer)
+    save_student(student, teacher.tokenizer, folder / "student")
+    history = trainer.state.log_history
+    curve = [entry for entry in history if "held_out" in entry]
+    result = {
+        "way": way,
+        "seed": seed,
+        "curve": curve,
+        "final": curve[-1]["held_out"],
+        "log": [entry for entry in history if "loss" in entry],
+        "seconds": curve[-1]["seconds"],
+        "tokens": trainer.state.num_input_tokens_seen,
+    }
+    write_json(folder / "result.json", result)
+
+
+def _split(pairs: datasets.Dataset, held_out: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Training and held-out pairs; all samples of a prompt fall on one side."""
+    prompts = list(dict.fromkeys(map(tuple, pairs["prompt_ids"])))
+    if not 0 < held_out < len(prompts):
+        raise ValueError(
+            f"held_out is {held_out}, but there are {len(prompts)} distinct prompts; some must be left to train on."
+        )
+    aside = set(prompts[:held_out])
+    is_aside = [tuple(ids) in aside for ids in pairs["prompt_ids"]]
+    train, kept = ([i for i, a in enumerate(is_aside) if a is side] for side in (False, True))
+    return pairs.select(train), pairs.select(kept)
+
+
+def _answers(teacher: LocalTeacher, start: PreTrainedModel, run: Path, pairs: datasets.Dataset) -> list[dict[str, Any]]:
+    """What teacher, untouched student and both students say to some held-out prompts, most likely token by token."""
+    speakers: dict[str, LocalTeacher] = {
+        "Teacher": teacher,
+        "Student before training": LocalTeacher(start, teacher.tokenizer),
+        **{title: LocalTeacher(str(run / f"{way}-seed0" / "student")) for way, title in WAYS.items()},
+    }
+    greedy = Sampling(max_new_tokens=64, temperature=0)
+    said = {title: s.complete(pairs["prompt_ids"], greedy, seed=0) for title, s in speakers.items()}
+    return [
+        {"prompt": _as_text(prompt), "texts": {title: said[title][i].text for title in speakers}}
+        for i, prompt in enumerate(pairs["prompt"])
+    ]
+
+
+def _as_text(prompt: Any) -> str:
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
+
+
+def _plan(args: CompareArguments, training: TrainingArguments, teacher: LocalTeacher) -> list[tuple[str, float]]:
+    """Stages with the seconds expected of each, from the speed of one forward pass of the teacher.
+
+    A generated token costs about 4 tokens of a forward pass, a trained one 3 of the student's plus, for the white box, one
+    of the teacher's. Only for the time shown as left; it is corrected as stages finish.
+    """
+    probe = torch.zeros((8, 128), dtype=torch.long, device=teacher.model.device)
+    times = []
+    for _ in range(2):  # the first pass also warms up
+        begun = time.monotonic()
+        with torch.inference_mode():
+            teacher.model(input_ids=probe, logits_to_keep=1)
+        times.append(time.monotonic() - begun)
+    token = min(times) / probe.numel()
+    prompts = args.num_prompts + args.held_out
+    row = 60 + args.max_new_tokens * 0.9
+    ratio = 0.25 + 0.75 * args.layers / teacher.model.config.num_hidden_layers
+    rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    steps = training.max_steps if training.max_steps > 0 else training.num_train_epochs * args.num_prompts / rows
+    measuring = args.points * args.held_out * row * ratio * 1.5 * token
+    black = steps * rows * row * 4 * ratio * token + measuring
+    white = black + steps * rows * row * 1.3 * token
+    trainings = [
+        (f"{way} seed {seed}", black if way == "black_box" else white) for seed in range(args.seeds) for way in WAYS
+    ]
+    return [
+        ("prompts", 0.1 if args.prompts else 1.4 * prompts * 48 * 5 * token),
+        ("pairs", prompts * args.samples * args.max_new_tokens * 5 * token),
+        ("student", 3 * args.held_out * row * token + 3),
+        *trainings,
+        ("answers", 60 * token * args.answers * 20 + 5),
+    ]
+
+
+def _environment() -> dict[str, str]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return {
+        "distill": distill.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "Python": platform.python_version(),
+        "on": f"{device}, {str(fast_dtype()).removeprefix('torch.')}",
+    }
+
+
+if __name__ == "__main__":
+    main()

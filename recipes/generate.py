@@ -1,0 +1,70 @@
+"""Let a teacher answer prompts: a file of pairs, ready for the black box.
+
+    distill generate --teacher smollm2-135m --prompts prompts.txt --output pairs.jsonl
+    distill generate --num_prompts 100 --output pairs.jsonl          (the teacher writes the prompts, too)
+
+Interrupt it when you like: the same command goes on from there.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distill import generate
+from distill.arguments import parse
+from distill.prompts import read_prompts, without_duplicates, write_prompts
+from distill.runs import one_sentence
+from distill.teachers import LocalTeacher
+
+
+@dataclass
+class GenerateArguments:
+    """What is asked of whom."""
+
+    output: str = field(default="pairs.jsonl", metadata={"help": "JSONL file to write, and to continue."})
+    teacher: str = field(default="smollm2-135m", metadata={"help": "Embedded name, local folder, or Hub id."})
+    prompts: str | None = field(default=None, metadata={"help": "Prompt file (.jsonl, or one a line)."})
+    num_prompts: int = field(default=100, metadata={"help": "Prompts the teacher writes, without a file."})
+    plain: bool = field(default=False, metadata={"help": "Continue plain text, without the chat template."})
+    samples: int = field(default=1, metadata={"help": "Completions a prompt."})
+    max_new_tokens: int = field(default=256, metadata={"help": "Longest completion, in tokens."})
+    temperature: float = field(default=1.0, metadata={"help": "1 is the teacher itself; 0 its most likely tokens."})
+    top_p: float = field(default=1.0, metadata={"help": "1 is the teacher itself."})
+    top_k: int = field(default=0, metadata={"help": "0 is the teacher itself."})
+    batch_size: int = field(default=32, metadata={"help": "Completions drawn at once."})
+    seed: int = field(default=0, metadata={"help": "Of prompts and completions."})
+
+
+@one_sentence
+def main(argv: list[str] | None = None) -> None:
+    """Prompts, completions, a file."""
+    (args,) = parse((GenerateArguments,), argv, defaults={}, description=__doc__)
+    teacher = LocalTeacher(args.teacher, chat=False if args.plain else None)
+    if args.prompts:
+        prompts = read_prompts(args.prompts)
+        kept = without_duplicates(prompts)
+        if len(kept) < len(prompts):
+            print(
+                f"{len(prompts) - len(kept)} of {len(prompts)} prompts repeat others, exactly or nearly, and are left out."
+            )
+    else:
+        kept = write_prompts(
+            teacher, args.num_prompts, seed=args.seed, output=Path(args.output).with_suffix(".prompts.jsonl")
+        )
+    pairs = generate(
+        teacher,
+        kept,
+        samples=args.samples,
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        top_k=args.top_k,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        output=args.output,
+    )
+    stopped = pairs["finish_reason"].count("stop")
+    print(f"{len(pairs)} pairs in {args.output}; {stopped} ended by themselves, {len(pairs) - stopped} were cut.")
+
+
+if __name__ == "__main__":
+    main()

