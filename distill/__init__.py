@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distill import divergences
-    from distill.generate import generate
+    from distill.generation import generate
     from distill.objectives import AttentionMaps, HiddenStates, Logits
     from distill.pairs import load_pairs
     from distill.students import make_student
@@ -32,7 +32,7 @@ _HOMES = {
     "HiddenStates": "distill.objectives",
     "Logits": "distill.objectives",
     "WhiteBoxTrainer": "distill.trainers.white_box",
-    "generate": "distill.generate",
+    "generate": "distill.generation",
     "load_pairs": "distill.pairs",
     "make_student": "distill.students",
 }

@@ -7,7 +7,7 @@ import datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from distill.encode import Prompt
-from distill.generate import generate
+from distill.generation import generate
 from distill.teachers.base import Teacher
 from distill.trainers.base import PairTrainer
 

@@ -98,11 +98,11 @@ class WhiteBoxTrainer(PairTrainer):
         self._student_wants = _union(o.student_wants() for o in objectives)
         self._teacher_wants = _union(o.teacher_wants() for o in objectives)
         self._train_terms: dict[str, Tensor] = {}  # sums of values already divided, since the last log
+        self._train_steps = 0  # and over how many optimiser steps
         self._eval_terms: dict[str, Tensor] = {}  # sums over rows, and the number of rows
-        self._steps_at_last_log = 0
         # so that Trainer counts the supervised positions whatever the model's forward accepts
         self.model_accepts_loss_kwargs = True
-        self.add_callback(_SaveProjections(self._learned))
+        self.add_callback(_Projections(self._learned))
 
     def compute_loss(
         self,
@@ -135,6 +135,7 @@ class WhiteBoxTrainer(PairTrainer):
     def _keep_terms(self, sums: dict[str, Tensor], rows: Tensor, items: Tensor | int) -> None:
         if self.student.training:
             kept, values = self._train_terms, {name: value.detach() / items for name, value in sums.items()}
+            self._train_steps += self.accelerator.sync_gradients  # True in the last micro-batch of a step
         else:
             kept, values = self._eval_terms, {name: value.detach() for name, value in sums.items()}
             values["rows"] = rows.sum()
@@ -144,9 +145,9 @@ class WhiteBoxTrainer(PairTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the value of every objective to Trainer's training logs."""
         if "loss" in logs and self._train_terms:
-            steps = self.state.global_step - self._steps_at_last_log
-            logs.update({name: value / steps for name, value in self._gathered(self._train_terms).items()})
-            self._train_terms, self._steps_at_last_log = {}, self.state.global_step
+            values = self._gathered(self._train_terms)
+            logs.update({name: value / max(self._train_steps, 1) for name, value in values.items()})
+            self._train_terms, self._train_steps = {}, 0
         super().log(logs, start_time)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
@@ -184,13 +185,6 @@ class WhiteBoxTrainer(PairTrainer):
                     f"{resume_from_checkpoint} has no {OBJECTIVES_FILE}: it was saved with other objectives."
                 )
             self._learned.load_state_dict(load_file(file, device=str(self.args.device)))
-        # the values of steps before the checkpoint were logged by the run that made it
-        self._train_terms = {}
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As Trainer's."""
-        self._train_terms, self._steps_at_last_log = {}, 0
-        return super().train(*args, **kwargs)
 
     def _projections(self) -> list[torch.nn.Parameter]:
         return list(self._learned.parameters())
@@ -208,11 +202,14 @@ class WhiteBoxTrainer(PairTrainer):
             )
 
 
-class _SaveProjections(TrainerCallback):
-    """Writes learned projections into each checkpoint folder, beside the student."""
+class _Projections(TrainerCallback):
+    """What Trainer does for the model and must be done for the projections: clear gradients, save."""
 
     def __init__(self, objectives: torch.nn.ModuleList) -> None:
         self.objectives = objectives
+
+    def on_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        self.objectives.zero_grad()  # Trainer clears the model's gradients, not the optimiser's
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         weights = {name: tensor.contiguous() for name, tensor in self.objectives.state_dict().items()}
