@@ -20,7 +20,12 @@ def parse(
     Raises:
         ValueError: a config file that cannot be read, or names something that is no flag.
     """
-    parser = HfArgumentParser(dataclass_types, description=description, allow_abbrev=False)
+    parser = HfArgumentParser(
+        dataclass_types,
+        usage="%(prog)s [flags]   (--help lists them)",
+        description=description,
+        allow_abbrev=False,
+    )
     parser.add_argument("--config", help="YAML file with the same names as these flags; a flag wins over the file.")
     parser.set_defaults(**defaults)
     names = {action.dest for action in parser._actions}

@@ -25,3 +25,7 @@ def main() -> None:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     recipe.main(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    main()

@@ -3,13 +3,14 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from distill import AttentionMaps, HiddenStates, Logits, generate, load_pairs, make_student
+from distill.arguments import parse
 from distill.encode import Prompt
 from distill.models import fast_dtype, load_model, load_tokenizer
 from distill.objectives import Objective
@@ -19,11 +20,12 @@ from distill.runs import RunFolder
 from distill.students import STRATEGIES
 from distill.teachers import LocalTeacher
 
+Arguments = TypeVar("Arguments")
+
 # Defaults of the recipes where they differ from TrainingArguments'; every one of them is a flag.
 DEMO_TRAINING: dict[str, Any] = {
-    "output_dir": "runs/demo",
     "per_device_train_batch_size": 8,
-    "num_train_epochs": 1.0,
+    "max_steps": 32,
     "learning_rate": 5e-4,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 3,
@@ -33,8 +35,18 @@ DEMO_TRAINING: dict[str, Any] = {
     "save_steps": 0.5,
     "save_total_limit": 1,
     "report_to": "none",
-    "include_num_input_tokens_seen": "non_padding",
 }
+
+
+def parse_recipe(
+    arguments: type[Arguments], argv: list[str] | None, *, output_dir: str, description: str | None
+) -> tuple[Arguments, TrainingArguments]:
+    """Flags of a training recipe: its own, and all of `TrainingArguments` with the demo's defaults."""
+    defaults = {**DEMO_TRAINING, "output_dir": output_dir}
+    args, training = parse((arguments, TrainingArguments), argv, defaults=defaults, description=description)
+    training.include_num_input_tokens_seen = "non_padding"  # its flag takes only yes and no
+    return args, training
+
 
 # Training settings that do not decide the result of a run, so that a run may be continued with other values of them.
 _INCIDENTAL = (
@@ -60,7 +72,7 @@ class DataArguments:
         default=None, metadata={"help": "Ready pairs (.jsonl or folder); else they are generated."}
     )
     prompts: str | None = field(default=None, metadata={"help": "Prompt file; by default the teacher writes them."})
-    num_prompts: int = field(default=192, metadata={"help": "Training prompts the teacher writes, without a file."})
+    num_prompts: int = field(default=160, metadata={"help": "Training prompts the teacher writes, without a file."})
     held_out: int = field(default=16, metadata={"help": "Pairs kept aside for measuring."})
     max_new_tokens: int = field(default=64, metadata={"help": "Longest completion, in tokens."})
     temperature: float = field(default=1.0, metadata={"help": "Of the teacher's completions; 1 is the teacher itself."})
@@ -68,7 +80,7 @@ class DataArguments:
     student: str | None = field(
         default=None, metadata={"help": "A model to train; by default one cut from the teacher."}
     )
-    layers: int = field(default=15, metadata={"help": "Teacher layers a cut student keeps."})
+    layers: int = field(default=12, metadata={"help": "Teacher layers a cut student keeps."})
     strategy: str = field(default="block_influence", metadata={"help": f"Which layers: {', '.join(STRATEGIES)}."})
     max_length: int = field(default=512, metadata={"help": "Longest training row, in tokens."})
 

@@ -9,11 +9,8 @@ command goes on from there. Flags are those below and all of transformers.Traini
 
 from dataclasses import dataclass
 
-from transformers import TrainingArguments
-
 from distill import BlackBoxTrainer
-from distill.arguments import parse
-from distill.recipe import DEMO_TRAINING, DataArguments, load_student, prepare_pairs, settings_of
+from distill.recipe import DataArguments, load_student, parse_recipe, prepare_pairs, settings_of
 from distill.runs import RunFolder, one_sentence, save_student, train_or_resume
 
 
@@ -25,9 +22,8 @@ class BlackBoxArguments(DataArguments):
 @one_sentence
 def main(argv: list[str] | None = None) -> None:
     """Pairs, student, training, evaluation."""
-    defaults = {**DEMO_TRAINING, "output_dir": "runs/black_box"}
-    args, training = parse((BlackBoxArguments, TrainingArguments), argv, defaults=defaults, description=__doc__)
-    run = RunFolder(training.output_dir, settings_of(args, training))
+    args, training = parse_recipe(BlackBoxArguments, argv, output_dir="runs/black_box", description=__doc__)
+    run = RunFolder(str(training.output_dir), settings_of(args, training))
 
     teacher, pairs = prepare_pairs(args, run)
     student, tokenizer, pairs = load_student(args, teacher, pairs)

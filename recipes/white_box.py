@@ -9,16 +9,13 @@ command goes on from there. Flags are those below and all of transformers.Traini
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import TrainingArguments
-
 from distill import WhiteBoxTrainer
-from distill.arguments import parse
 from distill.evaluation import AgreementCurve, HeldOut
 from distill.recipe import (
-    DEMO_TRAINING,
     DataArguments,
     build_objectives,
     load_student,
+    parse_recipe,
     prepare_pairs,
     settings_of,
 )
@@ -39,12 +36,11 @@ class WhiteBoxArguments(DataArguments):
 @one_sentence
 def main(argv: list[str] | None = None) -> None:
     """Pairs, student, training, evaluation."""
-    defaults = {**DEMO_TRAINING, "output_dir": "runs/white_box"}
-    args, training = parse((WhiteBoxArguments, TrainingArguments), argv, defaults=defaults, description=__doc__)
+    args, training = parse_recipe(WhiteBoxArguments, argv, output_dir="runs/white_box", description=__doc__)
     objectives = build_objectives(
         args.objectives, divergence=args.divergence, temperature=args.distillation_temperature
     )
-    run = RunFolder(training.output_dir, settings_of(args, training))
+    run = RunFolder(str(training.output_dir), settings_of(args, training))
 
     teacher, pairs = prepare_pairs(args, run)
     student, tokenizer, pairs = load_student(args, teacher, pairs)

@@ -1,0 +1,33 @@
+# make demo · make test · make check: each works on a fresh clone. The virtual environment is made once, in .venv.
+
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := $(VENV)/bin
+
+.PHONY: demo test check clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python recipes/compare.py --output_dir runs/demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# $(VENV)/.EXTRA stands for: this checkout is installed with that extra, in the versions of constraints.txt
+$(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing distill[$*] into $(VENV) (once; about 2 minutes)."
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	@touch $@
+
+$(BIN)/pip:
+	@test -n "$(PYTHON)" || { echo "distill needs Python 3.11 or newer; found: $$(python3 --version 2>&1 || echo none)." \
+		"Install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,249 @@
+"""Every recipe, run as a user runs it: a script in a process of its own, on a tiny model from a folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import build_model, build_tokenizer
+
+from distill import load_pairs
+from distill.runs import RunFolder, last_complete_checkpoint
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "--layers",
+    "2",
+    "--max_new_tokens",
+    "8",
+    "--held_out",
+    "3",
+    "--per_device_train_batch_size",
+    "4",
+    "--bf16",
+    "False",
+]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    build_model(layers=4).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    words = [
+        "the cat",
+        "a dog",
+        "why so",
+        "what is a mat",
+        "colour",
+        "ran on",
+        "sat",
+        "user",
+        "and so",
+        "is it",
+        "it",
+        "no",
+    ]
+    (folder / "prompts.txt").write_text("\n".join(words))
+    return folder
+
+
+def start(*command, **kwargs):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs,
+    )  # fmt: skip
+
+
+def run(*command, status=0):
+    process = start(*command)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == status, output
+    return output
+
+
+def compare(teacher, output, *flags):
+    return [
+        "recipes/compare.py",
+        "--teacher",
+        teacher,
+        "--prompts",
+        teacher / "prompts.txt",
+        "--output_dir",
+        output,
+        *TINY,
+        *flags,
+    ]
+
+
+def test_compare_writes_a_report_and_continues(teacher, tmp_path):
+    first = run(*compare(teacher, tmp_path / "run", "--max_steps", "3"))
+    page = (tmp_path / "run" / "report.html").read_text()
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert len(results["runs"]) == 4
+    for entry in results["runs"]:
+        assert [point["step"] for point in entry["curve"]] == [0, 1, 2, 3]
+        assert entry["seconds"] > 0
+        assert entry["tokens"] > 0
+    assert page.count("<svg") == 2
+    assert "://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    ).replace("https://matplotlib.org", "")
+    assert "left" in first
+    again = run(*compare(teacher, tmp_path / "run", "--max_steps", "3"))
+    assert "Continuing the run" in again
+    assert "train_runtime" not in again, "a finished training was repeated"
+    other = run(*compare(teacher, tmp_path / "run", "--max_steps", "4"), status=1)
+    assert "holds another run (max_steps: 3 there, 4 now)" in other
+    assert "Traceback" not in other
+
+
+@pytest.mark.parametrize("recipe", ["black_box", "white_box"])
+def test_single_recipes_from_a_config_file(teacher, tmp_path, recipe):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"teacher: {teacher}\nprompts: {teacher}/prompts.txt\nmax_steps: 9\nlayers: 2\nbf16: false\n")
+    flags = ["--objectives", "logits,hidden=0.5,attention=0.5"] if recipe == "white_box" else []
+    out = tmp_path / "run"
+    output = run(
+        f"recipes/{recipe}.py", "--config", config, "--max_steps", "2", "--held_out", "3", "--max_new_tokens", "8",
+        "--output_dir", out, *flags,
+    )  # fmt: skip
+    assert "'eval_loss'" in output
+    assert (out / "student" / "model.safetensors").is_file()
+    if recipe == "white_box":
+        assert "'attention'" in output
+        assert "step 2: held-out KL" in output
+
+
+def test_a_student_of_other_tokens_gets_the_text(teacher, tmp_path):
+    from conftest import TEMPLATE
+
+    other = tmp_path / "other"
+    tokenizer = build_tokenizer(TEMPLATE)
+    tokenizer.add_tokens(["<extra>"])
+    build_model(seed=5, vocab_size=400).save_pretrained(other)
+    tokenizer.save_pretrained(other)
+    common = ["--teacher", teacher, "--student", other, "--prompts", teacher / "prompts.txt", *TINY, "--max_steps", "1"]
+    assert "tokenised anew" in run("recipes/black_box.py", *common, "--output_dir", tmp_path / "black")
+    refused = run("recipes/white_box.py", *common, "--output_dir", tmp_path / "white", status=1)
+    assert "different vocabularies" in refused
+    assert "Traceback" not in refused
+
+
+def interrupt(command, text):
+    """Start, wait until `text` is printed, press Ctrl-C."""
+    process = start(*command)
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if text in line:
+            process.send_signal(signal.SIGINT)
+            break
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, seen + rest
+    assert "Traceback" not in rest
+    assert "the same command goes on from there" in rest
+    return seen + rest
+
+
+def test_ctrl_c_in_training_and_again(teacher, tmp_path):
+    """Interrupted in the middle, the run ends with the very weights and curve of an unbroken one."""
+    flags = ["--max_steps", "40", "--seeds", "1", "--logging_steps", "1"]
+    run(*compare(teacher, tmp_path / "whole", *flags))
+    command = compare(teacher, tmp_path / "broken", *flags)
+    interrupt(command, "'loss'")
+    assert last_complete_checkpoint(tmp_path / "broken" / "black_box-seed0") is not None
+    run(*command)
+    for way in ("black_box", "white_box"):
+        a, b = (
+            (tmp_path / name / f"{way}-seed0" / "student" / "model.safetensors").read_bytes()
+            for name in ("whole", "broken")
+        )
+        assert a == b
+        a, b = (
+            json.loads((tmp_path / name / f"{way}-seed0" / "result.json").read_text()) for name in ("whole", "broken")
+        )
+        assert [p["held_out"] for p in a["curve"]] == [p["held_out"] for p in b["curve"]]
+
+
+def test_ctrl_c_in_generation_and_again(teacher, tmp_path):
+    """The final pairs are those of an unbroken run."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(f"the cat {i} {'so ' * (i % 7)}{i * i}" for i in range(400)))
+
+    def command(name):
+        return [
+            "-m", "distill.cli", "generate", "--teacher", teacher, "--prompts", prompts, "--max_new_tokens", "24",
+            "--batch_size", "4", "--output", tmp_path / name,
+        ]  # fmt: skip
+
+    process = start(*command("broken.jsonl"))
+    for _ in range(600):
+        time.sleep(0.1)
+        if (tmp_path / "broken.jsonl").exists() and (tmp_path / "broken.jsonl").stat().st_size > 0:
+            break
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    done = len((tmp_path / "broken.jsonl").read_bytes().splitlines())
+    run(*command("broken.jsonl"))
+    run(*command("whole.jsonl"))
+    whole, broken = (load_pairs(tmp_path / f"{name}.jsonl") for name in ("whole", "broken"))
+    assert 0 < done < len(whole)
+    assert sorted(whole.to_list(), key=lambda r: r["id"]) == sorted(broken.to_list(), key=lambda r: r["id"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--teacher", "./nowhere"], "No folder ./nowhere"),
+        (["--prompts", "empty.txt"], "has no prompts"),
+        (["--objectives", "logits,maps"], "it must list some of logits, hidden, attention"),
+        (["--config", "none.yaml"], "Cannot read --config none.yaml"),
+        (["--layers", "9"], "layers is 9, but the teacher has 4"),
+    ],
+)
+def test_bad_input_is_one_sentence(teacher, tmp_path, flags, words):
+    (tmp_path / "empty.txt").write_text("")
+    flags = [str(tmp_path / flag) if flag == "empty.txt" else flag for flag in flags]
+    output = run(*compare(teacher, tmp_path / "run", "--max_steps", "1", *flags), status=1)
+    assert words in output
+    assert "Traceback" not in output
+
+
+def test_config_files_are_checked(tmp_path):
+    from distill.arguments import parse
+    from distill.recipe import DataArguments
+
+    (tmp_path / "a.yaml").write_text("layrs: 3\n")
+    (tmp_path / "b.yaml").write_text("- 3\n")
+    for name, words in (("a", "names layrs, which are no flags"), ("b", "must hold names and values")):
+        with pytest.raises(ValueError, match=words):
+            parse((DataArguments,), ["--config", str(tmp_path / f"{name}.yaml")], defaults={}, description="")
+
+
+def test_a_folder_of_something_else_is_not_touched(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"is not empty \(thesis.txt\)"):
+        RunFolder(tmp_path, {})
+    assert [p.name for p in tmp_path.iterdir() if p.name != ".lock"] == ["thesis.txt"]
+
+
+def test_a_half_written_checkpoint_is_left_aside(tmp_path):
+    for step, state in ((2, '{"global_step": 2}'), (10, '{"global_step": 1'), (9, None), (8, '{"global_step": 7}')):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+
+
+def test_the_command(teacher):
+    assert "compare" in run("-m", "distill.cli")
+    assert "no verb 'train'" in run("-m", "distill.cli", "train", status=1)
+    assert "--max_new_tokens" in run("-m", "distill.cli", "generate", "--help")
