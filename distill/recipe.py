@@ -25,12 +25,13 @@ Arguments = TypeVar("Arguments")
 # Defaults of the recipes where they differ from TrainingArguments'; every one of them is a flag.
 DEMO_TRAINING: dict[str, Any] = {
     "per_device_train_batch_size": 8,
-    "max_steps": 32,
+    "max_steps": 20,
     "learning_rate": 5e-4,
     "lr_scheduler_type": "cosine",
-    "warmup_steps": 3,
+    "warmup_steps": 2,
+    "use_cpu": not torch.cuda.is_available(),
     "bf16": fast_dtype() == torch.bfloat16,  # float32 weights, bfloat16 products
-    "logging_steps": 1,
+    "logging_steps": 5,
     "logging_first_step": True,
     "save_steps": 0.5,
     "save_total_limit": 1,

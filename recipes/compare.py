@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import json
 import platform
+import shutil
 import sys
 import time
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ class CompareArguments:
         default=None, metadata={"help": "Prompt file (.jsonl or one a line); by default the teacher writes them."}
     )
     num_prompts: int = field(default=160, metadata={"help": "Training prompts the teacher writes, without a file."})
-    held_out: int = field(default=32, metadata={"help": "Further prompts kept aside for measuring."})
+    held_out: int = field(default=24, metadata={"help": "Further prompts kept aside for measuring."})
     samples: int = field(default=1, metadata={"help": "Completions a prompt."})
     max_new_tokens: int = field(default=64, metadata={"help": "Longest completion, in tokens."})
     temperature: float = field(default=1.0, metadata={"help": "Of the teacher's completions; 1 is the teacher itself."})
@@ -188,6 +189,8 @@ def _train(
         "tokens": trainer.state.num_input_tokens_seen,
     }
     write_json(folder / "result.json", result)
+    for checkpoint in folder.glob("checkpoint-*"):  # a gigabyte each; the student is saved
+        shutil.rmtree(checkpoint)
 
 
 def _split(pairs: datasets.Dataset, held_out: int) -> tuple[datasets.Dataset, datasets.Dataset]:
