@@ -24,7 +24,7 @@ clean:
 # $(VENV)/.EXTRA stands for: this checkout is installed with that extra, in the versions of constraints.txt
 $(VENV)/.%: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing distill[$*] into $(VENV) (once; about 2 minutes)."
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[$*]'
 	@touch $@
 
 $(BIN)/pip:

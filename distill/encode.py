@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 Messages = list[dict[str, str]]
@@ -55,9 +56,13 @@ def encode_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[in
     if isinstance(prompt, str):
         ids = tokenizer(prompt, split_special_tokens=True, return_attention_mask=False)["input_ids"]
     else:
-        ids = tokenizer.apply_chat_template(
-            prompt, add_generation_prompt=True, sanitize_control_tokens=True, return_dict=False
-        )
+        try:
+            ids = tokenizer.apply_chat_template(
+                prompt, add_generation_prompt=True, sanitize_control_tokens=True, return_dict=False
+            )
+        except TemplateError as error:  # a template may refuse a role, e.g. Gemma's a system turn
+            roles = ", ".join(message["role"] for message in prompt)
+            raise ValueError(f"The chat template refuses a prompt with the roles {roles}: {error}") from None
     if not ids:
         raise ValueError(f"The prompt {prompt!r} has no token; a model needs at least one to continue from.")
     return list(ids)

@@ -1,7 +1,7 @@
 """Teacher x prompts -> pairs, resumable: what is finished is never asked again, and nothing finished is lost."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -98,6 +98,8 @@ def _listed(prompts: Iterable[Prompt] | datasets.Dataset) -> list[Prompt]:
         if "prompt" not in prompts.column_names:
             raise ValueError(f"The dataset has columns {prompts.column_names}, but no column 'prompt'.")
         prompts = prompts["prompt"]
+    if isinstance(prompts, Mapping):
+        raise ValueError(f"prompts has the splits {', '.join(map(str, prompts))}; give one of them: prompts[split].")
     listed = list(prompts)
     if not listed:
         raise ValueError("There are no prompts; give at least one.")

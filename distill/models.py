@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.embedded import EMBEDDED, fetch_embedded
@@ -66,7 +67,7 @@ def fast_dtype() -> torch.dtype:
     With AVX512-BF16 (or AMX) a CPU runs bfloat16 3-4 times faster than float32; without, it is slower.
     """
     if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     supported = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if supported else torch.float32
 
@@ -75,8 +76,12 @@ def _from_pretrained(auto_class: Any, name: str | os.PathLike[str], **kwargs: An
     source = resolve_model(name)
     try:
         return auto_class.from_pretrained(source, **kwargs)
+    except SafetensorError as error:
+        raise ValueError(f"The weights of {os.fspath(name)!r} are damaged ({error}); fetch them again.") from error
     except OSError as error:  # transformers' word for: not on the Hub, no access, no connection, no such file
         first = str(error).strip().splitlines()[0]
+        if Path(source).is_dir():
+            raise ValueError(f"Could not load {os.fspath(name)!r}: {first}") from error
         raise ValueError(
             f"Could not load {os.fspath(name)!r}: {first} It is not a local folder either; "
             f"available without a Hub connection: {_embedded_names()}."

@@ -113,6 +113,15 @@ def save_pairs(pairs: datasets.Dataset, path: str | os.PathLike[str]) -> None:
     os.replace(part, target)
 
 
+def are_tokens_of(pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, rows: int = 16) -> bool:
+    """Whether the pairs' ids are this tokenizer's: do they decode to the text that stands beside them?"""
+    for row in pairs.select(range(min(rows, len(pairs)))):
+        # ids beyond the tokenizer (slots a padded head may emit) decode to nothing, on both sides
+        if row["completion"] not in str(tokenizer.decode(row["completion_ids"], skip_special_tokens=True)):
+            return False
+    return True
+
+
 def retokenize(pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> datasets.Dataset:
     """The same pairs in another tokenizer's tokens, made from their text; for a student that has not the teacher's tokens.
 
@@ -120,7 +129,11 @@ def retokenize(pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> d
         ValueError: a completion without text, or a prompt the tokenizer cannot encode.
     """
     text = ("id", "prompt", "completion", "finish_reason", "sample", "teacher")
-    rows = ({name: row[name] for name in text} for row in pairs)
+    rows = [{name: row[name] for name in text} for row in pairs if row["completion"]]
+    if len(rows) < len(pairs):
+        print(
+            f"{len(pairs) - len(rows)} of {len(pairs)} pairs have an empty text (the teacher ended at once) and are left out."
+        )
     return pairs_from_rows((complete_row(row, f"pair {row['id']}", tokenizer) for row in rows), where="the pairs")
 
 

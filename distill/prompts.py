@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from distill.encode import Prompt, user_header_ids
+from distill.encode import Prompt, check_messages, user_header_ids
 from distill.pairs import fingerprint, read_jsonl
 from distill.teachers.base import Sampling
 from distill.teachers.local import LocalTeacher
@@ -32,6 +32,11 @@ def read_prompts(path: str | os.PathLike[str], column: str = "prompt") -> list[P
                 raise ValueError(f"{where}: no {column!r}; the line has {', '.join(row) or 'no keys'}.")
             if not row[column]:
                 raise ValueError(f"{where}: the prompt is empty.")
+            try:
+                if not isinstance(row[column], str):
+                    check_messages(row[column])
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
             prompts.append(row[column])
     else:
         if not source.is_file():
@@ -67,40 +72,57 @@ def write_prompts(
         count: how many prompts to return.
         max_new_tokens: longest user turn, in tokens.
         temperature, top_p, seed, batch_size: of the drawing.
-        output: JSONL file; if it exists with enough prompts of the same settings, they are read and not written again.
+        output: JSONL file with a line a batch; what is in it is not drawn again, so more prompts can be asked for later.
         progress: show a progress bar.
 
     Raises:
         ValueError: no chat template; an `output` of other settings; the teacher writes too few distinct turns.
     """
     sampling = Sampling(max_new_tokens, temperature, top_p, 0, seed)
-    key = fingerprint(teacher.identity(), sampling.as_dict(), batch_size, count)
-    if output is not None and Path(output).exists():
-        return _read_written(Path(output), key)
+    key = fingerprint(teacher.identity(), sampling.as_dict(), batch_size)
+    attempts = _Attempts(output, key)
     header = user_header_ids(teacher.tokenizer)
     kept: list[str] = []
     with tqdm(total=count, desc="writing prompts", unit="prompt", disable=not progress) as bar:
         for attempt in range(4 + 4 * -(-count // batch_size)):
-            drawn = teacher.complete([header] * batch_size, sampling, seed=int(fingerprint(seed, attempt)[:12], 16))
-            texts = [c.text.strip() for c in drawn if c.finish_reason == "stop"]
-            kept = drop_duplicates([*kept, *(text for text in texts if _reads_like_a_prompt(text))])[:count]
+            if attempt == len(attempts.texts):
+                batch_seed = int(fingerprint(seed, attempt)[:12], 16)
+                drawn = teacher.complete([header] * batch_size, sampling, seed=batch_seed)
+                texts = (c.text.strip() for c in drawn if c.finish_reason == "stop")
+                attempts.add([text for text in texts if _reads_like_a_prompt(text)])
+            kept = drop_duplicates([*kept, *attempts.texts[attempt]])[:count]
             bar.n = len(kept)
             bar.refresh()
             if len(kept) == count:
-                break
-    if len(kept) < count:
-        raise ValueError(
-            f"The teacher wrote only {len(kept)} distinct prompts of the {count} asked for; ask for fewer, raise the "
-            "temperature, or give a prompt file."
-        )
-    if output is not None:
-        target = Path(output)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_suffix(".part")
-        lines = (json.dumps({"prompt": text, "settings": key}, ensure_ascii=False) + "\n" for text in kept)
-        part.write_text("".join(lines), encoding="utf-8")
-        os.replace(part, target)
-    return list(kept)
+                return list(kept)
+    raise ValueError(
+        f"The teacher wrote only {len(kept)} distinct prompts of the {count} asked for; ask for fewer, raise the "
+        "temperature, or give a prompt file."
+    )
+
+
+class _Attempts:
+    """What was drawn so far, one line a batch, on disk as soon as it is drawn; a rerun goes on from there."""
+
+    def __init__(self, path: str | os.PathLike[str] | None, key: str) -> None:
+        self.path, self.key = (Path(path) if path is not None else None), key
+        self.texts: list[list[str]] = []
+        if self.path is not None and self.path.exists():
+            data = self.path.read_bytes()
+            self.path.write_bytes(data[: data.rfind(b"\n") + 1])  # a torn last line never counted
+            for where, row in read_jsonl(self.path):
+                if row.get("settings") != key:
+                    raise ValueError(
+                        f"{where}: prompts of another run (other teacher or settings); give another folder."
+                    )
+                self.texts.append(row["prompts"])
+
+    def add(self, texts: list[str]) -> None:
+        self.texts.append(texts)
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"prompts": texts, "settings": self.key}, ensure_ascii=False) + "\n")
 
 
 def drop_duplicates(texts: Sequence[str], threshold: float = 0.7) -> list[str]:
@@ -147,10 +169,3 @@ def without_duplicates(prompts: Iterable[Prompt]) -> list[Prompt]:
 
 def _reads_like_a_prompt(text: str) -> bool:
     return len(text) >= 12 and len(text.split()) >= 3 and "\ufffd" not in text
-
-
-def _read_written(path: Path, key: str) -> list[Prompt]:
-    rows = [row for _, row in read_jsonl(path)]
-    if not rows or any(row.get("settings") != key for row in rows):
-        raise ValueError(f"{path} holds prompts of another run (other teacher or settings); give another folder.")
-    return [row["prompt"] for row in rows]

@@ -1,21 +1,23 @@
 """What the recipes share: the demo's training settings, and flags turned into objects."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import datasets
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from distill import AttentionMaps, HiddenStates, Logits, generate, load_pairs, make_student
+from distill import AttentionMaps, HiddenStates, Logits, generate, load_pairs
 from distill.arguments import parse
 from distill.encode import Prompt
 from distill.models import fast_dtype, load_model, load_tokenizer
 from distill.objectives import Objective
-from distill.pairs import retokenize
-from distill.prompts import read_prompts, write_prompts
+from distill.pairs import are_tokens_of, fingerprint, retokenize
+from distill.prompts import read_prompts, without_duplicates, write_prompts
 from distill.runs import RunFolder
 from distill.students import STRATEGIES
 from distill.teachers import LocalTeacher
@@ -25,7 +27,8 @@ Arguments = TypeVar("Arguments")
 # Defaults of the recipes where they differ from TrainingArguments'; every one of them is a flag.
 DEMO_TRAINING: dict[str, Any] = {
     "per_device_train_batch_size": 8,
-    "max_steps": 20,
+    "num_train_epochs": 1.0,  # of the demo: 160 pairs, 20 steps
+    "seed": 0,
     "learning_rate": 5e-4,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 2,
@@ -46,6 +49,9 @@ def parse_recipe(
     defaults = {**DEMO_TRAINING, "output_dir": output_dir}
     args, training = parse((arguments, TrainingArguments), argv, defaults=defaults, description=description)
     training.include_num_input_tokens_seen = "non_padding"  # its flag takes only yes and no
+    if training.world_size > 1:
+        raise ValueError("The recipes run in one process; for several, import the trainers into a script of your own.")
+    training._n_gpu = min(training.n_gpu, 1)  # else Trainer would spread one process over all GPUs (DataParallel)
     return args, training
 
 
@@ -60,6 +66,7 @@ _INCIDENTAL = (
     "dataloader_",
     "log_level",
     "hub_",
+    "_n_gpu",
     "push_to",
 )
 
@@ -86,45 +93,71 @@ class DataArguments:
     max_length: int = field(default=512, metadata={"help": "Longest training row, in tokens."})
 
 
-def prepare_pairs(args: DataArguments, run: RunFolder) -> tuple[LocalTeacher, datasets.Dataset]:
-    """The teacher, and pairs: read from a file, or generated into the run's folder."""
-    teacher = LocalTeacher(args.teacher)
+def load_teacher(args: DataArguments) -> LocalTeacher | None:
+    """The teacher; None if it is not needed: ready pairs and a student that is not cut from it."""
+    return None if args.pairs and args.student else LocalTeacher(args.teacher)
+
+
+def prepare_pairs(args: DataArguments, teacher: LocalTeacher | None, run: RunFolder) -> datasets.Dataset:
+    """Pairs, read from a file or generated into the run's folder."""
     if args.pairs:
-        pairs = load_pairs(args.pairs, teacher.tokenizer)
-    else:
-        if args.prompts:
-            prompts = read_prompts(args.prompts)
-        else:
-            prompts = demo_prompts(teacher, args.num_prompts + args.held_out, args.generation_seed, run)
-        pairs = generate(
-            teacher,
-            prompts,
-            max_new_tokens=args.max_new_tokens,
-            temperature=args.temperature,
-            seed=args.generation_seed,
-            batch_size=64,
-            output=run / "pairs.jsonl",
+        return load_pairs(args.pairs, teacher.tokenizer if teacher else load_tokenizer(str(args.student)))
+    assert teacher is not None, "load_teacher leaves the teacher out only where there are pairs"
+    return generate(
+        teacher,
+        prepare_prompts(teacher, args.prompts, args.num_prompts + args.held_out, args.generation_seed, run),
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        seed=args.generation_seed,
+        batch_size=64,
+        output=run / "pairs.jsonl",
+    )
+
+
+def prepare_prompts(teacher: LocalTeacher, file: str | None, count: int, seed: int, run: RunFolder) -> list[Prompt]:
+    """Prompts of a file without its repetitions, or `count` of them written by the teacher."""
+    if file is None:
+        return demo_prompts(teacher, count, seed, run)
+    prompts = read_prompts(file)
+    kept = without_duplicates(prompts)
+    if len(kept) < len(prompts):
+        print(
+            f"{len(prompts) - len(kept)} of {len(prompts)} prompts repeat others, exactly or nearly, and are left out."
         )
-    if not 0 < args.held_out < len(pairs):
+    return kept
+
+
+def load_student(args: DataArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model named by `--student`, in float32, and its tokenizer."""
+    return load_model(str(args.student), dtype=torch.float32), load_tokenizer(str(args.student))
+
+
+def in_tokens_of(pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> datasets.Dataset:
+    """The pairs as they are if their ids are this tokenizer's; else tokenised anew from their text, and said so."""
+    if are_tokens_of(pairs, tokenizer):
+        return pairs
+    print("The pairs are of another tokenizer: they are tokenised anew from their text.")
+    return retokenize(pairs, tokenizer)
+
+
+def split_pairs(pairs: datasets.Dataset, held_out: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Training pairs, and those of `held_out` prompts kept aside.
+
+    Which prompts is decided by a hash of their tokens: files come sorted in many ways, and all samples of a prompt must
+    fall on one side.
+
+    Raises:
+        ValueError: nothing would be left on one of the sides.
+    """
+    prompts = sorted(set(map(tuple, pairs["prompt_ids"])), key=lambda ids: fingerprint(list(ids)))
+    if not 0 < held_out < len(prompts):
         raise ValueError(
-            f"held_out is {args.held_out}, but there are {len(pairs)} pairs; some must be left to train on."
+            f"held_out is {held_out}, but there are {len(prompts)} distinct prompts; at least one must be left on each side."
         )
-    return teacher, pairs
-
-
-def load_student(
-    args: DataArguments, teacher: LocalTeacher, pairs: datasets.Dataset
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, datasets.Dataset]:
-    """The student, its tokenizer, and the pairs in that tokenizer's tokens."""
-    if args.student is None:
-        sample = block_sample(pairs, args.strategy)
-        student = make_student(teacher.model, args.layers, strategy=args.strategy, sample=sample)
-        return student, teacher.tokenizer, pairs
-    student, tokenizer = load_model(args.student, dtype=torch.float32), load_tokenizer(args.student)
-    if tokenizer.get_vocab() != teacher.tokenizer.get_vocab():
-        print("The student has other tokens than the teacher: the pairs are tokenised anew from their text.")
-        pairs = retokenize(pairs, tokenizer)
-    return student, tokenizer, pairs
+    aside = set(prompts[:held_out])
+    is_aside = [tuple(ids) in aside for ids in pairs["prompt_ids"]]
+    train, kept = ([i for i, a in enumerate(is_aside) if a is side] for side in (False, True))
+    return pairs.select(train), pairs.select(kept)
 
 
 def demo_prompts(teacher: LocalTeacher, count: int, seed: int, run: RunFolder) -> list[Prompt]:
@@ -173,6 +206,13 @@ def block_sample(pairs: datasets.Dataset, strategy: str, rows: int = 12) -> Sequ
 
 
 def settings_of(args: Any, training: TrainingArguments) -> dict[str, Any]:
-    """The settings that decide a run's results, for its folder."""
+    """The settings that decide a run's results, for its folder; files are told by their contents."""
     kept = {name: value for name, value in training.to_dict().items() if not name.startswith(_INCIDENTAL)}
-    return {**dataclasses.asdict(args), **kept}
+    # more seeds or answers can be added to a run that is there
+    own = {name: value for name, value in dataclasses.asdict(args).items() if name not in ("seeds", "answers")}
+    contents = {
+        f"{name}_sha256": hashlib.sha256(Path(own[name]).read_bytes()).hexdigest()
+        for name in ("prompts", "pairs")
+        if own.get(name) and Path(own[name]).is_file()
+    }
+    return {**own, **contents, **kept}

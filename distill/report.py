@@ -1,5 +1,6 @@
 """Numbers and pictures of a comparison -> one self-contained HTML file."""
 
+import importlib.util
 import io
 import math
 import statistics
@@ -76,14 +77,17 @@ def verdict(by_way: dict[str, list[dict[str, Any]]]) -> str:
     )
 
 
+def check_report_extra() -> None:
+    """Raise `ValueError` if what draws the pictures is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("The report's pictures need the 'matplotlib' package: pip install 'distill[report]'.")
+
+
 def _curves(by_way: dict[str, list[dict[str, Any]]], x: str, label: str) -> str:
     """Held-out KL against `x` as inline SVG: a thin line a seed, a thick one for their mean."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise ValueError(
-            "The report's pictures need the 'matplotlib' package: pip install 'distill[report]'."
-        ) from None
+    check_report_extra()
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -97,6 +101,7 @@ def _curves(by_way: dict[str, list[dict[str, Any]]], x: str, label: str) -> str:
             axes.plot(*zip(*mean, strict=True), color=_COLOURS[way], linewidth=2.4, marker="o", label=WAYS[way])
         axes.set(xlabel=label, ylabel="KL(teacher || student), nats a token", ylim=(0, None))
         axes.grid(alpha=0.25)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
         buffer = io.StringIO()

@@ -14,6 +14,8 @@ from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
+from transformers import TrainerCallback
+from transformers.trainer_callback import TrainerState
 
 RUN_FILE = "run.json"
 
@@ -51,7 +53,7 @@ class RunFolder:
                     "continue it."
                 )
             print(f"Continuing the run in {self.path}.", flush=True)
-        elif others := [p.name for p in self.path.iterdir() if p.name != ".lock"]:
+        elif others := [p.name for p in self.path.iterdir() if p.name != ".lock" and p.suffix != ".part"]:
             raise ValueError(
                 f"{self.path} is not empty ({', '.join(sorted(others)[:3])}) and holds no run of this recipe; give another "
                 "--output_dir."
@@ -82,10 +84,15 @@ def train_or_resume(trainer: Any) -> None:
     folder = Path(str(trainer.args.output_dir))
     checkpoint = last_complete_checkpoint(folder)
     _check_space(trainer, folder, checkpoints=2)
-    stop = _stop_on_interrupt()
+    stop = _StopOnInterrupt()
     trainer.add_callback(stop)
+    if checkpoint and _is_finished(checkpoint):
+        # resuming it would take one more step; only what it left is wanted
+        trainer._load_from_checkpoint(str(checkpoint))
+        trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        return
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if stop.asked:
+    if stop.asked and trainer.state.global_step < trainer.state.max_steps:
         raise KeyboardInterrupt
 
 
@@ -104,6 +111,11 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
         if step.isdigit() and state.get("global_step") == int(step):
             complete.append((int(step), path))
     return max(complete)[1] if complete else None
+
+
+def _is_finished(checkpoint: Path) -> bool:
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return bool(state["global_step"] >= state["max_steps"])
 
 
 def save_student(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -131,10 +143,14 @@ def one_sentence(main: Callable[..., None]) -> Callable[..., None]:
             _end("Stopped. What is finished is saved; the same command goes on from there.", 130)
         except ValueError as error:
             _end(f"Error: {error}", 1)
+        except FloatingPointError as error:
+            _end(f"Error: {error} Lower --learning_rate, or look at the pairs of that step.", 1)
         except Exception as error:
-            if not _is_disk_full(error) and not isinstance(error, PermissionError):
+            if _is_disk_full(error):
+                _end(f"Error: {error}. Free some space and give the same command again; it goes on from there.", 1)
+            if not isinstance(error, OSError):
                 raise
-            _end(f"Error: {error}. Free some space and give the same command again; it goes on from there.", 1)
+            _end(f"Error: {error}.", 1)
 
     return wrapped
 
@@ -163,31 +179,26 @@ def _check_space(trainer: Any, folder: Path, checkpoints: int) -> None:
         )
 
 
-def _stop_on_interrupt() -> Any:
-    from transformers import TrainerCallback
+class _StopOnInterrupt(TrainerCallback):
+    """First Ctrl-C: finish the step, save, stop. A second one: stop at once."""
 
-    class StopOnInterrupt(TrainerCallback):
-        """First Ctrl-C: finish the step, save, stop. A second one: stop at once."""
+    asked = False
 
-        asked = False
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGINT, self.handle)
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if threading.current_thread() is threading.main_thread():
-                self.before = signal.signal(signal.SIGINT, self.handle)
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.asked:
+            control.should_save = control.should_training_stop = True
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if self.asked:
-                control.should_save = control.should_training_stop = True
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self.before)
 
-        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, self.before)
-
-        def handle(self, signum: int, frame: FrameType | None) -> None:
-            if self.asked:
-                signal.signal(signal.SIGINT, self.before)
-                raise KeyboardInterrupt
-            self.asked = True
-            print("\nStopping: finishing this step and saving a checkpoint.", file=sys.stderr, flush=True)
-
-    return StopOnInterrupt()
+    def handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.asked:
+            signal.signal(signal.SIGINT, self.before)
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nStopping: finishing this step and saving a checkpoint.", file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 KEPT_LAYERS = "distill_kept_layers"  # in the student's config: which teacher layers its layers are
+TEACHER_DEPTH = "distill_teacher_layers"  # and of how many
 STRATEGIES = ("even", "first_last", "block_influence")
 
 
@@ -142,6 +143,7 @@ def _cut_config(config: PreTrainedConfig, kept: list[int], total: int) -> PreTra
             setattr(text, name, [value[layer] for layer in kept])
     text.num_hidden_layers = len(kept)
     setattr(cut, KEPT_LAYERS, list(kept))
+    setattr(cut, TEACHER_DEPTH, total)
     return cut
 
 

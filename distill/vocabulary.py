@@ -22,13 +22,15 @@ def shared_vocabulary(
         ours, theirs = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
         if ours != theirs:
             raise ValueError(describe_difference(ours, theirs))
+        if sizes[0] == sizes[1]:
+            return None
         real = max(ours.values()) + 1
         if real > min(sizes):
             raise ValueError(
                 f"The tokenizer has {real} tokens, but the heads have {sizes[0]} (student) and {sizes[1]} (teacher); "
                 "resize the smaller one's embeddings, or use the tokenizer it was trained with."
             )
-        return None if sizes[0] == sizes[1] else real
+        return real
     if sizes[0] != sizes[1]:
         raise ValueError(
             f"The student's head has {sizes[0]} tokens and the teacher's {sizes[1]}; whether they are the same tokens can "

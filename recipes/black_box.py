@@ -9,8 +9,18 @@ command goes on from there. Flags are those below and all of transformers.Traini
 
 from dataclasses import dataclass
 
-from distill import BlackBoxTrainer
-from distill.recipe import DataArguments, load_student, parse_recipe, prepare_pairs, settings_of
+from distill import BlackBoxTrainer, make_student
+from distill.recipe import (
+    DataArguments,
+    block_sample,
+    in_tokens_of,
+    load_student,
+    load_teacher,
+    parse_recipe,
+    prepare_pairs,
+    settings_of,
+    split_pairs,
+)
 from distill.runs import RunFolder, one_sentence, save_student, train_or_resume
 
 
@@ -25,9 +35,17 @@ def main(argv: list[str] | None = None) -> None:
     args, training = parse_recipe(BlackBoxArguments, argv, output_dir="runs/black_box", description=__doc__)
     run = RunFolder(str(training.output_dir), settings_of(args, training))
 
-    teacher, pairs = prepare_pairs(args, run)
-    student, tokenizer, pairs = load_student(args, teacher, pairs)
-    held_out, train = pairs.select(range(args.held_out)), pairs.select(range(args.held_out, len(pairs)))
+    teacher = load_teacher(args)
+    pairs = prepare_pairs(args, teacher, run)
+    if teacher is None or args.student:
+        student, tokenizer = load_student(args)
+        train, held_out = split_pairs(in_tokens_of(pairs, tokenizer), args.held_out)
+    else:
+        tokenizer = teacher.tokenizer
+        train, held_out = split_pairs(in_tokens_of(pairs, tokenizer), args.held_out)
+        student = make_student(
+            teacher.model, args.layers, strategy=args.strategy, sample=block_sample(train, args.strategy)
+        )
 
     trainer = BlackBoxTrainer(
         model=student,

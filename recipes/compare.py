@@ -28,8 +28,8 @@ from distill.evaluation import Agreement, AgreementCurve, HeldOut
 from distill.models import fast_dtype
 from distill.progress import Stages
 from distill.prompts import read_prompts
-from distill.recipe import block_sample, build_objectives, demo_prompts, parse_recipe, settings_of
-from distill.report import WAYS, write_report
+from distill.recipe import block_sample, build_objectives, parse_recipe, prepare_prompts, settings_of, split_pairs
+from distill.report import WAYS, check_report_extra, write_report
 from distill.runs import RunFolder, one_sentence, save_student, train_or_resume, write_json
 from distill.students import STRATEGIES
 from distill.teachers import LocalTeacher, Sampling
@@ -55,7 +55,7 @@ class CompareArguments:
     objectives: str = field(default="logits", metadata={"help": "White box: of logits, hidden, attention, by comma."})
     max_length: int = field(default=512, metadata={"help": "Longest training row, in tokens."})
     seeds: int = field(default=2, metadata={"help": "Trainings of each way, with different orders of the pairs."})
-    points: int = field(default=3, metadata={"help": "Held-out measurements during each training."})
+    points: int = field(default=4, metadata={"help": "Held-out measurements during each training."})
     answers: int = field(default=4, metadata={"help": "Held-out prompts whose answers are shown in the report."})
 
 
@@ -63,16 +63,15 @@ class CompareArguments:
 def main(argv: list[str] | None = None) -> None:
     """Generate, train both ways from one start, evaluate, report."""
     args, training = parse_recipe(CompareArguments, argv, output_dir="runs/demo", description=__doc__)
+    _check(args, training)
     run = RunFolder(str(training.output_dir), settings_of(args, training))
     begun = time.monotonic()
     teacher = LocalTeacher(args.teacher)
     stages = Stages(_plan(args, training, teacher))
 
     with stages.stage("prompts"):
-        if args.prompts:
-            prompts = read_prompts(args.prompts)
-        else:
-            prompts = demo_prompts(teacher, args.num_prompts + args.held_out, args.generation_seed, run)
+        count = args.num_prompts + args.held_out
+        prompts = prepare_prompts(teacher, args.prompts, count, args.generation_seed, run)
 
     with stages.stage("pairs"):
         pairs = generate(
@@ -85,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
             batch_size=args.generation_batch_size,
             output=run / "pairs.jsonl",
         )
-        train_pairs, held_out_pairs = _split(pairs, args.held_out)
+        train_pairs, held_out_pairs = split_pairs(pairs, args.held_out)
 
     with stages.stage("student"):
         held_out = HeldOut(teacher.model, held_out_pairs, teacher.tokenizer, max_length=args.max_length)
@@ -98,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
         )
 
     runs: list[dict[str, Any]] = []
-    for seed in range(args.seeds):
+    for seed in _seeds(args, training):
         for way in WAYS:
             with stages.stage(f"{way} seed {seed}"):
                 folder = run / f"{way}-seed{seed}"
@@ -114,12 +113,12 @@ def main(argv: list[str] | None = None) -> None:
 
     with stages.stage("answers"):
         shown = held_out_pairs.select(range(min(args.answers, len(held_out_pairs))))
-        answers = _answers(teacher, untouched, run.path, shown)
+        answers = _answers(teacher, untouched, run.path, training.seed, shown)
 
     results = {
         "teacher": {
             "name": args.teacher,
-            "layers": teacher.model.config.num_hidden_layers,
+            "layers": teacher.model.config.get_text_config(decoder=True).num_hidden_layers,
             "parameters": teacher.model.num_parameters(),
         },
         "student": {"layers": untouched.config.distill_kept_layers, "parameters": untouched.num_parameters()},
@@ -135,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
         "start": start.as_dict(),
         "runs": runs,
         "answers": answers,
-        "answers_seed": 0,
+        "answers_seed": training.seed,
         "stages": [dataclasses.asdict(stage) for stage in stages.finished],
         "total_seconds": time.monotonic() - begun,
         "command": "python recipes/compare.py " + " ".join(sys.argv[1:] if argv is None else argv),
@@ -162,9 +161,11 @@ def _train(
     start: Agreement,
 ) -> None:
     """Train one student one way, and write its weights and `result.json`."""
+    run_arguments = copy.copy(training)
+    run_arguments.output_dir, run_arguments.seed = str(folder), seed
     common: dict[str, Any] = {
         "model": student,
-        "args": dataclasses.replace(training, output_dir=str(folder), seed=seed),
+        "args": run_arguments,
         "train_dataset": pairs,
         "processing_class": teacher.tokenizer,
         "max_length": args.max_length,
@@ -193,25 +194,14 @@ def _train(
         shutil.rmtree(checkpoint)
 
 
-def _split(pairs: datasets.Dataset, held_out: int) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Training and held-out pairs; all samples of a prompt fall on one side."""
-    prompts = list(dict.fromkeys(map(tuple, pairs["prompt_ids"])))
-    if not 0 < held_out < len(prompts):
-        raise ValueError(
-            f"held_out is {held_out}, but there are {len(prompts)} distinct prompts; some must be left to train on."
-        )
-    aside = set(prompts[:held_out])
-    is_aside = [tuple(ids) in aside for ids in pairs["prompt_ids"]]
-    train, kept = ([i for i, a in enumerate(is_aside) if a is side] for side in (False, True))
-    return pairs.select(train), pairs.select(kept)
-
-
-def _answers(teacher: LocalTeacher, start: PreTrainedModel, run: Path, pairs: datasets.Dataset) -> list[dict[str, Any]]:
+def _answers(
+    teacher: LocalTeacher, start: PreTrainedModel, run: Path, seed: int, pairs: datasets.Dataset
+) -> list[dict[str, Any]]:
     """What teacher, untouched student and both students say to some held-out prompts, most likely token by token."""
     speakers: dict[str, LocalTeacher] = {
         "Teacher": teacher,
         "Student before training": LocalTeacher(start, teacher.tokenizer),
-        **{title: LocalTeacher(str(run / f"{way}-seed0" / "student")) for way, title in WAYS.items()},
+        **{title: LocalTeacher(str(run / f"{way}-seed{seed}" / "student")) for way, title in WAYS.items()},
     }
     greedy = Sampling(max_new_tokens=64, temperature=0)
     said = {title: s.complete(pairs["prompt_ids"], greedy, seed=0) for title, s in speakers.items()}
@@ -219,6 +209,20 @@ def _answers(teacher: LocalTeacher, start: PreTrainedModel, run: Path, pairs: da
         {"prompt": _as_text(prompt), "texts": {title: said[title][i].text for title in speakers}}
         for i, prompt in enumerate(pairs["prompt"])
     ]
+
+
+def _check(args: CompareArguments, training: TrainingArguments) -> None:
+    """Refuse at once what would fail at the very end."""
+    for name in ("seeds", "points", "answers", "held_out", "samples"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"{name} is {getattr(args, name)}; it must be at least 1.")
+    if args.seeds > 1 and training.data_seed is not None:
+        raise ValueError("data_seed gives every seed the same order of pairs; use --seed, or --seeds 1.")
+    check_report_extra()
+
+
+def _seeds(args: CompareArguments, training: TrainingArguments) -> range:
+    return range(training.seed, training.seed + args.seeds)
 
 
 def _as_text(prompt: Any) -> str:
@@ -239,16 +243,18 @@ def _plan(args: CompareArguments, training: TrainingArguments, teacher: LocalTea
             teacher.model(input_ids=probe, logits_to_keep=1)
         times.append(time.monotonic() - begun)
     token = min(times) / probe.numel()
-    prompts = args.num_prompts + args.held_out
+    prompts = len(read_prompts(args.prompts)) if args.prompts else args.num_prompts + args.held_out
     row = 60 + args.max_new_tokens * 0.9
-    ratio = 0.25 + 0.75 * args.layers / teacher.model.config.num_hidden_layers
+    ratio = 0.25 + 0.75 * args.layers / teacher.model.config.get_text_config(decoder=True).num_hidden_layers
     rows = training.per_device_train_batch_size * training.gradient_accumulation_steps
-    steps = training.max_steps if training.max_steps > 0 else training.num_train_epochs * args.num_prompts / rows
+    steps = training.max_steps if training.max_steps > 0 else training.num_train_epochs * prompts * args.samples / rows
     measuring = args.points * args.held_out * row * ratio * 1.5 * token
     black = steps * rows * row * 4 * ratio * token + measuring
     white = black + steps * rows * row * 1.3 * token
     trainings = [
-        (f"{way} seed {seed}", black if way == "black_box" else white) for seed in range(args.seeds) for way in WAYS
+        (f"{way} seed {seed}", black if way == "black_box" else white)
+        for seed in _seeds(args, training)
+        for way in WAYS
     ]
     return [
         ("prompts", 0.1 if args.prompts else 1.4 * prompts * 48 * 5 * token),

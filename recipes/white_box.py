@@ -9,17 +9,22 @@ command goes on from there. Flags are those below and all of transformers.Traini
 from dataclasses import dataclass, field
 from typing import Any
 
-from distill import WhiteBoxTrainer
+from distill import WhiteBoxTrainer, make_student
 from distill.evaluation import AgreementCurve, HeldOut
 from distill.recipe import (
     DataArguments,
+    block_sample,
     build_objectives,
+    in_tokens_of,
     load_student,
     parse_recipe,
     prepare_pairs,
     settings_of,
+    split_pairs,
 )
 from distill.runs import RunFolder, one_sentence, save_student, train_or_resume
+from distill.teachers import LocalTeacher
+from distill.vocabulary import shared_vocabulary
 
 
 @dataclass
@@ -42,9 +47,17 @@ def main(argv: list[str] | None = None) -> None:
     )
     run = RunFolder(str(training.output_dir), settings_of(args, training))
 
-    teacher, pairs = prepare_pairs(args, run)
-    student, tokenizer, pairs = load_student(args, teacher, pairs)
-    held_out, train = pairs.select(range(args.held_out)), pairs.select(range(args.held_out, len(pairs)))
+    teacher = LocalTeacher(args.teacher)
+    if args.student:
+        student, tokenizer = load_student(args)
+        shared_vocabulary(student, teacher.model, tokenizer, teacher.tokenizer)  # refuses other tokens, before any work
+    pairs = in_tokens_of(prepare_pairs(args, teacher, run), teacher.tokenizer)
+    train, held_out = split_pairs(pairs, args.held_out)
+    if not args.student:
+        tokenizer = teacher.tokenizer
+        student = make_student(
+            teacher.model, args.layers, strategy=args.strategy, sample=block_sample(train, args.strategy)
+        )
 
     curve = AgreementCurve(HeldOut(teacher.model, held_out, tokenizer, max_length=args.max_length))
     trainer = WhiteBoxTrainer(

@@ -1,6 +1,5 @@
 """Tiny random models and a small tokenizer with a chat template; and the embedded model, for tests marked `real`."""
 
-import copy
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test must not depend on a hub, nor wait for one
@@ -133,8 +132,3 @@ def real_teacher():
     except ValueError as error:
         pytest.skip(str(error))
     return LocalTeacher("smollm2-135m")
-
-
-@pytest.fixture
-def clone():
-    return copy.deepcopy

@@ -14,9 +14,20 @@ from distill.teachers import LocalTeacher
 STEPS, BATCH, ACCUMULATION, RATE = 5, 2, 2, 1e-2  # 16 rows: the fifth step is in the second epoch
 
 
-def hand_loop(model, pairs, tokenizer):
+def hand_loop(model, pairs):
     """Plain PyTorch, no trainer: what everybody would write."""
-    collate = PairCollator(tokenizer)
+
+    def collate(rows):
+        """Padding and mask written anew, so that an error in PairCollator would show."""
+        whole = [torch.tensor(row["prompt_ids"] + row["completion_ids"]) for row in rows]
+        labels = [torch.tensor([-100] * len(row["prompt_ids"]) + row["completion_ids"]) for row in rows]
+        pad = torch.nn.utils.rnn.pad_sequence
+        return {
+            "input_ids": pad(whole, batch_first=True, padding_value=2),
+            "attention_mask": pad([torch.ones_like(ids) for ids in whole], batch_first=True),
+            "labels": pad(labels, batch_first=True, padding_value=-100),
+        }
+
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0, fused=True)
     batches = []
     for epoch in range(2):  # every epoch is shuffled with seed + epoch
@@ -62,7 +73,7 @@ def trained(arguments):
     ours.train()
     plain.train()
     assert not same_bits(ours.model, start)
-    return ours.model, plain.model, lambda pairs=pairs: hand_loop(copy.deepcopy(start), pairs, tokenizer)
+    return ours.model, plain.model, lambda pairs=pairs: hand_loop(copy.deepcopy(start), pairs)
 
 
 def test_three_programs_one_result(trained):
@@ -119,6 +130,14 @@ def test_bad_calls(arguments):
     empty = pairs.map(lambda row, i: {"completion_ids": [] if i == 4 else row["completion_ids"]}, with_indices=True)
     with pytest.raises(ValueError, match="1 of 12 pairs have no token to learn from, the first is row 4"):
         BlackBoxTrainer(**common, train_dataset=empty, processing_class=tokenizer)
+
+
+def test_a_row_beyond_the_models_positions_is_refused(arguments):
+    with pytest.raises(ValueError, match="the model has 16 positions; give max_length=16"):
+        BlackBoxTrainer(
+            model=build_model(max_position_embeddings=16), args=arguments(), train_dataset=build_pairs(),
+            processing_class=build_tokenizer(),
+        )  # fmt: skip
 
 
 def test_what_is_cut_is_reported(arguments, caplog):

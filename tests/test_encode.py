@@ -53,6 +53,12 @@ def test_prompts_of_another_shape(tokenizer, bad):
         encode_prompt(as_prompt(bad, tokenizer, chat=False), tokenizer)
 
 
+def test_a_role_the_template_refuses_is_said_in_a_sentence():
+    strict = build_tokenizer("{{ raise_exception('System role not supported') }}")
+    with pytest.raises(ValueError, match="refuses a prompt with the roles system, user: System role not supported"):
+        encode_prompt([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}], strict)
+
+
 def test_a_template_is_missing():
     plain = build_tokenizer(template=None)
     for call in (

@@ -218,11 +218,13 @@ def test_prompt_files(tmp_path):
     assert read_prompts(tmp_path / "p.jsonl")[1] == [{"role": "user", "content": "x"}]
     (tmp_path / "empty.txt").write_text("\n\n")
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}\n{"text": "b"}\n')
+    (tmp_path / "shape.jsonl").write_text('{"prompt": "a"}\n{"prompt": [{"content": "x"}]}\n')
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     for name, words in (
         ("empty.txt", "has no prompts"),
         ("bad.jsonl", r"bad.jsonl:2: no 'prompt'; the line has text"),
         ("latin.txt", "not text in UTF-8"),
+        ("shape.jsonl", "shape.jsonl:2: A prompt is text or"),
         ("none.txt", "No file"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -247,12 +249,32 @@ def test_a_teacher_that_repeats_itself_cannot_write_prompts(teacher, monkeypatch
         write_prompts(teacher, 5, batch_size=4, progress=False)
 
 
-def test_written_prompts_are_reused_and_guarded(teacher, tmp_path, monkeypatch):
+def test_written_prompts_go_on_after_an_interruption_and_are_guarded(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(distill.prompts, "_reads_like_a_prompt", lambda text: bool(text))
-    path = tmp_path / "prompts.jsonl"
-    first = write_prompts(teacher, 3, max_new_tokens=30, batch_size=16, output=path, progress=False)
-    assert len(first) == 3
-    monkeypatch.setattr(teacher, "complete", None)
-    assert write_prompts(teacher, 3, max_new_tokens=30, batch_size=16, output=path, progress=False) == first
-    with pytest.raises(ValueError, match="holds prompts of another run"):
-        write_prompts(teacher, 4, max_new_tokens=30, batch_size=16, output=path, progress=False)
+    settings = {"max_new_tokens": 30, "batch_size": 3, "progress": False}
+    path, real, calls = tmp_path / "prompts.jsonl", teacher.complete, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(teacher, "complete", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_prompts(teacher, 7, **settings, output=path)
+    with path.open("a") as file:
+        file.write('{"prompts": ["torn')
+    resumed = write_prompts(teacher, 7, **settings, output=path)
+    monkeypatch.setattr(teacher, "complete", real)
+    assert resumed == write_prompts(teacher, 7, **settings)
+    monkeypatch.setattr(teacher, "complete", None)  # all there: nothing is asked again, for fewer prompts neither
+    assert write_prompts(teacher, 4, **settings, output=path) == resumed[:4]
+    with pytest.raises(ValueError, match="prompts of another run"):
+        write_prompts(teacher, 7, **{**settings, "max_new_tokens": 31}, output=path)
+
+
+def test_a_dataset_of_splits_is_not_taken_for_prompts(teacher):
+    splits = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"prompt": PROMPTS})})
+    with pytest.raises(ValueError, match="has the splits train"):
+        run(teacher, splits)

@@ -7,7 +7,7 @@ import pytest
 from conftest import build_pairs
 
 from distill import load_pairs
-from distill.pairs import COLUMNS, pairs_from_rows, retokenize, save_pairs
+from distill.pairs import COLUMNS, are_tokens_of, pairs_from_rows, retokenize, save_pairs
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs"])
@@ -96,6 +96,16 @@ def test_an_arrow_folder_of_something_else(tmp_path):
     datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(str(tmp_path / "d"))
     with pytest.raises(ValueError, match="has no column id, prompt"):
         load_pairs(tmp_path / "d")
+
+
+def test_whose_tokens_pairs_are(tokenizer):
+    ids = [*tokenizer("the cat").input_ids, tokenizer.eos_token_id]
+    own = pairs_from_rows([{**build_pairs(1)[0], "completion": "the cat", "completion_ids": ids}], "test")
+    assert are_tokens_of(own, tokenizer)
+    other = own.map(lambda row: {"completion_ids": [i + 1 for i in row["completion_ids"]]})
+    assert not are_tokens_of(other, tokenizer)
+    far = own.map(lambda row: {"completion_ids": [100_000]})
+    assert not are_tokens_of(far, tokenizer)
 
 
 def test_retokenize_makes_other_tokens_of_the_same_text(tokenizer):

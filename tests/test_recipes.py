@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import build_model, build_tokenizer
+from conftest import build_model, build_pairs, build_tokenizer
 
 from distill import load_pairs
 from distill.runs import RunFolder, last_complete_checkpoint
@@ -85,7 +85,7 @@ def compare(teacher, output, *flags):
 
 
 def test_compare_writes_a_report_and_continues(teacher, tmp_path):
-    first = run(*compare(teacher, tmp_path / "run", "--max_steps", "3"))
+    first = run(*compare(teacher, tmp_path / "run", "--max_steps", "3", "--points", "3"))
     page = (tmp_path / "run" / "report.html").read_text()
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert len(results["runs"]) == 4
@@ -98,10 +98,14 @@ def test_compare_writes_a_report_and_continues(teacher, tmp_path):
         "http://creativecommons.org", ""
     ).replace("https://matplotlib.org", "")
     assert "left" in first
-    again = run(*compare(teacher, tmp_path / "run", "--max_steps", "3"))
+    again = run(*compare(teacher, tmp_path / "run", "--max_steps", "3", "--points", "3"))
     assert "Continuing the run" in again
     assert "train_runtime" not in again, "a finished training was repeated"
-    other = run(*compare(teacher, tmp_path / "run", "--max_steps", "4"), status=1)
+    more = run(
+        *compare(teacher, tmp_path / "run", "--max_steps", "3", "--points", "3", "--seeds", "3", "--answers", "2")
+    )
+    assert more.count("'train_loss'") == 2, "a seed can be added to a run that is there"
+    other = run(*compare(teacher, tmp_path / "run", "--max_steps", "4", "--points", "3"), status=1)
     assert "holds another run (max_steps: 3 there, 4 now)" in other
     assert "Traceback" not in other
 
@@ -133,6 +137,8 @@ def test_a_student_of_other_tokens_gets_the_text(teacher, tmp_path):
     tokenizer.save_pretrained(other)
     common = ["--teacher", teacher, "--student", other, "--prompts", teacher / "prompts.txt", *TINY, "--max_steps", "1"]
     assert "tokenised anew" in run("recipes/black_box.py", *common, "--output_dir", tmp_path / "black")
+    ready = ["--pairs", tmp_path / "black" / "pairs.jsonl", "--student", teacher, *TINY, "--max_steps", "1"]
+    assert "tokenised anew" not in run("recipes/black_box.py", *ready, "--output_dir", tmp_path / "own")
     refused = run("recipes/white_box.py", *common, "--output_dir", tmp_path / "white", status=1)
     assert "different vocabularies" in refused
     assert "Traceback" not in refused
@@ -209,6 +215,7 @@ def test_ctrl_c_in_generation_and_again(teacher, tmp_path):
         (["--objectives", "logits,maps"], "it must list some of logits, hidden, attention"),
         (["--config", "none.yaml"], "Cannot read --config none.yaml"),
         (["--layers", "9"], "layers is 9, but the teacher has 4"),
+        (["--answers", "0"], "answers is 0; it must be at least 1"),
     ],
 )
 def test_bad_input_is_one_sentence(teacher, tmp_path, flags, words):
@@ -228,6 +235,21 @@ def test_config_files_are_checked(tmp_path):
     for name, words in (("a", "names layrs, which are no flags"), ("b", "must hold names and values")):
         with pytest.raises(ValueError, match=words):
             parse((DataArguments,), ["--config", str(tmp_path / f"{name}.yaml")], defaults={}, description="")
+
+
+def test_held_out_prompts_are_kept_apart_whatever_the_order_of_the_file():
+    from distill.pairs import pairs_from_rows
+    from distill.recipe import split_pairs
+
+    rows = [{**row, "id": f"{row['id']}-{s}", "sample": s} for row in build_pairs(10) for s in (0, 1)]
+    train, held_out = split_pairs(pairs_from_rows(rows, "test"), 3)
+    assert (len(train), len(held_out)) == (14, 6)
+    assert not {tuple(ids) for ids in train["prompt_ids"]} & {tuple(ids) for ids in held_out["prompt_ids"]}
+    _, again = split_pairs(pairs_from_rows(rows[::-1], "test"), 3)
+    assert set(again["id"]) == set(held_out["id"])
+    for bad in (0, 10):
+        with pytest.raises(ValueError, match=f"held_out is {bad}"):
+            split_pairs(pairs_from_rows(rows, "test"), bad)
 
 
 def test_a_folder_of_something_else_is_not_touched(tmp_path):

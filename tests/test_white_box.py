@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from distill import AttentionMaps, HiddenStates, Logits, WhiteBoxTrainer, make_student
 from distill.collate import PairCollator, supervised_rows
 from distill.divergences import forward_kl
+from distill.taps import Wants
 from distill.teachers import LocalTeacher
 from distill.trainers.white_box import OBJECTIVES_FILE
 
@@ -218,6 +219,26 @@ def test_autocast_trains_float32_weights(arguments):
     run.train()
     assert {p.dtype for p in run.model.parameters()} == {torch.float32}
     assert all(torch.isfinite(torch.tensor(e["loss"])) for e in run.state.log_history if "loss" in e)
+
+
+def test_objectives_are_computed_in_float32_whatever_the_student_runs_in(arguments):
+    """Under bf16=True the scores of the maps must not be rounded, and a float32 teacher stays one."""
+    seen = {}
+
+    class Watch(AttentionMaps):
+        def teacher_wants(self):
+            return super().teacher_wants() | Wants(hidden=frozenset({0}))
+
+        def forward(self, student, teacher):
+            q, k = student.attention[0].query.float(), student.attention[0].key.float()
+            seen["scores"] = (q @ k.repeat_interleave(2, dim=1).transpose(2, 3)).dtype
+            seen["teacher"] = teacher.hidden[0].dtype
+            return super().forward(student, teacher)
+
+    run = trainer(arguments, [Watch()])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        run.compute_loss(run.model, run.data_collator(list(build_pairs(2))))
+    assert seen == {"scores": torch.float32, "teacher": torch.float32}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(arguments):

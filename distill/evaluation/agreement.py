@@ -14,6 +14,7 @@ from distill.collate import PairCollator, supervised_rows
 from distill.divergences import forward_kl
 from distill.models import fast_dtype
 from distill.taps import Wants, run_with_taps
+from distill.vocabulary import shared_vocabulary
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class HeldOut:
         batch_size: int = 8,
         max_length: int | None = None,
     ) -> None:
+        self._teacher, self._tokenizer = teacher, tokenizer
         collate = PairCollator(tokenizer, max_length=max_length)
         ordered = sorted(pairs, key=lambda pair: len(pair["prompt_ids"]) + len(pair["completion_ids"]))
         self._batches = [collate(ordered[i : i + batch_size]) for i in range(0, len(ordered), batch_size)]
@@ -87,12 +89,11 @@ class HeldOut:
             dtype: its matrix products run in this; bfloat16 by default where the machine is fast at it.
         """
         dtype = dtype or fast_dtype()
+        shared = shared_vocabulary(student, self._teacher, self._tokenizer, self._tokenizer)
         kls, rows_a_pair, same, loss, teacher_loss = [], [], 0, 0.0, 0.0
         for batch, teacher_logits in zip(self._batches, self._teacher_logits, strict=True):
             autocast = torch.autocast(student.device.type, dtype=dtype, enabled=dtype != torch.float32)
             logits = self._logits(student, batch, autocast)
-            # heads of one family may be padded to different sizes; see distill.vocabulary
-            shared = min(logits.shape[-1], teacher_logits.shape[-1])
             logits, reference = logits[:, :shared].float(), teacher_logits[:, :shared].to(logits.device).float()
             rows = supervised_rows(batch["labels"])
             labels = batch["labels"][:, 1:][rows[:, :-1]].to(logits.device)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from distill.students import KEPT_LAYERS
+from distill.students import KEPT_LAYERS, TEACHER_DEPTH
 from distill.taps import Signals, Wants
 
 LayerMap = str | Mapping[int, int] | Sequence[tuple[int, int]]
@@ -77,7 +77,8 @@ def resolve_layers(
     n_student = student.config.get_text_config(decoder=True).num_hidden_layers
     n_teacher = teacher.config.get_text_config(decoder=True).num_hidden_layers
     kept = getattr(student.config, KEPT_LAYERS, None)
-    if layers == "auto" and kept and len(kept) == n_student and max(kept) < n_teacher:
+    depth = getattr(student.config, TEACHER_DEPTH, None)
+    if layers == "auto" and kept and len(kept) == n_student and depth == n_teacher:
         ends = [layer - 1 for layer in kept[1:]] + [n_teacher - 1]
         return list(enumerate(ends if span_end else kept))
     if layers in ("auto", "even"):

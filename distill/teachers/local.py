@@ -65,6 +65,7 @@ class LocalTeacher:
             "teacher": self.name,
             "teacher_dtype": str(self.model.dtype),
             "teacher_weights": _weights_fingerprint(self.model),
+            "stop_ids": sorted(self.eos_ids()),
             "chat_template": fingerprint(str(self.tokenizer.chat_template)),
         }
 

@@ -90,6 +90,13 @@ def check_pairs(pairs: datasets.Dataset, name: str, max_length: int | None, mode
             f"({prompt[row]} prompt tokens, {completion[row]} completion tokens, max_length {max_length}). "
             "Remove them, or raise max_length."
         )
+    config = getattr(model, "config", None)
+    positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None) if config else None
+    if positions and min(int(length.max()), limit) > positions:
+        raise ValueError(
+            f"{name} has a row of {length.max()} tokens, but the model has {positions} positions; give max_length={positions} "
+            "or less, which cuts the ends of such completions."
+        )
     cut = length > limit
     if cut.any():
         lost = int((length - limit)[cut].sum())

@@ -1,7 +1,6 @@
 """White-box distillation: match what is inside the teacher, on the same pairs, in the same Trainer."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -102,7 +101,7 @@ class WhiteBoxTrainer(PairTrainer):
         self._eval_terms: dict[str, Tensor] = {}  # sums over rows, and the number of rows
         # so that Trainer counts the supervised positions whatever the model's forward accepts
         self.model_accepts_loss_kwargs = True
-        self.add_callback(_Projections(self._learned))
+        self.add_callback(_ClearGradients(self._learned))
 
     def compute_loss(
         self,
@@ -115,9 +114,11 @@ class WhiteBoxTrainer(PairTrainer):
         inputs = dict(inputs)
         rows = supervised_rows(inputs.pop("labels"))
         student = run_with_taps(model, self.student, inputs, rows, self._student_wants)
-        with torch.no_grad():
-            teacher = run_with_taps(self.teacher, self.teacher, inputs, rows, self._teacher_wants)
-        sums = {o.name: o(student, teacher).sum() for o in self.objectives}
+        # whatever precision the student runs in: the teacher keeps its own, and objectives are computed in float32
+        with torch.autocast(self.args.device.type, enabled=False):
+            with torch.no_grad():
+                teacher = run_with_taps(self.teacher, self.teacher, inputs, rows, self._teacher_wants)
+            sums = {o.name: o(student, teacher).sum() for o in self.objectives}
         items = rows.sum() if num_items_in_batch is None else num_items_in_batch
         # weight 0 still shows the term in the log; it must not turn inf into NaN
         terms = [o.weight * sums[o.name] for o in self.objectives if o.weight > 0]
@@ -176,6 +177,13 @@ class WhiteBoxTrainer(PairTrainer):
             optimizer.add_param_group({"params": self._projections(), "weight_decay": 0.0})
         return optimizer
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As Trainer's, and the projections: before `trainer_state.json`, which marks a checkpoint as complete."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        weights = {name: tensor.contiguous() for name, tensor in self._learned.state_dict().items()}
+        if weights and self.args.should_save:
+            save_file(weights, os.path.join(output_dir, OBJECTIVES_FILE))
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self._projections():
@@ -202,19 +210,14 @@ class WhiteBoxTrainer(PairTrainer):
             )
 
 
-class _Projections(TrainerCallback):
-    """What Trainer does for the model and must be done for the projections: clear gradients, save."""
+class _ClearGradients(TrainerCallback):
+    """Trainer clears the model's gradients after a step, not the optimiser's; the projections' would add up for ever."""
 
     def __init__(self, objectives: torch.nn.ModuleList) -> None:
         self.objectives = objectives
 
     def on_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        self.objectives.zero_grad()  # Trainer clears the model's gradients, not the optimiser's
-
-    def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        weights = {name: tensor.contiguous() for name, tensor in self.objectives.state_dict().items()}
-        if weights and state.is_world_process_zero:
-            save_file(weights, Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / OBJECTIVES_FILE)
+        self.objectives.zero_grad()
 
 
 def _union(wants: Any) -> Wants:
