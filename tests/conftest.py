@@ -18,7 +18,7 @@ TEMPLATE = (
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
-def build_tokenizer(template: str | None = TEMPLATE, pad: str | None = "<|im_end|>") -> PreTrainedTokenizerFast:
+def build_tokenizer(template: str | None = TEMPLATE, special: list[str] = SPECIAL) -> PreTrainedTokenizerFast:
     """Byte-level BPE over a few sentences; like SmolLM's, EOS is also the pad token."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -28,12 +28,12 @@ def build_tokenizer(template: str | None = TEMPLATE, pad: str | None = "<|im_end
         text,
         trainers.BpeTrainer(
             vocab_size=320,
-            special_tokens=SPECIAL,
+            special_tokens=special,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
     )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token=pad)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|im_end|>")
     tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL[:2]})
     tokenizer.chat_template = template
     return tokenizer

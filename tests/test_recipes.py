@@ -128,11 +128,10 @@ def test_single_recipes_from_a_config_file(teacher, tmp_path, recipe):
 
 
 def test_a_student_of_other_tokens_gets_the_text(teacher, tmp_path):
-    from conftest import TEMPLATE
+    from conftest import SPECIAL
 
     other = tmp_path / "other"
-    tokenizer = build_tokenizer(TEMPLATE)
-    tokenizer.add_tokens(["<extra>"])
+    tokenizer = build_tokenizer(special=[*SPECIAL, "<extra>"])  # every id but the first three is another
     build_model(seed=5, vocab_size=400).save_pretrained(other)
     tokenizer.save_pretrained(other)
     common = ["--teacher", teacher, "--student", other, "--prompts", teacher / "prompts.txt", *TINY, "--max_steps", "1"]
