@@ -65,8 +65,7 @@ class Journal:
             os.ftruncate(self._file.fileno(), size)
             raise OSError(
                 error.errno,
-                f"could not write to {self.path} ({error.strerror}); the {len(self.rows)} pairs written before are "
-                "safe, and the same command goes on from there",
+                f"could not write to {self.path} ({error.strerror}); the {len(self.rows)} pairs written before are safe",
             ) from error
         self.rows.update((row["id"], row) for row in listed)
 
