@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.embedded import EMBEDDED, fetch_embedded
 
@@ -54,11 +54,6 @@ def load_model(name: str | os.PathLike[str], dtype: torch.dtype | str = "auto", 
         ValueError: there is no such model, it has no safetensors weights, or it is not a causal language model.
     """
     return _from_pretrained(AutoModelForCausalLM, name, dtype=dtype, use_safetensors=True, **kwargs).eval()
-
-
-def load_config(name: str | os.PathLike[str], **kwargs: Any) -> Any:
-    """The configuration of a model, by any name `resolve_model` takes; errors as there."""
-    return _from_pretrained(AutoConfig, name, **kwargs)
 
 
 def fast_dtype() -> torch.dtype:

@@ -51,6 +51,17 @@ def read_prompts(path: str | os.PathLike[str], column: str = "prompt") -> list[P
     return prompts
 
 
+def read_distinct_prompts(path: str | os.PathLike[str]) -> list[Prompt]:
+    """`read_prompts`, then `without_duplicates`; prints how many were left out. Errors as in both."""
+    prompts = read_prompts(path)
+    kept = without_duplicates(prompts)
+    if len(kept) < len(prompts):
+        print(
+            f"{len(prompts) - len(kept)} of {len(prompts)} prompts repeat others, exactly or nearly, and are left out."
+        )
+    return kept
+
+
 def write_prompts(
     teacher: LocalTeacher,
     count: int,

@@ -17,7 +17,7 @@ from distill.encode import Prompt
 from distill.models import fast_dtype, load_model, load_tokenizer
 from distill.objectives import Objective
 from distill.pairs import are_tokens_of, fingerprint, retokenize
-from distill.prompts import read_prompts, without_duplicates, write_prompts
+from distill.prompts import read_distinct_prompts, write_prompts
 from distill.runs import RunFolder
 from distill.students import STRATEGIES
 from distill.teachers import LocalTeacher
@@ -118,13 +118,7 @@ def prepare_prompts(teacher: LocalTeacher, file: str | None, count: int, seed: i
     """Prompts of a file without its repetitions, or `count` of them written by the teacher."""
     if file is None:
         return demo_prompts(teacher, count, seed, run)
-    prompts = read_prompts(file)
-    kept = without_duplicates(prompts)
-    if len(kept) < len(prompts):
-        print(
-            f"{len(prompts) - len(kept)} of {len(prompts)} prompts repeat others, exactly or nearly, and are left out."
-        )
-    return kept
+    return read_distinct_prompts(file)
 
 
 def load_student(args: DataArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -7,8 +7,6 @@ With no other flag a student cut from the embedded 135M teacher is trained on a 
 command goes on from there. Flags are those below and all of transformers.TrainingArguments.
 """
 
-from dataclasses import dataclass
-
 from distill import BlackBoxTrainer, make_student
 from distill.recipe import (
     DataArguments,
@@ -24,15 +22,10 @@ from distill.recipe import (
 from distill.runs import RunFolder, one_sentence, save_student, train_or_resume
 
 
-@dataclass
-class BlackBoxArguments(DataArguments):
-    """Where pairs and student come from."""
-
-
 @one_sentence
 def main(argv: list[str] | None = None) -> None:
     """Pairs, student, training, evaluation."""
-    args, training = parse_recipe(BlackBoxArguments, argv, output_dir="runs/black_box", description=__doc__)
+    args, training = parse_recipe(DataArguments, argv, output_dir="runs/black_box", description=__doc__)
     run = RunFolder(str(training.output_dir), settings_of(args, training))
 
     teacher = load_teacher(args)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distill import generate
 from distill.arguments import parse
-from distill.prompts import read_prompts, without_duplicates, write_prompts
+from distill.prompts import read_distinct_prompts, write_prompts
 from distill.runs import one_sentence
 from distill.teachers import LocalTeacher
 
@@ -40,12 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     (args,) = parse((GenerateArguments,), argv, defaults={}, description=__doc__)
     teacher = LocalTeacher(args.teacher, chat=False if args.plain else None)
     if args.prompts:
-        prompts = read_prompts(args.prompts)
-        kept = without_duplicates(prompts)
-        if len(kept) < len(prompts):
-            print(
-                f"{len(prompts) - len(kept)} of {len(prompts)} prompts repeat others, exactly or nearly, and are left out."
-            )
+        kept = read_distinct_prompts(args.prompts)
     else:
         kept = write_prompts(
             teacher, args.num_prompts, seed=args.seed, output=Path(args.output).with_suffix(".prompts.jsonl")
