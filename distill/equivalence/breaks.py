@@ -1,0 +1,159 @@
+"""Where it breaks: usual changes to the teacher's text, each with the error it makes in the expected gradient, exactly."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+
+from distill.equivalence.bed import EOS, Bed
+from distill.equivalence.results import Section
+from distill.pairs import pairs_from_rows
+
+DAMAGE = 0.01  # an error above this is a change of the target, and not of rounding
+
+
+def breaks(bed: Bed) -> Section:
+    """For each practice: the gradient SFT then follows, against the one towards the teacher.
+
+    Both are what a trainer would use with endless data: expected sum over tokens, divided by the expected tokens.
+    """
+    section, p, n = Section("breaks"), bed.probabilities, bed.lengths
+    sft = bed.gradients(bed.sft_losses())
+    exact = (p @ sft) / (p @ n)
+
+    def following(distribution: Tensor) -> Tensor:
+        return (distribution @ sft) / (distribution @ n)
+
+    kept, rate = _half_rejected(bed)
+    stopped = p * torch.tensor([reason == "stop" for reason in bed.pairs["finish_reason"]])
+    rows: list[tuple[str, str, Tensor, Tensor | None]] = []
+
+    def add(name: str, means: str, gradient: Tensor, distribution: Tensor | None = None) -> None:
+        rows.append((name, means, gradient, distribution))
+
+    add("the teacher at temperature 1, all it wrote", "the teacher", following(p), p)
+    add("cut completions kept, no EOS invented", "the teacher, as far as it was heard", following(p), p)
+    for temperature in (0.7, 0.5):
+        warp = TemperatureLogitsWarper(temperature)
+        add(f"temperature {temperature}", "a surer teacher", *_both(bed, following, lambda z, w=warp: w(None, z)))
+    top_p = TopPLogitsWarper(0.9)
+    add("top-p 0.9", "a teacher without its tail", *_both(bed, following, lambda z: top_p(None, z)))
+    add("greedy", "a teacher that knows one answer", *_both(bed, following, _top_only))
+    beam = _beam(bed)
+    add("beam search, 3 beams", "a teacher that knows one answer", following(beam), beam)
+    best = _best_of(p, 4)
+    add("the likeliest of 4 samples", "a surer teacher", following(best), best)
+    add(f"a filter that rejects {1 - rate:.0%}", "the teacher, given that the filter accepts", following(kept), kept)
+    complete = stopped / stopped.sum()
+    add(f"cut completions ({1 - float(stopped.sum()):.0%}) dropped", "a teacher of short answers", following(complete), complete)
+    add("EOS put after cut completions", "a teacher that stops at the limit", _invented_eos(bed))
+    for size in (1, 8, 64):
+        what = "the mean of each sequence's mean" if size == 1 else f"token means of batches of {size}"
+        add(what, "the teacher, short answers counted more", _batch_means(sft, p, n, size))
+
+    for name, means, gradient, distribution in rows:
+        section.data.setdefault("practices", []).append(
+            {
+                "name": name,
+                "means": means,
+                "error": float((gradient - exact).norm() / exact.norm()),
+                "cosine": float(torch.nn.functional.cosine_similarity(gradient, exact, dim=0)),
+                "kl": None if distribution is None else _kl(distribution, p),
+            }
+        )
+    found = {row["name"]: row["error"] for row in section.data["practices"]}
+    harmless = list(found)[:2]
+    section.claim(
+        "Text drawn at temperature 1, cut or not, gives the gradient towards the teacher",
+        f"relative error {max(found[name] for name in harmless):.0e}",
+        max(found[name] for name in harmless) < 1e-12,
+    )
+    means = [row for name, row in found.items() if "mean" in name]
+    others = {name: error for name, error in found.items() if name not in harmless and "mean" not in name}
+    section.claim(
+        "Every other way to draw or to select text has another target",
+        f"relative errors {min(others.values()):.2f} ({min(others, key=others.__getitem__)}) to {max(others.values()):.2f} "
+        f"({max(others, key=others.__getitem__)})",
+        min(others.values()) > DAMAGE,
+    )
+    section.claim(
+        "The error of batch-wise token means falls as one over the batch size",
+        f"{', '.join(f'{error:.3f}' for error in means)} for 1, 8 and 64 sequences",
+        6 < means[0] / means[1] < 16 and 6 < means[1] / means[2] < 10,
+    )
+    return section
+
+
+def _both(bed: Bed, following: Callable[[Tensor], Tensor], warp: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    distribution = bed.probabilities_if(warp)
+    return following(distribution), distribution
+
+
+def _top_only(logits: Tensor) -> Tensor:
+    top = logits == logits.max(-1, keepdim=True).values
+    return logits.masked_fill(~top, float("-inf"))
+
+
+def _beam(bed: Bed) -> Tensor:
+    """All weight on what beam search of `transformers` finds."""
+    prompt = torch.tensor([bed.pairs[0]["prompt_ids"]])
+    model: Any = bed.teacher.model
+    output = model.generate(
+        input_ids=prompt, attention_mask=torch.ones_like(prompt), num_beams=3, do_sample=False, max_new_tokens=bed.length,
+        length_penalty=0.0, pad_token_id=EOS,
+    )  # fmt: skip
+    ids = output[0, prompt.shape[1] :].tolist()
+    ids = ids[: ids.index(EOS) + 1] if EOS in ids else ids
+    return torch.nn.functional.one_hot(torch.tensor(bed.index[tuple(ids)]), len(bed.pairs)).double()
+
+
+def _best_of(p: Tensor, count: int) -> Tensor:
+    """Distribution of the likeliest of `count` samples."""
+    order = p.argsort()
+    reached = p[order].cumsum(0)
+    before = torch.cat([torch.zeros(1, dtype=p.dtype), reached[:-1]])
+    best = torch.empty_like(p)
+    best[order] = reached**count - before**count
+    return best
+
+
+def _half_rejected(bed: Bed) -> tuple[Tensor, float]:
+    """A checker of the content (one letter must, or must not, occur) that rejects as near to half as there is."""
+    p, texts = bed.probabilities, bed.pairs["completion_ids"]
+    has = [torch.tensor([letter in ids for ids in texts]) for letter in range(1, bed.vocabulary)]
+    rules = has + [~rule for rule in has]
+    rule = min(rules, key=lambda rule: abs(float(p[rule].sum()) - 0.5))
+    rate = float(p[rule].sum())
+    return p * rule / rate, rate
+
+
+def _invented_eos(bed: Bed) -> Tensor:
+    rows = [
+        bed.row([*ids, EOS] if reason == "length" else ids, "stop")
+        for ids, reason in zip(bed.pairs["completion_ids"], bed.pairs["finish_reason"], strict=True)
+    ]
+    longer = bed.sft_losses(pairs_from_rows(rows, where="completions with EOS"))
+    lengths = torch.tensor([len(row["completion_ids"]) for row in rows], dtype=torch.float64)
+    return bed.gradient(bed.probabilities @ longer) / (bed.probabilities @ lengths)
+
+
+def _batch_means(sft: Tensor, p: Tensor, n: Tensor, size: int) -> Tensor:
+    """Expected gradient when each batch of `size` sequences is divided by its own tokens.
+
+    E[sum g / sum n] = size * sum_y p(y) g(y) E[1 / (n(y) + tokens of the others)], and the others' tokens have a
+    distribution that is a convolution: exact, no sampling.
+    """
+    one = torch.zeros(int(n.max()) + 1, dtype=p.dtype).index_add(0, n.long(), p)
+    others = torch.ones(1, dtype=p.dtype)
+    for _ in range(size - 1):
+        others = torch.nn.functional.conv1d(others[None, None], one.flip(0)[None, None], padding=len(one) - 1)[0, 0]
+    inverse = (others / (n[:, None] + torch.arange(len(others)))).sum(1)
+    return size * ((p * inverse) @ sft)
+
+
+def _kl(distribution: Tensor, p: Tensor) -> float:
+    """KL of the text that is really learned from, to the teacher's, in nats a completion."""
+    some = distribution > 0
+    return float((distribution[some] * (distribution[some] / p[some]).log()).sum())

@@ -1,0 +1,198 @@
+"""What a limited amount of text costs the black box: the law k / (2N), and the noise floor. Both trainers, on a table."""
+
+import math
+import tempfile
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor
+from transformers import TrainerCallback, TrainingArguments
+
+from distill.divergences import forward_kl
+from distill.equivalence.bed import EOS, letters
+from distill.equivalence.results import Section
+from distill.equivalence.table import TableForCausalLM
+from distill.generation import generate
+from distill.objectives import Logits
+from distill.teachers import LocalTeacher
+from distill.trainers.black_box import BlackBoxTrainer
+from distill.trainers.white_box import WhiteBoxTrainer
+
+VOCABULARY, LENGTH = 8, 24
+
+
+class Tables:
+    """A teacher that is a table of the last two letters, its text, and students of the same form.
+
+    A student can be the teacher exactly, so what is missing at the end is only what the text did not tell.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.tokenizer = letters(VOCABULARY)
+        model = TableForCausalLM.with_order(VOCABULARY, 2)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            weight = model.lm_head.weight
+            weight.copy_(0.7 * torch.randn(weight.shape, generator=generator))
+            weight[EOS] -= 1.0  # longer completions
+        self.teacher = LocalTeacher(model, self.tokenizer, chat=False, name="table")
+        names = [self.tokenizer.convert_ids_to_tokens(i) for i in range(1, VOCABULARY)]
+        self.prompts = [f"{one} {two}" for one in names for two in names]
+        self.parameters = len(self.prompts) * (VOCABULARY - 1)  # that ever meet text and are free
+
+    def student(self) -> TableForCausalLM:
+        """One that knows nothing: every token equally likely."""
+        model = TableForCausalLM.with_order(VOCABULARY, 2)
+        torch.nn.init.zeros_(model.lm_head.weight)
+        return model
+
+    def text(self, samples: int, seed: int = 0) -> datasets.Dataset:
+        """Pairs: `samples` completions of every prompt."""
+        return generate(
+            self.teacher, self.prompts, samples=samples, max_new_tokens=LENGTH, batch_size=2048, seed=seed, progress=False
+        )  # fmt: skip
+
+    def kl(self, student: torch.nn.Module) -> float:
+        """KL(teacher || student) in nats a token, over all the teacher may write: exact, no sampling."""
+        p, q = (m.lm_head.weight.detach().double().t() for m in (self.teacher.model, student))  # type: ignore[union-attr]
+        visits = self._visits(p.softmax(-1))
+        return float((visits * forward_kl(q, p)).sum() / visits.sum())
+
+    def _visits(self, p: Tensor) -> Tensor:
+        """How often each context is met in a completion, prompts equally likely."""
+        size = VOCABULARY
+        here = torch.zeros(size, size, dtype=torch.float64)
+        here[1:, 1:] = 1 / (size - 1) ** 2
+        total = torch.zeros_like(here)
+        for _ in range(LENGTH):
+            total += here
+            here = torch.einsum("ab,abc->bc", here, p.view(size, size, size))  # the pair (a, b) goes to (b, c)
+            here[:, EOS] = 0
+        return total.flatten()
+
+
+def law(counts: tuple[int, ...] = (4, 8, 16, 32, 64), texts: int = 2, steps: int = 100) -> Section:
+    """Fit students to more and more text: the final KL is k / (2N) for k free parameters and N tokens.
+
+    The law is that of maximum likelihood (Wilks 1938; the same count as in Akaike 1974), so every fit goes to its optimum:
+    all text in one batch.
+
+    Args:
+        counts: completions of each of the 49 prompts; one point each.
+        texts: independent texts, and fits, a point.
+        steps: optimiser steps of a fit.
+    """
+    section, tables = Section("law"), Tables()
+    fits = []
+    for count in counts:
+        for text in range(texts):
+            pairs = tables.text(count, seed=100 * count + text)
+            student = tables.student()
+            _train(BlackBoxTrainer, student, pairs, tables, steps=steps, batch=len(pairs), rate=0.3, decay=True)
+            tokens, optimum = sum(map(len, pairs["completion_ids"])), _maximum_likelihood(pairs)(tables)
+            fits.append({"count": count, "N": tokens, "kl": tables.kl(student), "optimum": optimum})
+    found = []
+    for count in counts:
+        some = [fit for fit in fits if fit["count"] == count]
+        tokens, kl = (sum(fit[name] for fit in some) / len(some) for name in ("N", "kl"))
+        found.append({"N": round(tokens), "kl": kl, "predicted": tables.parameters / (2 * tokens)})
+    large = [point["kl"] / point["predicted"] for point in found if point["N"] >= 20 * tables.parameters]
+    constant = sum(large) / max(len(large), 1)
+    spread = math.sqrt(2 / tables.parameters / texts / max(len(large), 1))  # of a chi-squared with k degrees of freedom
+    section.data = {"points": found, "fits": fits, "k": tables.parameters, "constant": constant, "spread": spread}
+    gaps = [abs(fit["kl"] / fit["optimum"] - 1) for fit in fits if math.isfinite(fit["optimum"])]
+    section.claim(
+        "BlackBoxTrainer ends where the counts of the text say it must",
+        f"KL at most {max(gaps, default=math.nan):.1%} from the closed-form fit, in {len(gaps)} of {len(fits)} fits (in the others a possible "
+        "token never occurred, and the best fit is infinitely far)",
+        max(gaps, default=1.0) < 0.05,
+    )
+    ratios = [f"{point['kl'] / point['predicted']:.2f}" for point in found]
+    section.claim(
+        "The final KL is k / (2N)",
+        f"k = {tables.parameters}; measured / predicted {', '.join(ratios)} for N = "
+        f"{', '.join(str(point['N']) for point in found)}; fitted constant {constant:.2f} where N >= 20 k (chance: +- {spread:.2f})",
+        abs(constant - 1) < 0.2,
+    )
+    return section
+
+
+def noise_floor(steps: int = 300, rate: float = 2.0) -> Section:
+    """Start at the teacher and train on: the white box stays, the black box is driven away by its samples.
+
+    With plain SGD: at equality the gradient is rounding alone (1e-18 in float64), and AdamW, which divides a gradient by its
+    own size, takes full steps even then and would wander at a KL of 1e-6.
+    """
+    section, tables = Section("noise"), Tables()
+    tables.teacher.model.double()
+    pairs = tables.text(max(1, steps * 16 // len(tables.prompts)), seed=1)
+    curves = {}
+    for name, kind in (("black box", BlackBoxTrainer), ("white box", WhiteBoxTrainer)):
+        student = TableForCausalLM.with_order(VOCABULARY, 2).double()
+        student.load_state_dict(tables.teacher.model.state_dict())
+        curve = _Curve(tables)
+        _train(kind, student, pairs, tables, steps=steps, batch=16, rate=rate, decay=False, optim="sgd", callbacks=[curve])
+        curves[name] = curve.points
+    section.data = {"curves": curves, "rate": rate}
+    last = {name: [kl for _, kl in points[-len(points) // 3 :]] for name, points in curves.items()}
+    black, white = (sum(values) / len(values) for values in last.values())
+    middle = [kl for _, kl in curves["black box"][len(curves["black box"]) // 3 : -len(curves["black box"]) // 3]]
+    section.claim(
+        "Starting at the teacher, SFT on its own samples drifts away and stays at a noise floor",
+        f"KL {black:.1e} nats a token over the last third of {steps} steps, {sum(middle) / len(middle):.1e} over the middle",
+        black > 1e-3 and 0.5 < black * len(middle) / sum(middle) < 2,
+    )
+    section.claim(
+        "The white box stays",
+        f"KL {white:.0e} over the last third, {max(kl for _, kl in curves['white box']):.0e} at most",
+        max(kl for _, kl in curves["white box"]) < 1e-9,
+    )
+    return section
+
+
+class _Curve(TrainerCallback):
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
+        self.points: list[tuple[int, float]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.points.append((0, self.tables.kl(kwargs["model"])))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % 5 == 0:
+            self.points.append((state.global_step, self.tables.kl(kwargs["model"])))
+
+
+def _train(
+    kind: type, student: TableForCausalLM, pairs: datasets.Dataset, tables: Tables, *, steps: int, batch: int, rate: float,
+    decay: bool, optim: str = "adamw_torch_fused", callbacks: list[TrainerCallback] | None = None,
+) -> None:  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        args = TrainingArguments(
+            folder, per_device_train_batch_size=batch, max_steps=steps, learning_rate=rate, max_grad_norm=0.0,
+            lr_scheduler_type="cosine" if decay else "constant", save_strategy="no", logging_strategy="no",
+            report_to="none", disable_tqdm=True, use_cpu=True, seed=0, optim=optim,
+        )  # fmt: skip
+        extra = {"teacher": tables.teacher, "objectives": [Logits()]} if kind is WhiteBoxTrainer else {}
+        kind(
+            model=student, args=args, train_dataset=pairs, processing_class=tables.tokenizer, callbacks=callbacks, **extra
+        ).train()
+
+
+def _maximum_likelihood(pairs: datasets.Dataset) -> Any:
+    """The best fit in closed form: the shares counted in the text. Infinitely far if a possible token never occurred."""
+    counts = torch.zeros(VOCABULARY, VOCABULARY, VOCABULARY, dtype=torch.float64)
+    for prompt, completion in zip(pairs["prompt_ids"], pairs["completion_ids"], strict=True):
+        ids = torch.tensor(prompt + completion)
+        counts.index_put_((ids[:-2], ids[1:-1], ids[2:]), torch.ones(len(completion), dtype=torch.float64), True)
+
+    def kl(tables: Tables) -> float:
+        p = tables.teacher.model.lm_head.weight.detach().double().t().softmax(-1)
+        q = counts.view(-1, VOCABULARY)
+        q = q / q.sum(1, keepdim=True).clamp(min=1)
+        visits = tables._visits(p)
+        seen = visits > 0
+        return float((visits[seen, None] * p[seen] * (p[seen] / q[seen]).log()).sum() / visits.sum())
+
+    return kl
