@@ -5,6 +5,7 @@ import sys
 
 VERBS = {
     "compare": "train a student both ways, black box and white box, and write a report (the main job)",
+    "equivalence": "show that black-box distillation is SFT, why, and when it stops being true",
     "generate": "let a teacher answer prompts: pairs for the black box",
     "black_box": "fine-tune a student on a teacher's answers",
     "white_box": "match a teacher's distributions, hidden states and attention maps",
@@ -15,7 +16,7 @@ def main() -> None:
     """`distill VERB FLAGS`; `distill VERB --help` lists the flags."""
     verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if verb in ("-h", "--help"):
-        lines = (f"  {name:10} {text}" for name, text in VERBS.items())
+        lines = (f"  {name:11} {text}" for name, text in VERBS.items())
         print("usage: distill VERB [flags]\n\n" + "\n".join(lines) + "\n\n`distill VERB --help` lists a verb's flags.")
         return
     if verb not in VERBS:

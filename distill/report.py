@@ -1,7 +1,5 @@
 """Numbers and pictures of a comparison -> one self-contained HTML file."""
 
-import importlib.util
-import io
 import math
 import statistics
 from importlib import resources
@@ -9,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+
+from distill.pictures import draw
 
 WAYS = {"black_box": "Black box", "white_box": "White box"}
 _COLOURS = {"black_box": "#b4530a", "white_box": "#0b6e8f"}
@@ -77,22 +77,10 @@ def verdict(by_way: dict[str, list[dict[str, Any]]]) -> str:
     )
 
 
-def check_report_extra() -> None:
-    """Raise `ValueError` if what draws the pictures is not installed."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("The report's pictures need the 'matplotlib' package: pip install 'distill[report]'.")
-
-
 def _curves(by_way: dict[str, list[dict[str, Any]]], x: str, label: str) -> str:
     """Held-out KL against `x` as inline SVG: a thin line a seed, a thick one for their mean."""
-    check_report_extra()
-    import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    with pyplot.rc_context({"svg.fonttype": "none", "font.size": 11, "font.family": "sans-serif"}):
-        figure, axes = pyplot.subplots(figsize=(5.6, 3.7), layout="constrained")
+    def paint(axes: Any) -> None:
         for way, runs in by_way.items():
             curves = [[(point[x], point["held_out"]["kl"]) for point in run["curve"]] for run in runs]
             for curve in curves:
@@ -100,14 +88,10 @@ def _curves(by_way: dict[str, list[dict[str, Any]]], x: str, label: str) -> str:
             mean = [tuple(map(statistics.fmean, zip(*points, strict=True))) for points in zip(*curves, strict=True)]
             axes.plot(*zip(*mean, strict=True), color=_COLOURS[way], linewidth=2.4, marker="o", label=WAYS[way])
         axes.set(xlabel=label, ylabel="KL(teacher || student), nats a token", ylim=(0, None))
-        axes.grid(alpha=0.25)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg")
-        pyplot.close(figure)
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+
+    return draw(paint)
 
 
 def _amount(value: float, digits: int = 3) -> str:

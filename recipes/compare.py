@@ -26,10 +26,11 @@ import distill
 from distill import BlackBoxTrainer, WhiteBoxTrainer, generate, make_student
 from distill.evaluation import Agreement, AgreementCurve, HeldOut
 from distill.models import fast_dtype
+from distill.pictures import check_report_extra
 from distill.progress import Stages
 from distill.prompts import read_prompts
 from distill.recipe import block_sample, build_objectives, parse_recipe, prepare_prompts, settings_of, split_pairs
-from distill.report import WAYS, check_report_extra, write_report
+from distill.report import WAYS, write_report
 from distill.runs import RunFolder, one_sentence, save_student, train_or_resume, write_json
 from distill.students import STRATEGIES
 from distill.teachers import LocalTeacher, Sampling

@@ -14,12 +14,12 @@ import distill
 ROOT = Path(__file__).parent.parent
 # A module may import from its own floor's left-hand neighbours in this list and from everything further left.
 FLOORS = [
-    {"encode", "divergences", "embedded", "progress", "arguments", "vocabulary"},
+    {"pictures", "encode", "divergences", "embedded", "progress", "arguments", "vocabulary"},
     {"pairs", "models", "taps", "students"},
     {"journal", "collate", "maps", "teachers"},
     {"objectives", "generation", "prompts", "evaluation"},
     {"trainers", "runs", "report"},
-    {"recipe", "cli"},
+    {"equivalence", "recipe", "cli"},
 ]
 
 

@@ -81,7 +81,12 @@ class Bed:
     @cached_property
     def _teacher_rows(self) -> "Rows":
         with torch.no_grad():
-            return Rows(self.teacher.model, self.tokenizer, self.pairs)
+            return Rows(self.teacher.model, self._batch)
+
+    @property
+    def teacher_logits(self) -> Tensor:
+        """`[N, V]`: the teacher's logits at all supervised positions of all completions."""
+        return self._teacher_rows.logits
 
     @cached_property
     def probabilities(self) -> Tensor:
@@ -92,19 +97,28 @@ class Bed:
         """The same for a teacher whose logits `[N, V]` are changed at every position, as samplers do."""
         return self._teacher_rows.log_probabilities(warp(self._teacher_rows.logits)).exp()
 
+    @cached_property
+    def _batch(self) -> dict[str, Tensor]:
+        return PairCollator(self.tokenizer)(self.pairs.to_list())
+
+    def student_rows(self) -> "Rows":
+        """The student on all completions, with gradients."""
+        return Rows(self.student, self._batch)
+
     def sft_losses(self, pairs: Any = None) -> Tensor:
-        """`[S]`: cross-entropy of every completion, summed over its tokens."""
-        rows = Rows(self.student, self.tokenizer, self.pairs if pairs is None else pairs)
+        """`[S]`: cross-entropy of every completion (or of those in `pairs`), summed over its tokens."""
+        batch = self._batch if pairs is None else PairCollator(self.tokenizer)(pairs.to_list())
+        rows = Rows(self.student, batch)
         return rows.by_pair(cross_entropy(rows.logits, rows.labels, reduction="none"))
 
     def white_box_losses(self) -> Tensor:
         """`[S]`: forward KL along every completion, summed over its positions."""
-        rows = Rows(self.student, self.tokenizer, self.pairs)
-        return rows.by_pair(forward_kl(rows.logits, self._teacher_rows.logits))
+        rows = self.student_rows()
+        return rows.by_pair(forward_kl(rows.logits, self.teacher_logits))
 
     def sequence_kl(self) -> Tensor:
         """KL between the two distributions over whole completions, by its definition: sum of p (log p - log q)."""
-        log_q = Rows(self.student, self.tokenizer, self.pairs).log_probabilities()
+        log_q = self.student_rows().log_probabilities()
         return (self.probabilities * (self.probabilities.log() - log_q)).sum()
 
     def gradient(self, loss: Tensor, keep: bool = False) -> Tensor:
@@ -118,21 +132,21 @@ class Bed:
 
 
 class Rows:
-    """Supervised rows of some pairs under a model: the way of a batch in `WhiteBoxTrainer`."""
+    """Supervised rows of a collated batch under a model: the way of a batch in `WhiteBoxTrainer`."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any, pairs: Any) -> None:
-        batch = PairCollator(tokenizer)(pairs.to_list())
-        labels = batch.pop("labels")
-        rows = supervised_rows(labels)
-        logits = run_with_taps(model, model, batch, rows, Wants(logits=True)).logits
+    def __init__(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        labels, rows = batch["labels"], supervised_rows(batch["labels"])
+        logits = run_with_taps(model, model, inputs, rows, Wants(logits=True)).logits
         assert logits is not None
         self.logits = logits
         self.labels = labels[:, 1:][rows[:, :-1]]
-        self._pair, self._count = rows.nonzero()[:, 0], len(pairs)
+        self.pair = rows.nonzero()[:, 0]
+        self._count = len(labels)
 
     def by_pair(self, values: Tensor) -> Tensor:
         """Sum `[N]` over the rows of each pair."""
-        return torch.zeros(self._count, dtype=values.dtype).index_add(0, self._pair, values)
+        return torch.zeros(self._count, dtype=values.dtype).index_add(0, self.pair, values)
 
     def log_probabilities(self, logits: Tensor | None = None) -> Tensor:
         """Log-probability of every completion."""

@@ -36,10 +36,9 @@ def breaks(bed: Bed) -> Section:
     add("the teacher at temperature 1, all it wrote", "the teacher", following(p), p)
     add("cut completions kept, no EOS invented", "the teacher, as far as it was heard", following(p), p)
     for temperature in (0.7, 0.5):
-        warp = TemperatureLogitsWarper(temperature)
-        add(f"temperature {temperature}", "a surer teacher", *_both(bed, following, lambda z, w=warp: w(None, z)))
-    top_p = TopPLogitsWarper(0.9)
-    add("top-p 0.9", "a teacher without its tail", *_both(bed, following, lambda z: top_p(None, z)))
+        surer = _warped(TemperatureLogitsWarper(temperature))
+        add(f"temperature {temperature}", "a surer teacher", *_both(bed, following, surer))
+    add("top-p 0.9", "a teacher without its tail", *_both(bed, following, _warped(TopPLogitsWarper(0.9))))
     add("greedy", "a teacher that knows one answer", *_both(bed, following, _top_only))
     beam = _beam(bed)
     add("beam search, 3 beams", "a teacher that knows one answer", following(beam), beam)
@@ -47,7 +46,12 @@ def breaks(bed: Bed) -> Section:
     add("the likeliest of 4 samples", "a surer teacher", following(best), best)
     add(f"a filter that rejects {1 - rate:.0%}", "the teacher, given that the filter accepts", following(kept), kept)
     complete = stopped / stopped.sum()
-    add(f"cut completions ({1 - float(stopped.sum()):.0%}) dropped", "a teacher of short answers", following(complete), complete)
+    add(
+        f"cut completions ({1 - float(stopped.sum()):.0%}) dropped",
+        "a teacher of short answers",
+        following(complete),
+        complete,
+    )
     add("EOS put after cut completions", "a teacher that stops at the limit", _invented_eos(bed))
     for size in (1, 8, 64):
         what = "the mean of each sequence's mean" if size == 1 else f"token means of batches of {size}"
@@ -70,7 +74,7 @@ def breaks(bed: Bed) -> Section:
         f"relative error {max(found[name] for name in harmless):.0e}",
         max(found[name] for name in harmless) < 1e-12,
     )
-    means = [row for name, row in found.items() if "mean" in name]
+    by_batch = [error for name, error in found.items() if "mean" in name]
     others = {name: error for name, error in found.items() if name not in harmless and "mean" not in name}
     section.claim(
         "Every other way to draw or to select text has another target",
@@ -80,8 +84,8 @@ def breaks(bed: Bed) -> Section:
     )
     section.claim(
         "The error of batch-wise token means falls as one over the batch size",
-        f"{', '.join(f'{error:.3f}' for error in means)} for 1, 8 and 64 sequences",
-        6 < means[0] / means[1] < 16 and 6 < means[1] / means[2] < 10,
+        f"{', '.join(f'{error:.3f}' for error in by_batch)} for 1, 8 and 64 sequences",
+        6 < by_batch[0] / by_batch[1] < 16 and 6 < by_batch[1] / by_batch[2] < 10,
     )
     return section
 
@@ -89,6 +93,11 @@ def breaks(bed: Bed) -> Section:
 def _both(bed: Bed, following: Callable[[Tensor], Tensor], warp: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     distribution = bed.probabilities_if(warp)
     return following(distribution), distribution
+
+
+def _warped(warper: Any) -> Callable[[Tensor], Tensor]:
+    """A sampling rule of `transformers` as a function of logits; it reads no tokens."""
+    return lambda logits: warper(None, logits)
 
 
 def _top_only(logits: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from distill.divergences import forward_kl
-from distill.equivalence.bed import Bed, Rows
+from distill.equivalence.bed import Bed
 from distill.equivalence.gradients import variance
 from distill.equivalence.results import Section
 
@@ -16,16 +16,17 @@ def bridge(bed: Bed, draws: int = 20_000, counts: tuple[int, ...] = (1, 2, 4, 8,
     distribution of the samples (random-sampling distillation, arXiv 2503.16870).
     """
     section, p = Section("bridge"), bed.probabilities
-    rows = Rows(bed.student, bed.tokenizer, bed.pairs)
-    with torch.no_grad():
-        teacher = Rows(bed.teacher.model, bed.tokenizer, bed.pairs).logits.softmax(-1)
+    rows, teacher = bed.student_rows(), bed.teacher_logits.softmax(-1)
+    starts = torch.searchsorted(rows.pair, torch.arange(len(p)))  # first row of each completion
+    beginnings = [tuple(ids[:t]) for ids in bed.pairs["completion_ids"] for t in range(len(ids))]
+    first = [beginnings.index(one) for one in dict.fromkeys(beginnings)]  # rows after the same words are the same
+    same_as = {beginnings[row]: i for i, row in enumerate(first)}
+    place = torch.tensor([same_as[one] for one in beginnings])
     # the gradient is linear in the target, so one gradient for each (row, token) gives that of any sample
-    targets = torch.eye(bed.vocabulary, dtype=torch.float64).log()
-    unit = torch.stack([bed.gradients(forward_kl(rows.logits, t.expand_as(rows.logits))) for t in targets], 1)
+    one_token = torch.eye(bed.vocabulary, dtype=torch.float64).log()
+    unit = torch.stack([bed.gradients(forward_kl(rows.logits[first], t.expand(len(first), -1))) for t in one_token], 1)
     generator = torch.Generator().manual_seed(0)
     written = torch.multinomial(p, draws, replacement=True, generator=generator)
-    pair_of = rows.by_pair(torch.ones(len(rows.labels), dtype=torch.float64)).long().cumsum(0)
-    starts = torch.cat([torch.zeros(1, dtype=torch.long), pair_of[:-1]])
     expected = p @ bed.gradients(bed.sft_losses())
     white = bed.gradients(bed.white_box_losses())
 
@@ -39,7 +40,7 @@ def bridge(bed: Bed, draws: int = 20_000, counts: tuple[int, ...] = (1, 2, 4, 8,
             if n > 1:
                 more = torch.multinomial(teacher[row], n - 1, replacement=True, generator=generator)
                 share = share + one_hot(more, bed.vocabulary).sum(1)
-            gradient[here] += torch.einsum("rv,rvp->rp", share / n, unit[row])
+            gradient[here] += torch.einsum("rv,rvp->rp", share / n, unit[place[row]])
         measured.append(float((gradient - expected).square().sum(1).mean()))
     least, most = float(variance(p, white)), float(variance(p, bed.gradients(bed.sft_losses())))
     section.data = {"counts": list(counts), "variance": measured, "white_box": least, "sft": most}

@@ -129,9 +129,13 @@ def provenance(job: Job, teacher: LocalTeacher, prompts: list[Any], max_new_toke
     )
     other = sharpened(teacher)
     if other is None:
-        section.claim("Another teacher that happens to write the same text", "not tried: its last norm is unknown", None)
+        section.claim(
+            "Another teacher that happens to write the same text", "not tried: its last norm is unknown", None
+        )
         return section
-    texts = [generate(t, prompts, max_new_tokens=max_new_tokens, temperature=0, progress=False) for t in (teacher, other)]
+    texts = [
+        generate(t, prompts, max_new_tokens=max_new_tokens, temperature=0, progress=False) for t in (teacher, other)
+    ]
     section.claim(
         "Two different teachers write the same text, token by token",
         f"{len(texts[0])} greedy completions; KL between the teachers {_distance(teacher, other, texts[0]):.2f} nats a token",

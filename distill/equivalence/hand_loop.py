@@ -25,8 +25,8 @@ def hand_loop(model: Any, rows: list[dict[str, Any]], settings: Any) -> Iterator
     windows = []  # batches of one optimiser step, for all epochs; each epoch has its own order
     for epoch in range(s.epochs):
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(s.seed + epoch)).tolist()
-        batches = [order[i : i + s.batch_size] for i in range(0, len(rows), s.batch_size)]
-        windows += [batches[i : i + s.accumulation] for i in range(0, len(batches), s.accumulation)]
+        indices = [order[i : i + s.batch_size] for i in range(0, len(rows), s.batch_size)]
+        windows += [indices[i : i + s.accumulation] for i in range(0, len(indices), s.accumulation)]
     windows = windows[: s.max_steps] if s.max_steps > 0 else windows
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
@@ -43,7 +43,7 @@ def hand_loop(model: Any, rows: list[dict[str, Any]], settings: Any) -> Iterator
             loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), s.max_grad_norm)
         for group in optimizer.param_groups:
-            warm, left = step / max(s.warmup_steps, 1), (len(windows) - step) / (len(windows) - s.warmup_steps)
+            warm, left = step / max(s.warmup_steps, 1), (len(windows) - step) / max(len(windows) - s.warmup_steps, 1)
             group["lr"] = s.learning_rate * (warm if step < s.warmup_steps else left)
         optimizer.step()
         optimizer.zero_grad()

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from distill.divergences import forward_kl
-from distill.equivalence.bed import Bed, Rows
+from distill.equivalence.bed import Bed
 from distill.equivalence.obstacles import obstacles
 from distill.equivalence.programs import Job, black_box, white_box
 from distill.equivalence.results import Section
@@ -25,7 +25,7 @@ class OneHotTeacher(PreTrainedModel):
     config_class = PreTrainedConfig
 
     def __init__(self, vocabulary: int) -> None:
-        super().__init__(PreTrainedConfig(vocab_size=vocabulary, num_hidden_layers=1))
+        super().__init__(PreTrainedConfig())
         self.lm_head = torch.nn.Linear(1, vocabulary, bias=False)  # its size is asked for; it computes nothing
         self.vocabulary = vocabulary
 
@@ -47,9 +47,7 @@ def hard_labels(bed: Bed, job: Job) -> Section:
     section = Section("hard_labels")
 
     # 1. the teacher's temperature alone goes to 0; the student stays at 1
-    rows = Rows(bed.student, bed.tokenizer, bed.pairs)
-    with torch.no_grad():
-        teacher = Rows(bed.teacher.model, bed.tokenizer, bed.pairs).logits
+    rows, teacher = bed.student_rows(), bed.teacher_logits
     sure = bed.gradient(cross_entropy(rows.logits, teacher.argmax(-1), reduction="sum"), keep=True)
     distances = []
     for temperature in TEMPERATURES:
@@ -84,7 +82,7 @@ def hard_labels(bed: Bed, job: Job) -> Section:
     )
 
     # 4. two trainers, one training
-    vocabulary = job.start.get_output_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    vocabulary = job.start.get_output_embeddings().weight.shape[0]
     sft, white = black_box(job), white_box(job, OneHotTeacher(vocabulary), [Logits()])
     reasons = obstacles(job.start)
     section.claim(

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -56,7 +57,7 @@ CONVENTIONS = [
     Rung("bfloat16 autocast", "convention", lambda job: black_box(job, bf16=True)),
 ]
 # what a user may set and must not matter; name, changes of the settings, dtype of the weights
-SETTINGS = [
+SETTINGS: list[tuple[str, dict[str, Any], torch.dtype | None]] = [
     ("accumulation 1", {"accumulation": 1}, None),
     ("accumulation 3", {}, None),
     ("accumulation 3, bfloat16 weights", {}, torch.bfloat16),
@@ -112,8 +113,8 @@ def mean_of_means(job: Job) -> Trail:
     return plain_trainer(Job(start, job.pairs, job.tokenizer, job.settings))
 
 
-def _measure(rung: Rung, job: Job, reference: Trail, setting: str) -> dict[str, object]:
-    row = {"name": rung.name, "kind": rung.kind, "setting": setting, "steps": len(reference.hashes)}
+def _measure(rung: Rung, job: Job, reference: Trail, setting: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": rung.name, "kind": rung.kind, "setting": setting, "steps": len(reference.hashes)}
     if rung.needs_trl and not has_trl():
         return {**row, "skipped": NO_TRL, "equal_steps": None, "is_equal": None, "distance": None}
     trail = rung.run(job)

@@ -11,7 +11,14 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from distill.collate import PairCollator
 from distill.equivalence.hand_loop import hand_loop
@@ -159,7 +166,7 @@ def plain_trainer(job: Job, collate: PairCollator | None = None, **changes: Any)
     return _trained(build, job)
 
 
-def white_box(job: Job, teacher: LocalTeacher, objectives: list[Objective], **changes: Any) -> Trail:
+def white_box(job: Job, teacher: LocalTeacher | PreTrainedModel, objectives: list[Objective], **changes: Any) -> Trail:
     """`distill.WhiteBoxTrainer` on the same pairs."""
 
     def build(folder: str, **common: Any) -> Trainer:
@@ -199,6 +206,12 @@ def trl(job: Job, *, plain: bool) -> Trail:
     return _trained(build, job)
 
 
+def train_silently(trainer: Trainer) -> None:
+    """Without the line that Trainer prints at its end."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+
+
 def has_trl() -> bool:
     """Whether the `peers` extra is installed."""
     return importlib.util.find_spec("trl") is not None
@@ -208,5 +221,5 @@ def _trained(build: Callable[..., Trainer], job: Job) -> Trail:
     recorder = _Recorder()
     with tempfile.TemporaryDirectory() as folder:
         trainer = build(folder, model=copy.deepcopy(job.start), callbacks=[recorder])
-        trainer.train()
+        train_silently(trainer)
     return recorder.trail.finish(trainer.accelerator.unwrap_model(trainer.model))

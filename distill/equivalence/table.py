@@ -45,7 +45,7 @@ class TableForCausalLM(PreTrainedModel, GenerationMixin):
     def _supports_default_dynamic_cache(cls) -> bool:
         return False  # there are no layers, so there is nothing to keep
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+    def prepare_inputs_for_generation(self, input_ids: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return {"input_ids": input_ids}
 
     def contexts(self, input_ids: Tensor) -> Tensor:
