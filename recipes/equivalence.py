@@ -70,10 +70,9 @@ class EquivalenceArguments:
     seeds: int = field(default=5, metadata={"help": "Orders of the pairs, in the section sources; at least 2."})
 
 
-# questions of no interest: 8 forms, 12 topics
-FORMS = ("What is {}?", "Why do people like {}?", "Tell me a fact about {}.", "Write a short poem about {}.",
-         "How would you explain {} to a child?", "List three words about {}.", "What is hard about {}?",
-         "Say something kind about {}.")  # fmt: skip
+# questions of no interest: 8 forms, 12 topics; some are answered in a word, so that completions end and lengths differ
+FORMS = ("Is {} old? Answer yes or no.", "What is {}?", "Write one word about {}.", "Why do people like {}?",
+         "Name something like {}.", "Tell me a fact about {}.", "Translate '{}' into French.", "What colour is {}?")  # fmt: skip
 TOPICS = ("rain", "music", "bread", "the sea", "trains", "winter", "chess", "gardens", "numbers", "friendship", "paint",
           "the moon")  # fmt: skip
 
@@ -94,7 +93,13 @@ class Material:
         """The file of pairs: written once, continued by a rerun."""
         questions = [form.format(topic) for topic in TOPICS for form in FORMS][: 8 if self.args.quick else 66]
         name = f"pairs-{'quick' if self.args.quick else 'full'}.jsonl"
-        return generate(self.teacher, questions, max_new_tokens=24, batch_size=66, output=self.folder / name)
+        return generate(
+            self.teacher,
+            questions,
+            max_new_tokens=20 if self.args.quick else 32,
+            batch_size=66,
+            output=self.folder / name,
+        )
 
     @cached_property
     def bed(self) -> Bed:
@@ -147,11 +152,11 @@ def main(argv: list[str] | None = None) -> None:
     run: dict[str, Callable[[], Section]] = {
         "ladder": lambda: ladder(made.job, quick=args.quick),
         "controls": lambda: controls(made.job),
-        "provenance": lambda: provenance(small(), made.teacher, made.pairs["prompt"][:8], max_new_tokens=12),
-        "gradients": lambda: gradients(made.bed, 2**13 if args.quick else 2**15, beds=0 if args.quick else 20),
+        "provenance": lambda: provenance(small(), made.teacher, made.pairs["prompt"][:6], max_new_tokens=8),
+        "gradients": lambda: gradients(made.bed, 2**12 if args.quick else 2**15, beds=0 if args.quick else 20),
         "bridge": lambda: bridge(made.bed, 5000 if args.quick else 20_000),
-        "law": lambda: law((2, 4, 8, 24), 1, 80) if args.quick else law(),
-        "noise": lambda: noise_floor(150 if args.quick else 300),
+        "law": lambda: law((3, 8, 24), 1, 50) if args.quick else law(),
+        "noise": lambda: noise_floor(100 if args.quick else 300),
         "hard_labels": lambda: hard_labels(made.bed, small()),
         "breaks": lambda: breaks(made.bed),
         "real": lambda: real(made.real_job()),

@@ -1,6 +1,7 @@
 """What a limited amount of text costs the black box: the law k / (2N), and the noise floor. Both trainers, on a table."""
 
 import math
+import statistics
 import tempfile
 from typing import Any
 
@@ -91,12 +92,12 @@ def law(counts: tuple[int, ...] = (4, 8, 16, 32, 64), texts: int = 2, steps: int
             pairs = tables.text(count, seed=100 * count + text)
             student = tables.student()
             _train(BlackBoxTrainer, student, pairs, tables, steps=steps, batch=len(pairs), rate=0.3, decay=True)
-            tokens, excess = sum(map(len, pairs["completion_ids"])), _excess_loss(student, pairs)
-            fits.append({"count": count, "N": tokens, "kl": tables.kl(student), "excess": excess})
+            size, excess = sum(map(len, pairs["completion_ids"])), _excess_loss(student, pairs)
+            fits.append({"count": count, "N": size, "kl": tables.kl(student), "excess": excess})
     found = []
     for count in counts:
         some = [fit for fit in fits if fit["count"] == count]
-        tokens, kl = (sum(fit[name] for fit in some) / len(some) for name in ("N", "kl"))
+        tokens, kl = (statistics.fmean(fit[name] for fit in some) for name in ("N", "kl"))
         found.append({"N": round(tokens), "kl": kl, "predicted": tables.parameters / (2 * tokens)})
     large = [point["kl"] / point["predicted"] for point in found if point["N"] >= 20 * tables.parameters]
     constant = sum(large) / max(len(large), 1)
