@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> None:
         "ladder": lambda: ladder(made.job, quick=args.quick),
         "controls": lambda: controls(made.job),
         "provenance": lambda: provenance(small(), made.teacher, made.pairs["prompt"][:6], max_new_tokens=8),
-        "gradients": lambda: gradients(made.bed, 2**12 if args.quick else 2**15, beds=0 if args.quick else 20),
+        "gradients": lambda: gradients(made.bed, 2**13 if args.quick else 2**15, beds=0 if args.quick else 20),
         "bridge": lambda: bridge(made.bed, 5000 if args.quick else 20_000),
         "law": lambda: law((3, 8, 24), 1, 50) if args.quick else law(),
         "noise": lambda: noise_floor(100 if args.quick else 300),

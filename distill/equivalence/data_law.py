@@ -127,14 +127,24 @@ def noise_floor(steps: int = 300, rate: float = 2.0) -> Section:
     """
     section, tables = Section("noise"), Tables()
     tables.model.double()
-    pairs = tables.text(max(1, steps * 16 // len(tables.prompts)), seed=1)
+    batch = 16
+    pairs = tables.text(-(-steps * batch // len(tables.prompts)), seed=1).shuffle(seed=0).select(range(steps * batch))
     curves = {}
     for name, kind in (("black box", BlackBoxTrainer), ("white box", WhiteBoxTrainer)):
         student = TableForCausalLM.with_order(VOCABULARY, 2).double()
         student.load_state_dict(tables.model.state_dict())
         curve = _Curve(tables)
         _train(
-            kind, student, pairs, tables, steps=steps, batch=16, rate=rate, decay=False, optim="sgd", callbacks=[curve]
+            kind,
+            student,
+            pairs,
+            tables,
+            steps=steps,
+            batch=batch,
+            rate=rate,
+            decay=False,
+            optim="sgd",
+            callbacks=[curve],
         )
         curves[name] = curve.points
     section.data = {"curves": curves, "rate": rate}

@@ -32,7 +32,7 @@ def gradients(bed: Bed, samples: int = 2**15, beds: int = 20) -> Section:
     apart = {name: float((g - exact).norm() / exact.norm()) for name, g in three.items()}
     section.claim(
         "All completions of the teacher together have probability 1",
-        f"1 {float(p.sum()) - 1:+.0e}, {len(p)} completions",
+        f"{len(p)} completions; the sum differs from 1 by {abs(float(p.sum()) - 1):.0e}",
         abs(float(p.sum()) - 1) < 1e-12,
     )
     section.claim(
@@ -43,7 +43,7 @@ def gradients(bed: Bed, samples: int = 2**15, beds: int = 20) -> Section:
 
     drawn = generate(bed.teacher, [PROMPT], samples=samples, max_new_tokens=bed.length, batch_size=4096, progress=False)
     picked = torch.tensor([bed.index[tuple(ids)] for ids in drawn["completion_ids"]])
-    sizes = [2**i for i in range(3, 12) if 2**i * 8 <= samples]
+    sizes = [2**i for i in range(3, 12) if 2**i * 32 <= samples]
     errors = [_error(sft, picked, size, exact) for size in sizes]
     slope = _slope(sizes, errors)
     section.claim(

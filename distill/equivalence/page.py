@@ -70,6 +70,7 @@ def _ladder(axes: Any, data: dict[str, Any]) -> None:
     count = {name: sum(r["name"] == name for r in same) for name in programs}
     rows = [(f"{name} ({count[name]} settings)", "same", largest[name]) for name in programs]
     _dots(axes, rows + [(r["name"], r["kind"], r["distance"]) for r in others])
+    axes.legend(frameon=False, loc="upper right", fontsize=9)
 
 
 def _controls(axes: Any, data: dict[str, Any]) -> None:
@@ -80,7 +81,7 @@ def _dots(axes: Any, rows: list[tuple[str, str, float]]) -> None:
     names = {"same": "same program", "rounding": "another order of addition", "convention": "another convention"}
     seen = set()
     for y, (_, kind, distance) in enumerate(rows):
-        label = None if kind in seen else names.get(kind, "must break the equality")
+        label = None if kind in seen else names.get(kind)
         seen.add(kind)
         axes.plot(max(distance, 1e-9), y, "o" if distance else "D", color=_KINDS[kind], markersize=8, label=label)
         note = "0, bit for bit" if distance == 0 else f"{distance:.1e}"
@@ -90,7 +91,6 @@ def _dots(axes: Any, rows: list[tuple[str, str, float]]) -> None:
         xlabel="largest difference of any parameter at the end (left edge: none)",
     )  # fmt: skip
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=10)
-    axes.legend(frameon=False, loc="upper right", fontsize=9)
 
 
 def _gradients(axes: Any, data: dict[str, Any]) -> None:
@@ -134,7 +134,7 @@ def _noise(axes: Any, data: dict[str, Any]) -> None:
 def _hard_labels(axes: Any, data: dict[str, Any]) -> None:
     some = [(t, d) for t, d in zip(data["temperatures"], data["distances"], strict=True) if d > 0]
     axes.loglog(*zip(*some, strict=True), "o-", color=_WHITE)
-    axes.set(xlabel="teacher's temperature", ylabel="distance to the gradient of SFT on its top token")
+    axes.set(xlabel="teacher's temperature", ylabel="distance to the SFT gradient")
 
 
 def _breaks(axes: Any, data: dict[str, Any]) -> None:
@@ -163,7 +163,7 @@ _PAINTERS: dict[str, tuple[Callable[[Any, dict[str, Any]], None], float]] = {
     "gradients": (_gradients, 3.4),
     "bridge": (_bridge, 3.6),
     "law": (_law, 3.4),
-    "noise": (_noise, 3.2),
+    "noise": (_noise, 3.8),
     "hard_labels": (_hard_labels, 3.2),
     "breaks": (_breaks, 4.8),
     "sources": (_sources, 3.4),

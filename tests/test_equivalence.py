@@ -1,0 +1,303 @@
+"""Black-box distillation is SFT: the statements of `distill equivalence`, in small."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import build_model, build_pairs, build_tokenizer
+from torch.nn.functional import cross_entropy
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from distill.equivalence import (
+    TITLES,
+    Bed,
+    Job,
+    Section,
+    Settings,
+    breaks,
+    bridge,
+    controls,
+    gradients,
+    hard_labels,
+    ladder,
+    law,
+    noise_floor,
+    obstacles,
+    provenance,
+    write_page,
+)  # fmt: skip
+from distill.equivalence import ladder as ladder_function
+from distill.equivalence.hard_labels import four_ways
+from distill.equivalence.programs import black_box, by_hand, parameters_hash
+from distill.equivalence.real import paired_tost
+from distill.pairs import pairs_from_rows
+from distill.teachers import LocalTeacher
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def job():
+    """26 pairs of unequal length: the last optimiser step of an epoch has one batch and not three."""
+    return Job(build_model(), build_pairs(26), build_tokenizer(), Settings())
+
+
+@pytest.fixture(scope="module")
+def bed():
+    return Bed()
+
+
+@pytest.fixture(scope="module")
+def ladder_section(job):
+    return ladder(job)
+
+
+def all_hold(section):
+    assert section.claims
+    assert not section.failed, [(claim.text, claim.measured) for claim in section.failed]
+    return {claim.text: claim for claim in section.claims}
+
+
+def test_every_program_has_the_same_bits_after_every_step(ladder_section):
+    """Accumulation 1 and 3, bfloat16 weights, gradient checkpointing; two shuffled epochs, decay, warm-up, clipping."""
+    claims = all_hold(ladder_section)
+    same = [rung for rung in ladder_section.data["rungs"] if rung["kind"] == "same" and not rung["skipped"]]
+    assert len(same) >= 8
+    assert all(rung["is_equal"] and rung["distance"] == 0 and rung["steps"] >= 10 for rung in same)
+    assert sum(claim.holds is True for claim in claims.values()) == len(same) + 1
+
+
+def test_rounding_and_conventions_are_seen_and_far_apart(ladder_section):
+    """The picture: 0, then rounding, then another loss; so a real difference would have been seen."""
+    by_kind = {
+        kind: {rung["name"]: rung["distance"] for rung in ladder_section.data["rungs"] if rung["kind"] == kind}
+        for kind in ("rounding", "convention")
+    }
+    assert 0 < by_kind["rounding"]["a window as one batch"] < 1e-5
+    assert 0 < by_kind["rounding"]["AdamW without fusion"] < 1e-5
+    assert min(by_kind["convention"].values()) > 1e-4
+
+
+def test_peers_that_are_not_installed_are_skipped_in_words(job, monkeypatch):
+    module = sys.modules[ladder_function.__module__]
+    monkeypatch.setattr(module, "has_trl", lambda: False)
+    section = ladder(job, quick=True)
+    skipped = [claim for claim in section.claims if "TRL" in claim.text]
+    assert [claim.holds for claim in skipped] == [None]
+    assert "distill[peers]" in skipped[0].measured
+    assert "✓" not in skipped[0].measured
+
+
+def test_small_errors_break_the_equality(job):
+    section = controls(job)
+    claims = all_hold(section)
+    assert all(claim.holds is True for claim in claims.values())
+    assert len(claims) == 5
+    assert section.data["tokenised_again"]["differing"] > 0
+
+
+def test_a_row_cut_by_max_length_is_a_row_cut_before(job):
+    """In the loss and in the number it is divided by: the tokens that were cut are not counted."""
+    limit = 16
+    rows = [
+        {**row, "completion_ids": row["completion_ids"][: limit - len(row["prompt_ids"])]} for row in job.pairs.to_list()
+    ]  # fmt: skip
+    cut = replace(job, pairs=pairs_from_rows(rows, where="cut"))
+    assert sum(map(len, cut.pairs["completion_ids"])) < sum(map(len, job.pairs["completion_ids"]))
+    assert black_box(job, max_length=limit).is_equal(by_hand(cut))
+
+
+def test_the_black_box_is_blind_for_the_author_and_the_white_box_is_not(job):
+    teacher = LocalTeacher(build_model(seed=1), job.tokenizer, name="tiny")
+    claims = all_hold(provenance(job, teacher, ["the cat", "a dog", "why so", "what is a mat"], max_new_tokens=8))
+    assert all(claim.holds is True for claim in claims.values())
+
+
+def test_three_ways_to_one_gradient(bed):
+    section = gradients(bed, samples=2**13, beds=1)
+    all_hold(section)
+    assert len(bed.pairs) == 121
+    assert max(section.data["apart"].values()) < 1e-10
+    assert section.data["alternating"]["sft"] == pytest.approx(0, abs=1e-15)
+    assert section.data["alternating"]["white_box"] == pytest.approx(0.5)
+
+
+def test_the_bed_is_the_model_it_says(bed):
+    """Probabilities of completions, against a forward pass written out for one of them."""
+    i = bed.index[(1, 2, 0)]
+    prompt = bed.pairs[i]["prompt_ids"]
+    log_p = bed.teacher.model(torch.tensor([[*prompt, 1, 2, 0]])).logits[0].log_softmax(-1)
+    at = len(prompt) - 1
+    expected = (log_p[at, 1] + log_p[at + 1, 2] + log_p[at + 2, 0]).exp()
+    assert float(bed.probabilities[i]) == pytest.approx(float(expected.detach()), rel=1e-12)
+
+
+def test_the_bridge_goes_from_sft_to_the_white_box(bed):
+    section = bridge(bed, draws=4000, counts=(1, 2, 4, 8))
+    all_hold(section)
+    assert section.data["white_box"] < section.data["variance"][-1] < section.data["variance"][0]
+
+
+def test_the_law_of_text(monkeypatch):
+    section = law((3, 8, 24), 1, 50)
+    all_hold(section)
+    assert section.data["constant"] == pytest.approx(1, abs=4 * section.data["spread"])
+
+
+def test_the_noise_floor():
+    section = noise_floor(90)
+    all_hold(section)
+    assert section.data["curves"]["white box"][-1][0] == 90
+
+
+def test_hard_labels(bed, job):
+    all_hold(hard_labels(bed, job))
+
+
+@pytest.mark.parametrize("rows", [1, 64])
+def test_one_hot_targets_are_cross_entropy_bit_for_bit(rows):
+    (values, gradient), *others = four_ways(rows, 300).values()
+    assert len(others) == 3
+    for other_values, other_gradient in others:
+        assert torch.equal(values, other_values)
+        assert torch.equal(gradient, other_gradient)
+
+
+def test_what_breaks_and_what_does_not(bed):
+    section = breaks(bed)
+    all_hold(section)
+    error = {row["name"]: row["error"] for row in section.data["practices"]}
+    assert error["cut completions kept, no EOS invented"] < 1e-12
+    for name in ("temperature 0.7", "top-p 0.9", "greedy", "beam search, 3 beams", "EOS put after cut completions"):
+        assert error[name] > 0.01
+    assert any("rejects" in name for name in error)
+    assert any("dropped" in name for name in error)
+
+
+def test_the_expected_mean_of_a_batch_is_exact(bed):
+    """The convolution against all pairs of completions, one by one."""
+    from distill.equivalence.breaks import _batch_means
+
+    sft, p, n = bed.gradients(bed.sft_losses()), bed.probabilities, bed.lengths
+    naive = sum(
+        p[i] * p[j] * (sft[i] + sft[j]) / (n[i] + n[j]) for i in range(len(p)) for j in range(len(p))
+    )  # fmt: skip
+    assert torch.allclose(_batch_means(sft, p, n, 2), naive, rtol=1e-10)
+
+
+def test_settings_under_which_bits_cannot_be_equal_are_named(monkeypatch):
+    assert obstacles(build_model()) == []
+    eager = build_model()
+    eager.set_attn_implementation("eager")
+    (found,) = obstacles(build_model(), eager)
+    assert "attention kernels (eager, sdpa)" in found
+    (found,) = obstacles(build_model(), build_model().bfloat16())
+    assert "bfloat16, float32" in found
+    (found,) = obstacles(build_model(attention_dropout=0.1))
+    assert "dropout is on (config.attention_dropout=0.1)" in found
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    (found,) = obstacles(build_model())
+    assert "2 processes" in found
+
+
+def test_dropout_is_not_reported_as_a_failure_of_the_theorem(job):
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=320, n_positions=64, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2)
+    section = ladder(replace(job, start=GPT2LMHeadModel(config)), quick=True)
+    same = [claim for claim in section.claims if "same bits" in claim.text]
+    assert [claim.holds for claim in same] == [None] * 3
+    assert all("not claimed: dropout is on" in claim.measured or "TRL" in claim.measured for claim in same)
+
+
+def test_the_hash_sees_one_bit():
+    model = build_model()
+    before = parameters_hash(model)
+    weight = model.model.layers[1].mlp.up_proj.weight
+    with torch.no_grad():
+        weight[3, 4] = torch.nextafter(weight[3, 4], torch.tensor(math.inf))
+    assert parameters_hash(model) != before
+
+
+def test_equivalence_of_means():
+    from scipy.stats import ttest_1samp
+
+    one = [1.00, 1.10, 0.95, 1.05, 1.02]
+    near, far = (
+        [value + d for value, d in zip(one, (0.01, -0.01, 0.0, 0.005, -0.002), strict=True)],
+        [v + 1 for v in one],
+    )
+    found = paired_tost(one, near, 0.05)
+    differences = [b - a for a, b in zip(one, near, strict=True)]
+    by_scipy = max(
+        ttest_1samp(differences, -0.05, alternative="greater").pvalue, ttest_1samp(differences, 0.05, alternative="less").pvalue
+    )  # fmt: skip
+    assert found["p"] == pytest.approx(by_scipy)
+    assert found["p"] < 0.01
+    assert paired_tost(one, [v + d for v, d in zip(far, (0.01, 0, 0, 0, 0), strict=True)], 0.05)["p"] > 0.99
+    assert paired_tost(one, one, 0.05)["p"] == 0
+    with pytest.raises(ValueError, match="at least 2"):
+        paired_tost([1.0], [1.0], 0.1)
+
+
+def test_the_page_stands_alone(bed, tmp_path):
+    pytest.importorskip("matplotlib")
+    failing = Section("provenance")
+    failing.claim("two <b>equal</b> things", "they differ", False)
+    facts = {"command": "x", "seconds": 1.0, "teacher": "tiny", "environment": {"torch": "2"}}
+    write_page([breaks(bed), failing], facts, tmp_path / "equivalence.html")
+    page = (tmp_path / "equivalence.html").read_text()
+    assert page.count("<svg") == 1
+    assert (tmp_path / "breaks.svg").is_file()
+    assert "<b>1 did not</b>" in page
+    assert "two &lt;b&gt;equal" in page
+    assert "What is not claimed" in page
+    for tag in ("<script", "<link", 'src="http'):
+        assert tag not in page
+
+
+def test_the_recipe_runs_one_section_by_itself(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "recipes/equivalence.py", "--output_dir", tmp_path / "out", "--sections", "breaks", "--quick"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-2000:]
+    found = json.loads((tmp_path / "out" / "equivalence.json").read_text())
+    assert [section["name"] for section in found["sections"]] == ["breaks"]
+    assert all(claim["holds"] for claim in found["sections"][0]["claims"])
+    assert (tmp_path / "out" / "equivalence.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "sentence"),
+    [
+        (["--sections", "ladder,proof"], {}, "sections names proof; it must list some of ladder,"),
+        (["--quick", "--sections", "sources"], {}, "no quick form of sources"),
+        (["--seeds", "1"], {}, "seeds is 1; a paired test needs at least 2"),
+        ([], {"WORLD_SIZE": "2"}, "There are 2 processes"),
+    ],
+)
+def test_bad_flags(flags, environment, sentence, tmp_path, monkeypatch, capsys):
+    from distill.recipes.equivalence import main
+
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as stop:
+        main(["--output_dir", str(tmp_path / "out"), *flags])
+    assert stop.value.code == 1
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_section_has_a_title_and_its_losses_are_cross_entropy(bed):
+    assert set(TITLES) >= {"ladder", "controls", "provenance", "gradients", "bridge", "law", "noise", "breaks", "real"}
+    rows = bed.student_rows()
+    naive = torch.zeros(len(bed.pairs), dtype=torch.float64)
+    for loss, pair in zip(cross_entropy(rows.logits, rows.labels, reduction="none"), rows.pair, strict=True):
+        naive[pair] += loss.detach()
+    assert torch.allclose(bed.sft_losses().detach(), naive)
