@@ -5,9 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
-from distill.equivalence.bed import EOS, Bed
+from distill.collate import PairCollator
+from distill.divergences import forward_kl
+from distill.equivalence.bed import EOS, Bed, Rows
 from distill.equivalence.results import Section
 from distill.pairs import pairs_from_rows
 
@@ -17,24 +20,28 @@ DAMAGE = 0.01  # an error above this is a change of the target, and not of round
 def breaks(bed: Bed) -> Section:
     """For each practice: the gradient SFT then follows, against the one towards the teacher.
 
-    Both are what a trainer would use with endless data: expected sum over tokens, divided by the expected tokens.
+    Both are what a trainer would use with endless data: expected sum over tokens, divided by the expected tokens. The one
+    towards the teacher is computed from its whole distributions, as the white box does, and not from text.
     """
     section, p, n = Section("breaks"), bed.probabilities, bed.lengths
     sft = bed.gradients(bed.sft_losses())
-    exact = (p @ sft) / (p @ n)
+    exact = bed.gradient(p @ bed.white_box_losses()) / (p @ n)
 
     def following(distribution: Tensor) -> Tensor:
         return (distribution @ sft) / (distribution @ n)
 
     kept, rate = _half_rejected(bed)
     stopped = p * torch.tensor([reason == "stop" for reason in bed.pairs["finish_reason"]])
-    rows: list[tuple[str, str, Tensor, Tensor | None]] = []
+    rows: list[tuple[str, str, Tensor, Tensor | None, Tensor]] = []
 
-    def add(name: str, means: str, gradient: Tensor, distribution: Tensor | None = None) -> None:
-        rows.append((name, means, gradient, distribution))
+    def add(
+        name: str, means: str, gradient: Tensor, distribution: Tensor | None = None, target: Tensor = exact
+    ) -> None:
+        rows.append((name, means, gradient, distribution, target))
 
     add("the teacher at temperature 1, all it wrote", "the teacher", following(p), p)
-    add("cut completions kept, no EOS invented", "the teacher, as far as it was heard", following(p), p)
+    short, target = _cut_at(bed, 2)
+    add("completions cut at 2 tokens, no EOS invented", "the teacher, as far as it was heard", short, target=target)
     for temperature in (0.7, 0.5):
         surer = _warped(TemperatureLogitsWarper(temperature))
         add(f"temperature {temperature}", "a surer teacher", *_both(bed, following, surer))
@@ -57,13 +64,13 @@ def breaks(bed: Bed) -> Section:
         what = "the mean of each sequence's mean" if size == 1 else f"token means of batches of {size}"
         add(what, "the teacher, short answers counted more", _batch_means(sft, p, n, size))
 
-    for name, means, gradient, distribution in rows:
+    for name, means, gradient, distribution, target in rows:
         section.data.setdefault("practices", []).append(
             {
                 "name": name,
                 "means": means,
-                "error": float((gradient - exact).norm() / exact.norm()),
-                "cosine": float(torch.nn.functional.cosine_similarity(gradient, exact, dim=0)),
+                "error": float((gradient - target).norm() / target.norm()),
+                "cosine": float(torch.nn.functional.cosine_similarity(gradient, target, dim=0)),
                 "kl": None if distribution is None else _kl(distribution, p),
             }
         )
@@ -136,6 +143,20 @@ def _half_rejected(bed: Bed) -> tuple[Tensor, float]:
     rule = min(rules, key=lambda rule: abs(float(p[rule].sum()) - 0.5))
     rate = float(p[rule].sum())
     return p * rule / rate, rate
+
+
+def _cut_at(bed: Bed, limit: int) -> tuple[Tensor, Tensor]:
+    """SFT on completions cut at `limit` tokens, and the white-box gradient along what is left of them."""
+    rows = [bed.row(ids[:limit]) for ids in bed.pairs["completion_ids"]]
+    batch = PairCollator(bed.tokenizer)(rows)
+    student, teacher = Rows(bed.student, batch), Rows(bed.teacher.model, batch)
+    tokens = bed.probabilities @ bed.lengths.clamp(max=limit)
+    losses = (
+        cross_entropy(student.logits, student.labels, reduction="none"),
+        forward_kl(student.logits, teacher.logits.detach()),
+    )
+    sft, white = (bed.gradient(bed.probabilities @ student.by_pair(one), keep=True) / tokens for one in losses)
+    return sft, white
 
 
 def _invented_eos(bed: Bed) -> Tensor:
