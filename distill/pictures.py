@@ -12,12 +12,14 @@ def check_report_extra() -> None:
         raise ValueError("The report's pictures need the 'matplotlib' package: pip install 'distill[report]'.")
 
 
-def draw(paint: Callable[[Any], None], width: float = 5.6, height: float = 3.7) -> str:
+def draw(paint: Callable[[Any], None], width: float = 5.6, height: float = 3.7, name: str = "picture") -> str:
     """SVG of one pair of axes.
 
     Args:
         paint: draws on the axes it is given.
         width, height: in inches.
+        name: makes the ids inside the SVG its own, so that several can stand in one page; the same name and data give the
+            same file.
 
     Raises:
         ValueError: matplotlib is missing.
@@ -28,12 +30,14 @@ def draw(paint: Callable[[Any], None], width: float = 5.6, height: float = 3.7) 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    with pyplot.rc_context({"svg.fonttype": "none", "font.size": 11, "font.family": "sans-serif"}):
+    with pyplot.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 11, "font.family": "sans-serif"}
+    ):
         figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         paint(axes)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg")
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
         pyplot.close(figure)
     return buffer.getvalue()[buffer.getvalue().index("<svg") :]

@@ -91,7 +91,7 @@ def _curves(by_way: dict[str, list[dict[str, Any]]], x: str, label: str) -> str:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False)
 
-    return draw(paint)
+    return draw(paint, name=x)
 
 
 def _amount(value: float, digits: int = 3) -> str:

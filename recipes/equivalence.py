@@ -7,6 +7,8 @@
 Writes equivalence.html, its pictures, and equivalence.json, on a CPU. Needs no training of yours and changes nothing.
 """
 
+import importlib.metadata
+import importlib.util
 import os
 import platform
 import sys
@@ -44,6 +46,8 @@ from distill.equivalence import (
     sources,
     write_page,
 )
+from distill.equivalence.programs import has_trl
+from distill.models import load_model, load_tokenizer
 from distill.pictures import check_report_extra
 from distill.recipe import block_sample, in_tokens_of
 from distill.runs import one_sentence, write_json
@@ -54,8 +58,8 @@ from distill.teachers import LocalTeacher
 class EquivalenceArguments:
     """What is shown."""
 
-    output_dir: str = field(
-        default="runs/equivalence", metadata={"help": "Folder of the page; files in it are replaced."}
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the page, by default runs/equivalence (of some sections: -NAMES)."}
     )
     sections: str = field(default="all", metadata={"help": f"All, or some by comma: {', '.join(TITLES)}."})
     quick: bool = field(
@@ -65,9 +69,9 @@ class EquivalenceArguments:
         default="smollm2-135m", metadata={"help": "Whose text is used: embedded name, folder, Hub id."}
     )
     student: str | None = field(
-        default=None, metadata={"help": "Model for ladder and controls; by default a small random one."}
+        default=None, metadata={"help": "Model for ladder and controls (30 short trainings); else a small random one."}
     )  # fmt: skip
-    seeds: int = field(default=5, metadata={"help": "Orders of the pairs, in the section sources; at least 2."})
+    seeds: int = field(default=12, metadata={"help": "Orders of the pairs, in the section sources; at least 2."})
 
 
 # questions of no interest: 8 forms, 12 topics; some are answered in a word, so that completions end and lengths differ
@@ -85,8 +89,10 @@ class Material:
 
     @cached_property
     def teacher(self) -> LocalTeacher:
-        """Whose text is used."""
-        return LocalTeacher(self.args.teacher)
+        """Whose text is used. On the CPU, where sums are repeatable."""
+        teacher = LocalTeacher(self.args.teacher)
+        teacher.model.to("cpu")  # type: ignore[arg-type]
+        return teacher
 
     @cached_property
     def pairs(self) -> datasets.Dataset:
@@ -111,8 +117,9 @@ class Material:
         """A small training on real text; 26 pairs do not fill the last optimiser step of an epoch."""
         pairs = self.pairs.select(range(8 if self.args.quick else 26))
         if self.args.student:
-            student = LocalTeacher(self.args.student, dtype=torch.float32)
-            return Job(student.model, in_tokens_of(pairs, student.tokenizer), student.tokenizer, Settings())
+            tokenizer = load_tokenizer(self.args.student)
+            student = load_model(self.args.student, dtype=torch.float32)
+            return Job(student, in_tokens_of(pairs, tokenizer), tokenizer, Settings())
         return self.small_job(pairs)
 
     def small_job(self, pairs: datasets.Dataset) -> Job:
@@ -126,7 +133,8 @@ class Material:
         return Job(LlamaForCausalLM(config), pairs, self.teacher.tokenizer, Settings())
 
     def cut(self, layers: int, strategy: str) -> PreTrainedModel:
-        """A student made of the teacher's layers."""
+        """A student made of some of the teacher's layers, or of all if it has fewer."""
+        layers = min(layers, self.teacher.model.config.get_text_config(decoder=True).num_hidden_layers)
         return make_student(
             self.teacher.model, layers, strategy=strategy, sample=block_sample(self.pairs, strategy)
         )  # fmt: skip
@@ -135,8 +143,7 @@ class Material:
         """A few steps of a student cut from the teacher."""
         settings = Settings(batch_size=2, accumulation=2, epochs=1)
         pairs = self.pairs.select(range(18))  # 5 steps, the last one of a single batch
-        layers = min(4, self.teacher.model.config.get_text_config(decoder=True).num_hidden_layers)
-        return Job(self.cut(layers, "first_last"), pairs, self.teacher.tokenizer, settings)
+        return Job(self.cut(4, "first_last"), pairs, self.teacher.tokenizer, settings)
 
 
 @one_sentence
@@ -145,14 +152,14 @@ def main(argv: list[str] | None = None) -> None:
     (args,) = parse((EquivalenceArguments,), argv, defaults={}, description=__doc__)
     names = _check(args)
     _be_quiet()
-    folder = Path(args.output_dir)
+    folder = Path(args.output_dir or _default_folder(args))
     folder.mkdir(parents=True, exist_ok=True)
     begun, made = time.monotonic(), Material(args, folder)
     small = lambda: made.small_job(made.pairs.select(range(8)))  # noqa: E731
     run: dict[str, Callable[[], Section]] = {
         "ladder": lambda: ladder(made.job, quick=args.quick),
         "controls": lambda: controls(made.job),
-        "provenance": lambda: provenance(small(), made.teacher, made.pairs["prompt"][:6], max_new_tokens=8),
+        "provenance": lambda: provenance(small(), made.teacher, made.pairs["prompt"][:12], 8 if args.quick else 16),
         "gradients": lambda: gradients(made.bed, 2**13 if args.quick else 2**15, beds=0 if args.quick else 20),
         "bridge": lambda: bridge(made.bed, 5000 if args.quick else 20_000),
         "law": lambda: law((3, 8, 24), 1, 50) if args.quick else law(),
@@ -161,7 +168,7 @@ def main(argv: list[str] | None = None) -> None:
         "breaks": lambda: breaks(made.bed),
         "real": lambda: real(made.real_job()),
         "sources": lambda: sources(
-            made.cut(15, "block_influence"), made.teacher, made.pairs.select(range(42)), made.pairs.select(range(42, 66)),
+            made.cut(6, "block_influence"), made.teacher, made.pairs.select(range(42)), made.pairs.select(range(42, 66)),
             args.seeds,
         ),
     }  # fmt: skip
@@ -170,12 +177,18 @@ def main(argv: list[str] | None = None) -> None:
         print(
             f"\n[{number}/{len(names)}] {TITLES[name]} ({name}) · {time.monotonic() - begun:.0f} s so far", flush=True
         )
-        section = run[name]()
+        try:
+            section = run[name]()
+        except KeyboardInterrupt:
+            print(
+                f"\nStopped in {name}. The {len(done)} finished sections are in {folder}; the others: --sections NAMES."
+            )
+            raise SystemExit(130) from None
         for claim in section.claims:
             print(f"  {_MARKS[claim.holds]} {claim.text}\n      {claim.measured}", flush=True)
         done.append(section)
         facts = {
-            "command": "python recipes/equivalence.py " + " ".join(sys.argv[1:] if argv is None else argv),
+            "command": " ".join(["distill equivalence", *(sys.argv[1:] if argv is None else argv)]),
             "seconds": time.monotonic() - begun,
             "teacher": args.teacher,
             "environment": _environment(),
@@ -210,7 +223,15 @@ def _check(args: EquivalenceArguments) -> list[str]:
             "for bit is shown in one process: start this recipe without a launcher."
         )
     check_report_extra()
+    if "sources" in names and importlib.util.find_spec("scipy") is None:
+        raise ValueError("The section sources needs the 'scipy' package: pip install 'distill[report]'.")
     return names
+
+
+def _default_folder(args: EquivalenceArguments) -> str:
+    """A few sections do not overwrite the page of all."""
+    parts = ["runs/equivalence", *(["quick"] if args.quick else [])]
+    return "-".join(parts if args.sections == "all" else [*parts, *args.sections.replace(" ", "").split(",")])
 
 
 def _be_quiet() -> None:
@@ -226,7 +247,8 @@ def _environment() -> dict[str, str]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "Python": platform.python_version(),
-        "threads": str(torch.get_num_threads()),
+        "TRL": importlib.metadata.version("trl") if has_trl() else "not installed",
+        "on": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
     }
 
 

@@ -14,6 +14,7 @@ from conftest import build_model, build_pairs, build_tokenizer
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from distill import generate, make_student
 from distill.equivalence import (
     TITLES,
     Bed,
@@ -30,12 +31,13 @@ from distill.equivalence import (
     noise_floor,
     obstacles,
     provenance,
+    real,
+    sources,
     write_page,
-)  # fmt: skip
-from distill.equivalence import ladder as ladder_function
-from distill.equivalence.hard_labels import four_ways
+)
+from distill.equivalence.one_hot import four_ways
 from distill.equivalence.programs import black_box, by_hand, parameters_hash
-from distill.equivalence.real import paired_tost
+from distill.equivalence.real_model import paired_tost
 from distill.pairs import pairs_from_rows
 from distill.teachers import LocalTeacher
 
@@ -70,7 +72,7 @@ def test_every_program_has_the_same_bits_after_every_step(ladder_section):
     same = [rung for rung in ladder_section.data["rungs"] if rung["kind"] == "same" and not rung["skipped"]]
     assert len(same) >= 8
     assert all(rung["is_equal"] and rung["distance"] == 0 and rung["steps"] >= 10 for rung in same)
-    assert sum(claim.holds is True for claim in claims.values()) == len(same) + 1
+    assert sum(claim.holds is True for claim in claims.values()) >= len(same) + 1
 
 
 def test_rounding_and_conventions_are_seen_and_far_apart(ladder_section):
@@ -85,21 +87,35 @@ def test_rounding_and_conventions_are_seen_and_far_apart(ladder_section):
 
 
 def test_peers_that_are_not_installed_are_skipped_in_words(job, monkeypatch):
-    module = sys.modules[ladder_function.__module__]
-    monkeypatch.setattr(module, "has_trl", lambda: False)
+    monkeypatch.setattr("distill.equivalence.same_program.has_trl", lambda: False)
     section = ladder(job, quick=True)
     skipped = [claim for claim in section.claims if "TRL" in claim.text]
-    assert [claim.holds for claim in skipped] == [None]
-    assert "distill[peers]" in skipped[0].measured
-    assert "✓" not in skipped[0].measured
+    assert [claim.holds for claim in skipped] == [None, None]
+    assert all("distill[peers]" in claim.measured for claim in skipped)
 
 
 def test_small_errors_break_the_equality(job):
-    section = controls(job)
-    claims = all_hold(section)
-    assert all(claim.holds is True for claim in claims.values())
-    assert len(claims) == 5
-    assert section.data["tokenised_again"]["differing"] > 0
+    """One completion spells a text letter by letter, as a teacher may: the text reads as fewer tokens."""
+    tokenizer, rows = job.tokenizer, job.pairs.to_list()
+    words = ["the cat sat", "a dog ran", "why is it so", "the mat"]
+    for i, row in enumerate(rows):
+        ids = tokenizer(words[i % 4])["input_ids"]
+        row.update(completion=words[i % 4], completion_ids=[*ids, 2], finish_reason="stop")
+    spelled = [tokenizer(letter)["input_ids"][0] for letter in "thecatsat"]
+    rows[4].update(completion="thecatsat", completion_ids=[*spelled, 2])
+    section = controls(replace(job, pairs=pairs_from_rows(rows, where="spelled")))
+    assert [claim.holds for claim in all_hold(section).values()] == [True] * 6
+    again = section.data["tokenised_again"]
+    assert again["differing"] == 1
+    assert "".join(again["again"]).startswith("".join(again["emitted"])[:3])
+
+
+def test_controls_say_nothing_where_nothing_is_equal(job):
+    """With dropout, unchanged pairs give other weights, too: then a control that breaks shows nothing."""
+    section = controls(replace(job, start=build_model(attention_dropout=0.5)))
+    assert not section.failed
+    assert {claim.holds for claim in section.claims} == {None}
+    assert all("dropout" in claim.measured for claim in section.claims)
 
 
 def test_a_row_cut_by_max_length_is_a_row_cut_before(job):
@@ -144,10 +160,9 @@ def test_the_bridge_goes_from_sft_to_the_white_box(bed):
     assert section.data["white_box"] < section.data["variance"][-1] < section.data["variance"][0]
 
 
-def test_the_law_of_text(monkeypatch):
+def test_the_law_of_text():
     section = law((3, 8, 24), 1, 50)
-    all_hold(section)
-    assert section.data["constant"] == pytest.approx(1, abs=4 * section.data["spread"])
+    assert [claim.holds for claim in all_hold(section).values()] == [True] * 3
 
 
 def test_the_noise_floor():
@@ -182,13 +197,13 @@ def test_what_breaks_and_what_does_not(bed):
 
 def test_the_expected_mean_of_a_batch_is_exact(bed):
     """The convolution against all pairs of completions, one by one."""
-    from distill.equivalence.breaks import _batch_means
+    from distill.equivalence.practices import batch_means
 
     sft, p, n = bed.gradients(bed.sft_losses()), bed.probabilities, bed.lengths
     naive = sum(
         p[i] * p[j] * (sft[i] + sft[j]) / (n[i] + n[j]) for i in range(len(p)) for j in range(len(p))
     )  # fmt: skip
-    assert torch.allclose(_batch_means(sft, p, n, 2), naive, rtol=1e-10)
+    assert torch.allclose(batch_means(sft, p, n, 2), naive, rtol=1e-10)
 
 
 def test_settings_under_which_bits_cannot_be_equal_are_named(monkeypatch):
@@ -210,9 +225,9 @@ def test_dropout_is_not_reported_as_a_failure_of_the_theorem(job):
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=320, n_positions=64, n_embd=16, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2)
     section = ladder(replace(job, start=GPT2LMHeadModel(config)), quick=True)
-    same = [claim for claim in section.claims if "same bits" in claim.text]
-    assert [claim.holds for claim in same] == [None] * 3
-    assert all("not claimed: dropout is on" in claim.measured or "TRL" in claim.measured for claim in same)
+    assert not section.failed
+    assert {claim.holds for claim in section.claims} == {None}
+    assert sum("not claimed: dropout is on" in claim.measured for claim in section.claims) >= 3
 
 
 def test_the_hash_sees_one_bit():
@@ -222,6 +237,28 @@ def test_the_hash_sees_one_bit():
     with torch.no_grad():
         weight[3, 4] = torch.nextafter(weight[3, 4], torch.tensor(math.inf))
     assert parameters_hash(model) != before
+
+
+def test_a_student_cut_from_a_teacher_in_both_precisions(job):
+    teacher = LocalTeacher(build_model(layers=3, seed=1), job.tokenizer, name="tiny")
+    student = make_student(teacher.model, 2)
+    section = real(replace(job, start=student, pairs=job.pairs.select(range(10))))
+    claims = all_hold(section)
+    assert {rung["setting"] for rung in section.data["rungs"]} == {"float32", "bfloat16"}
+    assert all(claim.holds is True or "distill[peers]" in claim.measured for claim in claims.values())
+
+
+def test_sources_of_one_text():
+    """The machinery, on tiny models: three sources, paired seeds; no verdict is expected of so few."""
+    teacher = LocalTeacher(build_model(layers=3, seed=1), build_tokenizer(), name="tiny")
+    prompts = [f"{a} {b}" for a in ("the", "what", "why") for b in ("cat", "dog", "mat", "colour")]
+    pairs = generate(teacher, prompts, max_new_tokens=6, progress=False)
+    start = make_student(teacher.model, 2)
+    section = sources(start, teacher, pairs.select(range(8)), pairs.select(range(8, 12)), seeds=2)
+    assert [len(losses) for losses in section.data["losses"].values()] == [2, 2, 2]
+    assert section.data["tokenised_otherwise"] > 0  # random models emit bytes that are no text
+    assert section.data["margin"] == pytest.approx(0.5 * section.data["spread"])
+    assert len(section.claims) == 2
 
 
 def test_equivalence_of_means():
@@ -239,6 +276,8 @@ def test_equivalence_of_means():
     )  # fmt: skip
     assert found["p"] == pytest.approx(by_scipy)
     assert found["p"] < 0.01
+    assert found["p_differs"] > 0.99
+    assert paired_tost(one, [v + d for v, d in zip(far, (0.01, 0, 0, 0, 0), strict=True)], 0.05)["p_differs"] < 0.01
     assert paired_tost(one, [v + d for v, d in zip(far, (0.01, 0, 0, 0, 0), strict=True)], 0.05)["p"] > 0.99
     assert paired_tost(one, one, 0.05)["p"] == 0
     with pytest.raises(ValueError, match="at least 2"):

@@ -27,7 +27,6 @@ def hand_loop(model: Any, rows: list[dict[str, Any]], settings: Any) -> Iterator
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(s.seed + epoch)).tolist()
         indices = [order[i : i + s.batch_size] for i in range(0, len(rows), s.batch_size)]
         windows += [indices[i : i + s.accumulation] for i in range(0, len(indices), s.accumulation)]
-    windows = windows[: s.max_steps] if s.max_steps > 0 else windows
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": s.weight_decay}, {"params": others, "weight_decay": 0.0}]

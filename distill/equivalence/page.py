@@ -59,7 +59,7 @@ def write_page(sections: list[Section], facts: dict[str, Any], path: Path) -> No
 def draw_section(section: Section) -> str:
     """The picture of one section, as SVG."""
     paint, height = _PAINTERS[section.name]
-    return draw(lambda axes: paint(axes, section.data), width=8.4, height=height)
+    return draw(lambda axes: paint(axes, section.data), width=8.4, height=height, name=section.name)
 
 
 def _ladder(axes: Any, data: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ def _dots(axes: Any, rows: list[tuple[str, str, float]]) -> None:
         note = "0, bit for bit" if distance == 0 else f"{distance:.1e}"
         axes.annotate(note, (max(distance, 1e-9), y), (8, -4), textcoords="offset points", fontsize=9, color=_GREY)
     axes.set(
-        xscale="log", xlim=(4e-10, 0.3), ylim=(len(rows) - 0.5, -0.8),
+        xscale="log", xlim=(4e-10, max(0.3, *(10 * distance for _, _, distance in rows))), ylim=(len(rows) - 0.5, -0.8),
         xlabel="largest difference of any parameter at the end (left edge: none)",
     )  # fmt: skip
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=10)
@@ -103,9 +103,7 @@ def _gradients(axes: Any, data: dict[str, Any]) -> None:
 def _bridge(axes: Any, data: dict[str, Any]) -> None:
     low, high = data["white_box"], data["sft"]
     axes.plot(data["counts"], data["variance"], "o", color=_BLACK, label="n tokens a position, measured")
-    axes.plot(
-        data["counts"], [low + (high - low) / n for n in data["counts"]], color=_GREY, label="predicted: a + b / n"
-    )
+    axes.plot(data["counts"], data["predicted"], color=_GREY, label="predicted: a + b / n")
     axes.axhline(high, color=_BLACK, linestyle=":", label="black box (exact)")
     axes.axhline(low, color=_WHITE, linestyle=":", label="white box, the whole vocabulary (exact)")
     axes.set(xlabel="tokens n seen at every position", ylabel="variance of the gradient", ylim=(0, None))
@@ -120,6 +118,7 @@ def _law(axes: Any, data: dict[str, Any]) -> None:
         [f["N"] for f in data["fits"]], [f["kl"] for f in data["fits"]], "o", color=_BLACK, label="BlackBoxTrainer"
     )
     axes.loglog(sizes, [p["predicted"] for p in points], color=_GREY, label=f"k / (2N), k = {data['k']}")
+    axes.loglog([data["white_box"]["N"]], [data["white_box"]["kl"]], "D", color=_WHITE, label="WhiteBoxTrainer")
     axes.set(xlabel="tokens of the teacher's text N", ylabel="final KL, nats a token")
     axes.legend(frameon=False)
 
@@ -127,6 +126,7 @@ def _law(axes: Any, data: dict[str, Any]) -> None:
 def _noise(axes: Any, data: dict[str, Any]) -> None:
     for (name, points), colour in zip(data["curves"].items(), (_BLACK, _WHITE), strict=True):
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=2, label=name)
+    axes.plot(*zip(*data["predicted"], strict=True), color=_GREY, linestyle="--", label="black box, predicted")
     axes.set(xlabel="optimiser steps", ylabel="KL(teacher || student), nats a token")
     axes.legend(frameon=False)
 

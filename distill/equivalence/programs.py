@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import importlib.util
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -40,7 +39,6 @@ class Settings:
     warmup_steps: int = 2
     max_grad_norm: float = 1.0
     seed: int = 0
-    max_steps: int = -1
     gradient_checkpointing: bool = False
 
     def arguments(self, folder: str, kind: type[TrainingArguments] = TrainingArguments, **changes: Any) -> Any:
@@ -51,7 +49,6 @@ class Settings:
                 "per_device_train_batch_size": self.batch_size,
                 "gradient_accumulation_steps": self.accumulation,
                 "num_train_epochs": self.epochs,
-                "max_steps": self.max_steps,
                 "learning_rate": self.learning_rate,
                 "weight_decay": self.weight_decay,
                 "warmup_steps": self.warmup_steps,
@@ -213,8 +210,12 @@ def train_silently(trainer: Trainer) -> None:
 
 
 def has_trl() -> bool:
-    """Whether the `peers` extra is installed."""
-    return importlib.util.find_spec("trl") is not None
+    """Whether the `peers` extra is installed and works with the other packages."""
+    try:
+        from trl import SFTTrainer  # noqa: F401
+    except (ImportError, RuntimeError):  # its lazy imports raise either
+        return False
+    return True
 
 
 def _trained(build: Callable[..., Trainer], job: Job) -> Trail:

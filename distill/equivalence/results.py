@@ -37,6 +37,13 @@ class Section:
         """Add one claim."""
         self.claims.append(Claim(text, measured, None if holds is None else bool(holds)))
 
+    def claim_unless(self, reasons: list[str], text: str, measured: str, holds: bool) -> None:
+        """Add a claim of equality bit for bit; with `reasons` why it cannot be expected, it is not claimed."""
+        if reasons:
+            self.claim(text, f"{measured}; not claimed: {'; '.join(reasons)}", None)
+        else:
+            self.claim(text, measured, holds)
+
     @property
     def failed(self) -> list[Claim]:
         """Claims that came out otherwise."""

@@ -32,16 +32,37 @@ def breaks(bed: Bed) -> Section:
 
     kept, rate = _half_rejected(bed)
     stopped = p * torch.tensor([reason == "stop" for reason in bed.pairs["finish_reason"]])
-    rows: list[tuple[str, str, Tensor, Tensor | None, Tensor]] = []
+    section.data["practices"] = []
 
     def add(
-        name: str, means: str, gradient: Tensor, distribution: Tensor | None = None, target: Tensor = exact
+        name: str,
+        means: str,
+        gradient: Tensor,
+        distribution: Tensor | None = None,
+        *,
+        kind: str = "other text",
+        target: Tensor = exact,
     ) -> None:
-        rows.append((name, means, gradient, distribution, target))
+        section.data["practices"].append(
+            {
+                "name": name,
+                "means": means,
+                "kind": kind,
+                "error": float((gradient - target).norm() / target.norm()),
+                "cosine": float(torch.nn.functional.cosine_similarity(gradient, target, dim=0)),
+                "kl": None if distribution is None else _kl(distribution, p),
+            }
+        )
 
-    add("the teacher at temperature 1, all it wrote", "the teacher", following(p), p)
+    add("the teacher at temperature 1, all it wrote", "the teacher", following(p), p, kind="the teacher")
     short, target = _cut_at(bed, 2)
-    add("completions cut at 2 tokens, no EOS invented", "the teacher, as far as it was heard", short, target=target)
+    add(
+        "completions cut at 2 tokens, no EOS invented",
+        "the teacher, as far as it was heard",
+        short,
+        kind="the teacher",
+        target=target,
+    )
     for temperature in (0.7, 0.5):
         surer = _warped(TemperatureLogitsWarper(temperature))
         add(f"temperature {temperature}", "a surer teacher", *_both(bed, following, surer))
@@ -62,37 +83,29 @@ def breaks(bed: Bed) -> Section:
     add("EOS put after cut completions", "a teacher that stops at the limit", _invented_eos(bed))
     for size in (1, 8, 64):
         what = "the mean of each sequence's mean" if size == 1 else f"token means of batches of {size}"
-        add(what, "the teacher, short answers counted more", _batch_means(sft, p, n, size))
+        add(what, "the teacher, short answers counted more", batch_means(sft, p, n, size), kind="other weights")
 
-    for name, means, gradient, distribution, target in rows:
-        section.data.setdefault("practices", []).append(
-            {
-                "name": name,
-                "means": means,
-                "error": float((gradient - target).norm() / target.norm()),
-                "cosine": float(torch.nn.functional.cosine_similarity(gradient, target, dim=0)),
-                "kl": None if distribution is None else _kl(distribution, p),
-            }
-        )
-    found = {row["name"]: row["error"] for row in section.data["practices"]}
-    harmless = list(found)[:2]
+    errors = {
+        kind: {row["name"]: row["error"] for row in section.data["practices"] if row["kind"] == kind}
+        for kind in ("the teacher", "other text", "other weights")
+    }
     section.claim(
-        "Text drawn at temperature 1, cut or not, gives the gradient towards the teacher",
-        f"relative error {max(found[name] for name in harmless):.0e}",
-        max(found[name] for name in harmless) < 1e-12,
+        "Text drawn at temperature 1, whole or cut, gives the gradient towards the teacher",
+        f"relative error at most {max(errors['the teacher'].values()):.0e}",
+        max(errors["the teacher"].values()) < 1e-12,
     )
-    by_batch = [error for name, error in found.items() if "mean" in name]
-    others = {name: error for name, error in found.items() if name not in harmless and "mean" not in name}
+    others = errors["other text"]
     section.claim(
         "Every other way to draw or to select text has another target",
         f"relative errors {min(others.values()):.2f} ({min(others, key=others.__getitem__)}) to {max(others.values()):.2f} "
         f"({max(others, key=others.__getitem__)})",
         min(others.values()) > DAMAGE,
     )
+    one, eight, many = errors["other weights"].values()
     section.claim(
-        "The error of batch-wise token means falls as one over the batch size",
-        f"{', '.join(f'{error:.3f}' for error in by_batch)} for 1, 8 and 64 sequences",
-        6 < by_batch[0] / by_batch[1] < 16 and 6 < by_batch[1] / by_batch[2] < 10,
+        "The error of token means taken batch by batch falls as one over the batch size",
+        f"{one:.3f}, {eight:.3f}, {many:.3f} for 1, 8 and 64 sequences",
+        6 < one / eight < 16 and 6 < eight / many < 10,
     )
     return section
 
@@ -169,7 +182,7 @@ def _invented_eos(bed: Bed) -> Tensor:
     return bed.gradient(bed.probabilities @ longer) / (bed.probabilities @ lengths)
 
 
-def _batch_means(sft: Tensor, p: Tensor, n: Tensor, size: int) -> Tensor:
+def batch_means(sft: Tensor, p: Tensor, n: Tensor, size: int) -> Tensor:
     """Expected gradient when each batch of `size` sequences is divided by its own tokens.
 
     E[sum g / sum n] = size * sum_y p(y) g(y) E[1 / (n(y) + tokens of the others)], and the others' tokens have a

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+_ATTENTION_RATES = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "attn_dropout")
+
 
 def obstacles(*models: PreTrainedModel) -> list[str]:
     """Why trainings of these models, with everything else equal, need not give the same bits; empty: no reason known.
@@ -48,8 +50,8 @@ def _dropout(model: PreTrainedModel) -> str | None:
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout) and module.p > 0:
             return f"{name}, p={module.p}"
-    # attention reads its rate from the config and not from a module
-    for name, value in model.config.get_text_config(decoder=True).to_dict().items():
-        if "drop" in name and isinstance(value, float) and value > 0:
+    config = model.config.get_text_config(decoder=True)
+    for name in _ATTENTION_RATES:  # attention reads its rate from the config and not from a module
+        if value := getattr(config, name, 0.0):
             return f"config.{name}={value}"
     return None

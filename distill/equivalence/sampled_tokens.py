@@ -5,8 +5,8 @@ from torch.nn.functional import one_hot
 
 from distill.divergences import forward_kl
 from distill.equivalence.bed import Bed
-from distill.equivalence.gradients import variance
 from distill.equivalence.results import Section
+from distill.equivalence.three_ways import variance
 
 
 def bridge(bed: Bed, draws: int = 20_000, counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)) -> Section:
@@ -27,10 +27,11 @@ def bridge(bed: Bed, draws: int = 20_000, counts: tuple[int, ...] = (1, 2, 4, 8,
     unit = torch.stack([bed.gradients(forward_kl(rows.logits[first], t.expand(len(first), -1))) for t in one_token], 1)
     generator = torch.Generator().manual_seed(0)
     written = torch.multinomial(p, draws, replacement=True, generator=generator)
-    expected = p @ bed.gradients(bed.sft_losses())
+    sft = bed.gradients(bed.sft_losses())
+    expected = p @ sft
     white = bed.gradients(bed.white_box_losses())
 
-    measured = []
+    measured, off = [], []
     for n in counts:
         gradient = torch.zeros(draws, unit.shape[-1], dtype=torch.float64)
         for position in range(bed.length):
@@ -42,17 +43,31 @@ def bridge(bed: Bed, draws: int = 20_000, counts: tuple[int, ...] = (1, 2, 4, 8,
                 share = share + one_hot(more, bed.vocabulary).sum(1)
             gradient[here] += torch.einsum("rv,rvp->rp", share / n, unit[place[row]])
         measured.append(float((gradient - expected).square().sum(1).mean()))
-    least, most = float(variance(p, white)), float(variance(p, bed.gradients(bed.sft_losses())))
-    section.data = {"counts": list(counts), "variance": measured, "white_box": least, "sft": most}
+        off.append(float((gradient.mean(0) - expected).square().sum()) / (measured[-1] / draws))
+    least, most = float(variance(p, white)), float(variance(p, sft))
+    predicted = [least + (most - least) / n for n in counts]
+    section.data = {
+        "counts": list(counts), "variance": measured, "predicted": predicted, "white_box": least, "sft": most,
+        "mean_error": off,
+    }  # fmt: skip
+    label_of = one_hot(rows.labels, bed.vocabulary).double()
+    written_out = torch.zeros_like(sft).index_add(0, rows.pair, torch.einsum("rv,rvp->rp", label_of, unit[place]))
+    apart = float((written_out - sft).abs().max() / sft.abs().max())
     section.claim(
-        "One sampled token a position is SFT",
-        f"variance {measured[0]:.4g} in {draws} draws, SFT exactly {most:.4g}",
-        abs(measured[0] / most - 1) < 0.1,
+        "One sampled token a position is SFT: the forward KL to it has the gradient of cross-entropy",
+        f"relative difference at most {apart:.0e}, over all {len(p)} completions",
+        apart < 1e-12,
     )
-    excess = [(v - least) * n for n, v in zip(counts, measured, strict=True)]
     section.claim(
-        "More tokens a position go over to the white box: what is left above its variance falls as 1/n",
-        f"variance {', '.join(f'{v:.3g}' for v in measured)} for n = {', '.join(map(str, counts))}; whole vocabulary {least:.3g}",
-        measured == sorted(measured, reverse=True) and max(excess[:4]) < 2 * min(excess[:4]),
+        "The mean of the gradient is the same for every n",
+        f"squared distance from it over what chance gives: {', '.join(f'{x:.1f}' for x in off)} (1 expected), {draws} draws",
+        max(off) < 6,
+    )
+    ratios = [v / w for v, w in zip(measured, predicted, strict=True)]
+    section.claim(
+        "Its variance is a + b / n: from that of SFT (n = 1) to that of the white box (the whole vocabulary)",
+        f"measured / predicted {', '.join(f'{r:.3f}' for r in ratios)} for n = {', '.join(map(str, counts))}; from {most:.4g} "
+        f"to {least:.4g}",
+        max(abs(r - 1) for r in ratios) < 8 / draws**0.5,
     )
     return section
