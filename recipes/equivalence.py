@@ -154,24 +154,8 @@ def main(argv: list[str] | None = None) -> None:
     _be_quiet()
     folder = Path(args.output_dir or _default_folder(args))
     folder.mkdir(parents=True, exist_ok=True)
-    begun, made = time.monotonic(), Material(args, folder)
-    small = lambda: made.small_job(made.pairs.select(range(8)))  # noqa: E731
-    run: dict[str, Callable[[], Section]] = {
-        "ladder": lambda: ladder(made.job, quick=args.quick),
-        "controls": lambda: controls(made.job),
-        "provenance": lambda: provenance(small(), made.teacher, made.pairs["prompt"][:12], 8 if args.quick else 16),
-        "gradients": lambda: gradients(made.bed, 2**13 if args.quick else 2**15, beds=0 if args.quick else 20),
-        "bridge": lambda: bridge(made.bed, 5000 if args.quick else 20_000),
-        "law": lambda: law((3, 8, 24), 1, 50) if args.quick else law(),
-        "noise": lambda: noise_floor(100 if args.quick else 300),
-        "hard_labels": lambda: hard_labels(made.bed, small()),
-        "breaks": lambda: breaks(made.bed),
-        "real": lambda: real(made.real_job()),
-        "sources": lambda: sources(
-            made.cut(6, "block_influence"), made.teacher, made.pairs.select(range(42)), made.pairs.select(range(42, 66)),
-            args.seeds,
-        ),
-    }  # fmt: skip
+    begun = time.monotonic()
+    run = _sections(args, Material(args, folder))
     done: list[Section] = []
     for number, name in enumerate(names, start=1):
         print(
@@ -204,6 +188,27 @@ def main(argv: list[str] | None = None) -> None:
 
 
 _MARKS = {True: "yes ", False: "NO  ", None: "--  "}
+
+
+def _sections(args: EquivalenceArguments, made: Material) -> dict[str, Callable[[], Section]]:
+    """What each section does, by its name."""
+    small = lambda: made.small_job(made.pairs.select(range(8)))  # noqa: E731
+    return {
+        "ladder": lambda: ladder(made.job, quick=args.quick),
+        "controls": lambda: controls(made.job),
+        "provenance": lambda: provenance(small(), made.teacher, made.pairs["prompt"][:12], 8 if args.quick else 16),
+        "gradients": lambda: gradients(made.bed, 2**13 if args.quick else 2**15, beds=0 if args.quick else 20),
+        "bridge": lambda: bridge(made.bed, 5000 if args.quick else 20_000),
+        "law": lambda: law((3, 8, 24), 1, 50) if args.quick else law(),
+        "noise": lambda: noise_floor(100 if args.quick else 300),
+        "hard_labels": lambda: hard_labels(made.bed, small()),
+        "breaks": lambda: breaks(made.bed),
+        "real": lambda: real(made.real_job()),
+        "sources": lambda: sources(
+            made.cut(6, "block_influence"), made.teacher, made.pairs.select(range(42)), made.pairs.select(range(42, 66)),
+            args.seeds,
+        ),
+    }  # fmt: skip
 
 
 def _check(args: EquivalenceArguments) -> list[str]:

@@ -132,3 +132,26 @@ def real_teacher():
     except ValueError as error:
         pytest.skip(str(error))
     return LocalTeacher("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def job():
+    """A small training: 26 pairs of unequal length; the last optimiser step of an epoch has one batch and not three."""
+    from distill.equivalence import Job, Settings
+
+    return Job(build_model(), build_pairs(26), build_tokenizer(), Settings())
+
+
+@pytest.fixture(scope="session")
+def bed():
+    """Teacher and student whose every completion can be listed."""
+    from distill.equivalence import Bed
+
+    return Bed()
+
+
+def all_hold(section):
+    """The claims of a section by their text; none may have failed."""
+    assert section.claims
+    assert not section.failed, [(claim.text, claim.measured) for claim in section.failed]
+    return {claim.text: claim for claim in section.claims}

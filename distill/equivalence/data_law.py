@@ -81,7 +81,7 @@ class Tables:
         return total.flatten()
 
 
-def law(counts: tuple[int, ...] = (4, 8, 16, 32, 64, 96), texts: int = 2, steps: int = 100) -> Section:
+def law(counts: tuple[int, ...] = (4, 8, 16, 32, 64), texts: int = 2, steps: int = 100) -> Section:
     """Fit students to more and more text: the final KL of SFT is k / (2N) for k free parameters and N tokens.
 
     The law is that of maximum likelihood (Wilks 1938; the same count as in Akaike 1974), so every fit goes to its optimum:
