@@ -71,7 +71,7 @@ class EquivalenceArguments:
     student: str | None = field(
         default=None, metadata={"help": "Model for ladder and controls (30 short trainings); else a small random one."}
     )  # fmt: skip
-    seeds: int = field(default=12, metadata={"help": "Orders of the pairs, in the section sources; at least 2."})
+    seeds: int = field(default=10, metadata={"help": "Orders of the pairs, in the section sources; at least 2."})
 
 
 # questions of no interest: 8 forms, 12 topics; some are answered in a word, so that completions end and lengths differ
@@ -196,11 +196,11 @@ def _sections(args: EquivalenceArguments, made: Material) -> dict[str, Callable[
     return {
         "ladder": lambda: ladder(made.job, quick=args.quick),
         "controls": lambda: controls(made.job),
-        "provenance": lambda: provenance(small(), made.teacher, made.pairs["prompt"][:12], 8 if args.quick else 16),
+        "provenance": lambda: provenance(small(), made.teacher, made.pairs["prompt"][: 6 if args.quick else 12], 6 if args.quick else 16),
         "gradients": lambda: gradients(made.bed, 2**13 if args.quick else 2**15, beds=0 if args.quick else 20),
-        "bridge": lambda: bridge(made.bed, 5000 if args.quick else 20_000),
-        "law": lambda: law((3, 8, 24), 1, 50) if args.quick else law(),
-        "noise": lambda: noise_floor(100 if args.quick else 300),
+        "bridge": lambda: bridge(made.bed, 2000 if args.quick else 20_000),
+        "law": lambda: law((3, 21), 1, 50) if args.quick else law(),
+        "noise": lambda: noise_floor(60 if args.quick else 300),
         "hard_labels": lambda: hard_labels(made.bed, small()),
         "breaks": lambda: breaks(made.bed),
         "real": lambda: real(made.real_job()),
