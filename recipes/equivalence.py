@@ -199,7 +199,7 @@ def _sections(args: EquivalenceArguments, made: Material) -> dict[str, Callable[
         "provenance": lambda: provenance(small(), made.teacher, made.pairs["prompt"][: 6 if args.quick else 12], 6 if args.quick else 16),
         "gradients": lambda: gradients(made.bed, 2**13 if args.quick else 2**15, beds=0 if args.quick else 20),
         "bridge": lambda: bridge(made.bed, 2000 if args.quick else 20_000),
-        "law": lambda: law((3, 21), 1, 50) if args.quick else law(),
+        "law": lambda: law((3, 32), 1, 60) if args.quick else law(),
         "noise": lambda: noise_floor(60 if args.quick else 300),
         "hard_labels": lambda: hard_labels(made.bed, small()),
         "breaks": lambda: breaks(made.bed),
