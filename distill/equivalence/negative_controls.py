@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.collate import PairCollator, supervised_rows
+from distill.collate import PairCollator
 from distill.divergences import forward_kl
 from distill.encode import encode_completion
+from distill.equivalence.bed import Rows
 from distill.equivalence.bitwise import obstacles
 from distill.equivalence.programs import Job, black_box, by_hand, white_box
 from distill.equivalence.results import Section
@@ -18,7 +19,6 @@ from distill.equivalence.same_program import mean_of_means
 from distill.generation import generate
 from distill.objectives import Logits
 from distill.pairs import pairs_from_rows
-from distill.taps import Wants, run_with_taps
 from distill.teachers import LocalTeacher
 
 Pair = dict[str, Any]
@@ -197,8 +197,4 @@ def sharpened(teacher: LocalTeacher) -> LocalTeacher | None:
 @torch.no_grad()
 def _distance(one: LocalTeacher, other: LocalTeacher, pairs: Any) -> float:
     batch = PairCollator(one.tokenizer)(pairs.to_list())
-    rows = supervised_rows(batch.pop("labels"))
-    logits = [run_with_taps(t.model, t.model, batch, rows, Wants(logits=True)).logits for t in (one, other)]
-    assert logits[0] is not None
-    assert logits[1] is not None
-    return float(forward_kl(logits[1], logits[0]).mean())
+    return float(forward_kl(Rows(other.model, batch).logits, Rows(one.model, batch).logits).mean())

@@ -85,6 +85,12 @@ def breaks(bed: Bed) -> Section:
         what = "the mean of each sequence's mean" if size == 1 else f"token means of batches of {size}"
         add(what, "the teacher, short answers counted more", batch_means(sft, p, n, size), kind="other weights")
 
+    _claim(section)
+    return section
+
+
+def _claim(section: Section) -> None:
+    """What the errors of the practices have to be, by their kind."""
     errors = {
         kind: {row["name"]: row["error"] for row in section.data["practices"] if row["kind"] == kind}
         for kind in ("the teacher", "other text", "other weights")
@@ -107,7 +113,6 @@ def breaks(bed: Bed) -> Section:
         f"{one:.3f}, {eight:.3f}, {many:.3f} for 1, 8 and 64 sequences",
         6 < one / eight < 16 and 6 < eight / many < 10,
     )
-    return section
 
 
 def _both(bed: Bed, following: Callable[[Tensor], Tensor], warp: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
