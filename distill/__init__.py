@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distill import divergences
     from distill.generation import generate
-    from distill.objectives import AttentionMaps, HiddenStates, Logits
+    from distill.objectives import AttentionMaps, HiddenStates, Logits, Schedule
     from distill.pairs import load_pairs
     from distill.students import make_student
     from distill.trainers import BlackBoxTrainer, WhiteBoxTrainer
@@ -18,6 +18,7 @@ __all__ = [
     "BlackBoxTrainer",
     "HiddenStates",
     "Logits",
+    "Schedule",
     "WhiteBoxTrainer",
     "divergences",
     "generate",
@@ -31,6 +32,7 @@ _HOMES = {
     "BlackBoxTrainer": "distill.trainers.black_box",
     "HiddenStates": "distill.objectives",
     "Logits": "distill.objectives",
+    "Schedule": "distill.objectives",
     "WhiteBoxTrainer": "distill.trainers.white_box",
     "generate": "distill.generation",
     "load_pairs": "distill.pairs",

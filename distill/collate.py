@@ -28,6 +28,7 @@ class PairCollator:
             put in its place). `None` keeps all.
         padding_side: `"right"` or `"left"`. Left padding adds `position_ids`, which models with absolute positions need.
         pad_to_multiple_of: round T up to a multiple of this.
+        with_ids: add `ids`, the list of the pairs' ids (for trainers that take it out again).
 
     Raises:
         ValueError: a row is left without any supervised token.
@@ -42,6 +43,7 @@ class PairCollator:
     max_length: int | None = None
     padding_side: str = "right"
     pad_to_multiple_of: int | None = None
+    with_ids: bool = False
 
     def __post_init__(self) -> None:
         if self.padding_side not in ("right", "left"):
@@ -50,7 +52,7 @@ class PairCollator:
         # Any id does where the attention mask is 0; one inside the vocabulary keeps the embedding lookup legal.
         self._pad_id = next((i for i in (pad, eos) if i is not None), 0)
 
-    def __call__(self, pairs: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         rows = [self._row(pair) for pair in pairs]
         longest = max(len(ids) for ids, _ in rows)
         if self.pad_to_multiple_of:
@@ -66,9 +68,11 @@ class PairCollator:
             attention_mask[i, start:end] = 1
             first = start + max(prompt_length, 1)
             labels[i, first:end] = input_ids[i, first:end]
-        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        batch: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
         if self.padding_side == "left":
             batch["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+        if self.with_ids:
+            batch["ids"] = [str(pair.get("id", f"row {i} of the batch")) for i, pair in enumerate(pairs)]
         return batch
 
     def _row(self, pair: dict[str, Any]) -> tuple[list[int], int]:
@@ -90,3 +94,8 @@ def supervised_rows(labels: torch.Tensor) -> torch.Tensor:
     rows = torch.zeros_like(labels, dtype=torch.bool)
     rows[:, :-1] = labels[:, 1:] != IGNORE
     return rows
+
+
+def supervised_tokens(labels: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """`[N]`: the token that follows each supervised position, in the order of `rows.nonzero()`."""
+    return labels[:, 1:][rows[:, :-1]]

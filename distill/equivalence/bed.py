@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
 
-from distill.collate import PairCollator, supervised_rows
+from distill.collate import PairCollator, supervised_rows, supervised_tokens
 from distill.divergences import forward_kl
 from distill.pairs import pairs_from_rows
 from distill.taps import Wants, run_with_taps
@@ -140,7 +140,7 @@ class Rows:
         logits = run_with_taps(model, model, inputs, rows, Wants(logits=True)).logits
         assert logits is not None
         self.logits = logits
-        self.labels = labels[:, 1:][rows[:, :-1]]
+        self.labels = supervised_tokens(labels, rows)
         self.pair = rows.nonzero()[:, 0]
         self._count = len(labels)
 

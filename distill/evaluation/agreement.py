@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.collate import PairCollator, supervised_rows
+from distill.collate import PairCollator, supervised_rows, supervised_tokens
 from distill.divergences import forward_kl
 from distill.models import fast_dtype
 from distill.taps import Wants, run_with_taps
@@ -96,7 +96,7 @@ class HeldOut:
             logits = self._logits(student, batch, autocast)
             logits, reference = logits[:, :shared].float(), teacher_logits[:, :shared].to(logits.device).float()
             rows = supervised_rows(batch["labels"])
-            labels = batch["labels"][:, 1:][rows[:, :-1]].to(logits.device)
+            labels = supervised_tokens(batch["labels"], rows).to(logits.device)
             per_pair = rows.sum(1).tolist()
             kls += [float(part.sum()) for part in forward_kl(logits, reference).split(per_pair)]
             rows_a_pair += per_pair

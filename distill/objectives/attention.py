@@ -1,29 +1,46 @@
 """Match the teacher's attention maps."""
 
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from distill.maps import attention_kl
+from distill import divergences
+from distill.maps import attention_divergence, attention_scores
 from distill.objectives.base import LayerMap, Objective, resolve_layers
-from distill.taps import Signals, Wants, probe_attention
+from distill.objectives.schedules import Schedule
+from distill.taps import AttentionTap, Signals, Wants, probe_attention
+
+RELATIONS = ("query", "key", "value")
 
 
 class AttentionMaps(Objective):
-    """KL(teacher's map || student's map) at every supervised position, mean over heads and over the paired layers.
+    """Divergence of the student's attention maps from the teacher's at every supervised position, mean over heads and layers.
 
-    Queries and keys are captured through the attention interface of `transformers`; the models keep their fast attention
-    and their outputs do not change.
+    Queries and keys are captured through the attention interface of `transformers`; the models keep their fast attention,
+    their outputs do not change, and the maps are never formed (`distill.maps`).
 
     Args:
         layers: which pairs; see `distill.objectives.base.resolve_layers`. For a cut student, `"auto"` pairs each student
             layer with the teacher layer its weights came from.
-        weight: of this term.
+        heads: pairs (student head, teacher head) to compare, as a mapping or a list; None: all, each with its own number.
+        relations: compare, in place of the maps, how positions relate within queries, keys or values (any of `"query"`,
+            `"key"`, `"value"`): the map softmax(A A^T / sqrt(d)) of each, split into `relation_heads` anew. It works with
+            any number of heads and any width.
+        relation_heads: into how many heads; must divide the widths of both models. None: the largest number that does, up to
+            the student's own heads.
+        divergence: one of `distill.divergences.NAMES`.
+        weight: of this term; a number or a `Schedule`.
 
     Raises:
-        ValueError: on construction of the trainer: a model whose attention cannot be tapped, or another number of heads.
+        ValueError: an unknown word; on construction of the trainer: a model whose attention cannot be tapped or is not
+            understood (what the tap gives is checked against what the layer returns), head counts or windows that do not
+            fit, and the way out.
 
-    Source: MiniLM (Wang et al. 2020).
+    Source: MiniLM (Wang et al. 2020); relations: MiniLMv2 (Wang et al. 2021).
 
     Example:
         >>> AttentionMaps(layers="last", weight=0.1)
@@ -31,22 +48,42 @@ class AttentionMaps(Objective):
 
     name = "attention"
 
-    def __init__(self, layers: LayerMap = "auto", *, weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        layers: LayerMap = "auto",
+        *,
+        heads: Mapping[int, int] | Sequence[tuple[int, int]] | None = None,
+        relations: Sequence[str] | None = None,
+        relation_heads: int | None = None,
+        divergence: str = "forward_kl",
+        weight: float | Schedule = 1.0,
+    ) -> None:
         super().__init__(weight)
-        self.layers = layers
+        if relations is not None and (not relations or not set(relations) <= set(RELATIONS)):
+            raise ValueError(f"relations is {relations!r}; it must list some of {', '.join(RELATIONS)}.")
+        if relations is not None and heads is not None:
+            raise ValueError("relations splits heads anew, so heads cannot be chosen; give one of the two.")
+        if relation_heads is not None and (relations is None or relation_heads < 1):
+            raise ValueError(f"relation_heads is {relation_heads}; it is a number of heads, and needs relations.")
+        self.layers, self.relations, self.relation_heads = layers, relations, relation_heads
+        self.heads = None if heads is None else list(heads.items() if isinstance(heads, Mapping) else heads)
+        self.divergence = divergences.by_name(divergence)
         self.pairs: list[tuple[int, int]] = []
 
     def bind(self, student: PreTrainedModel, teacher: PreTrainedModel, vocabulary: int | None) -> None:
         self.pairs = resolve_layers(self.layers, student, teacher, span_end=False)
-        student_taps = probe_attention(student, self.student_wants().attention)
-        teacher_taps = probe_attention(teacher, self.teacher_wants().attention)
+        taps = []
+        for model, wants in ((student, self.student_wants()), (teacher, self.teacher_wants())):
+            found, outputs = probe_attention(model, wants.attention)
+            for layer, tap in found.items():
+                _check_tap(tap, outputs[layer], layer, model)
+            taps.append(found)
         for s, t in self.pairs:
-            heads = student_taps[s].query.shape[1], teacher_taps[t].query.shape[1]
-            if heads[0] != heads[1]:
-                raise ValueError(
-                    f"Student layer {s} has {heads[0]} attention heads and teacher layer {t} has {heads[1]}, so their maps "
-                    "cannot be compared head by head; use HiddenStates, or a student with as many heads."
-                )
+            _check_windows(student.config, teacher.config, s, t)
+            if self.relations is None:
+                self._check_heads(taps[0][s], taps[1][t], s, t)
+            else:
+                self._choose_relation_heads(taps[0][s], taps[1][t], s, t)
 
     def student_wants(self) -> Wants:
         return Wants(attention=frozenset(s for s, _ in self.pairs))
@@ -55,7 +92,98 @@ class AttentionMaps(Objective):
         return Wants(attention=frozenset(t for _, t in self.pairs))
 
     def forward(self, student: Signals, teacher: Signals) -> Tensor:
-        rows = student.rows
-        return torch.stack(
-            [attention_kl(student.attention[s], teacher.attention[t], rows) for s, t in self.pairs]
-        ).mean(0)
+        taps = [(student.attention[s], teacher.attention[t]) for s, t in self.pairs]
+        if torch.is_grad_enabled() and not any(ours.query.requires_grad for ours, _ in taps):
+            raise ValueError(
+                "No gradient reaches the student's attention: nothing before it is trained, or checkpointing is reentrant "
+                "(give gradient_checkpointing_kwargs={'use_reentrant': False})."
+            )
+        return torch.stack([self._pair(ours, theirs, student.rows) for ours, theirs in taps]).mean(0)
+
+    def _pair(self, student: AttentionTap, teacher: AttentionTap, rows: Tensor) -> Tensor:
+        if self.relations is not None:
+            assert self.relation_heads is not None
+            sides = [[_relation(tap, name, self.relation_heads) for name in self.relations] for tap in (student, teacher)]
+            values = [attention_divergence(*both, rows, self.divergence) for both in zip(*sides, strict=True)]
+            return torch.stack(values).mean(0)
+        if self.heads is not None:
+            student = _choose(student, [s for s, _ in self.heads])
+            teacher = _choose(teacher, [t for _, t in self.heads])
+        return attention_divergence(student, teacher, rows, self.divergence)
+
+    def _check_heads(self, ours: AttentionTap, theirs: AttentionTap, s: int, t: int) -> None:
+        counts = ours.query.shape[1], theirs.query.shape[1]
+        for pair in self.heads or []:
+            if not (0 <= pair[0] < counts[0] and 0 <= pair[1] < counts[1]):
+                raise ValueError(
+                    f"heads pairs student head {pair[0]} with teacher head {pair[1]}, but student layer {s} has {counts[0]} "
+                    f"heads and teacher layer {t} has {counts[1]}."
+                )
+        if self.heads is None and counts[0] != counts[1]:
+            raise ValueError(
+                f"Student layer {s} has {counts[0]} attention heads and teacher layer {t} has {counts[1]}, so their maps "
+                "cannot be compared head by head; give heads=[(student head, teacher head), ...], or "
+                "relations=('query', 'key', 'value'), which compares any two."
+            )
+
+    def _choose_relation_heads(self, ours: AttentionTap, theirs: AttentionTap, s: int, t: int) -> None:
+        assert self.relations is not None
+        widths = [getattr(tap, name).shape[1] * getattr(tap, name).shape[3] for tap in (ours, theirs) for name in self.relations]
+        common = math.gcd(*widths)
+        if self.relation_heads is None:
+            self.relation_heads = max(n for n in range(1, ours.query.shape[1] + 1) if common % n == 0)
+        if common % self.relation_heads:
+            raise ValueError(
+                f"relation_heads is {self.relation_heads}, but the widths of {', '.join(self.relations)} in student layer {s} "
+                f"and teacher layer {t} are {widths}; it must divide all of them ({common} is their common divisor)."
+            )
+        for tap in (ours, theirs):
+            if tap.mask is not None and tap.mask.shape[1] > 1:
+                raise ValueError("relations needs one mask for all heads; this model adds a bias to each (ALiBi).")
+
+
+def _relation(tap: AttentionTap, name: str, heads: int) -> AttentionTap:
+    """Queries (keys, values) of all heads side by side, split into `heads` parts, each compared with itself."""
+    states: Tensor = getattr(tap, name).transpose(1, 2).flatten(2)
+    states = states.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return AttentionTap(states, states, states, tap.mask, states.shape[-1] ** -0.5)
+
+
+def _choose(tap: AttentionTap, heads: list[int]) -> AttentionTap:
+    group = tap.query.shape[1] // tap.key.shape[1]
+    shared = [head // group for head in heads]
+    mask = tap.mask if tap.mask is None or tap.mask.shape[1] == 1 else tap.mask[:, heads]
+    sinks = None if tap.sinks is None else tap.sinks[heads]
+    return dataclasses.replace(
+        tap, query=tap.query[:, heads], key=tap.key[:, shared], value=tap.value[:, shared], mask=mask, sinks=sinks
+    )
+
+
+def _check_tap(tap: AttentionTap, output: Tensor, layer: int, model: PreTrainedModel) -> None:
+    """The map we compute, times the values, must be what the layer's attention returned: whatever it is, it is understood."""
+    scores = attention_scores(tap, 0, torch.arange(tap.query.shape[2], device=tap.query.device))
+    maps = scores.softmax(-1)[..., : tap.key.shape[2]]
+    values = tap.value[0].to(maps.dtype).repeat_interleave(len(maps) // tap.value.shape[1], dim=0)
+    expected, seen = (maps @ values).transpose(0, 1), output[0].to(maps.dtype)
+    tolerance = 1e-4 if output.dtype in (torch.float32, torch.float64) else 5e-2
+    if expected.shape != seen.shape or (expected - seen).abs().max() > tolerance * expected.abs().max():
+        raise ValueError(
+            f"The attention of {type(model).__name__}, layer {layer}, is not softmax(query . key + mask) as far as it can be "
+            "seen, so its map is not known; choose other layers, or leave AttentionMaps out."
+        )
+
+
+def _check_windows(student: PreTrainedConfig, teacher: PreTrainedConfig, s: int, t: int) -> None:
+    ours, theirs = _window(student, s), _window(teacher, t)
+    if ours < theirs:
+        raise ValueError(
+            f"Student layer {s} sees the last {ours} tokens and teacher layer {t} the last {theirs}: what the teacher attends "
+            "to further back is out of the student's reach. Pair layers of equal windows, e.g. layers={student: teacher}."
+        )
+
+
+def _window(config: PreTrainedConfig, layer: int) -> float:
+    config = config.get_text_config(decoder=True)
+    window, types = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    slides = "sliding" in types[layer] if types else getattr(config, "use_sliding_window", True)
+    return window if window and slides else math.inf

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from distill.objectives.schedules import Schedule
 from distill.students import KEPT_LAYERS, TEACHER_DEPTH
 from distill.taps import Signals, Wants
 
@@ -20,7 +21,7 @@ class Objective(nn.Module):
     whole accumulation window.
 
     Args:
-        weight: factor of this term in the loss, 0 or more.
+        weight: factor of this term in the loss, 0 or more; or a `Schedule` of it over the steps.
 
     Raises:
         ValueError: a weight that is negative or not a number.
@@ -28,11 +29,15 @@ class Objective(nn.Module):
 
     name = "objective"
 
-    def __init__(self, weight: float = 1.0) -> None:
+    def __init__(self, weight: float | Schedule = 1.0) -> None:
         super().__init__()
-        if not (math.isfinite(weight) and weight >= 0):
+        if not isinstance(weight, Schedule) and not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"The weight of {type(self).__name__} is {weight}; it must be a number of 0 or more.")
         self.weight = weight
+
+    def weight_at(self, step: int, max_steps: int) -> float:
+        """The weight in optimiser step `step` (from 0) of `max_steps`."""
+        return self.weight(step, max_steps) if isinstance(self.weight, Schedule) else self.weight
 
     def bind(self, student: PreTrainedModel, teacher: PreTrainedModel, vocabulary: int | None) -> None:
         """Check that both models can give what is needed, and make projections.
@@ -54,8 +59,11 @@ class Objective(nn.Module):
         """What is tapped from the teacher."""
         raise NotImplementedError
 
-    def forward(self, student: Signals, teacher: Signals) -> Tensor:
-        """`[N]`: one number per supervised row, in the order of `rows.nonzero()`."""
+    def forward(self, student: Signals, teacher: Signals) -> Tensor | dict[str, Tensor]:
+        """`[N]`: one number per supervised row, in the order of `rows.nonzero()`.
+
+        A dictionary may be returned: under `name` the term, under other names `[N]` each that only the log shows.
+        """
         raise NotImplementedError
 
 

@@ -5,7 +5,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from distill.objectives.base import LayerMap, Objective, resolve_layers
+from distill.objectives.schedules import Schedule
 from distill.taps import Signals, Wants
+
+DISTANCES = ("mse", "cosine", "cka")
 
 
 class HiddenStates(Objective):
@@ -14,15 +17,18 @@ class HiddenStates(Objective):
     Args:
         layers: which pairs; see `distill.objectives.base.resolve_layers`. For a cut student, `"auto"` pairs each student
             layer with the last teacher layer it stands for.
-        distance: `"mse"`: squared distance over the teacher's squared norm, ||s - t||^2 / ||t||^2; `"cosine"`: 1 - cos.
+        distance: `"mse"`: squared distance over the teacher's squared norm, ||s - t||^2 / ||t||^2; `"cosine"`: 1 - cos;
+            `"cka"`: 1 - debiased linear CKA over the supervised positions of each sequence, given to each of them (0 in
+            sequences with fewer than 4). CKA compares geometry: it needs no projection and ignores rotation and scale.
         projection: a learned linear map from the student's width to the teacher's, one a pair. `None`: only if the widths
-            differ. It trains with the student and is saved in checkpoints beside it, never inside it.
-        weight: of this term.
+            differ (never for CKA). It trains with the student and is saved in checkpoints beside it, never inside it.
+        weight: of this term; a number or a `Schedule`.
 
     Raises:
-        ValueError: an unknown distance or layer; `projection=False` with different widths.
+        ValueError: an unknown distance or layer; `projection=False` with different widths; a projection with CKA.
 
-    Source: FitNets (Romero et al. 2015), TinyBERT (Jiao et al. 2020); cosine as in DistilBERT (Sanh et al. 2019).
+    Source: FitNets (Romero et al. 2015), TinyBERT (Jiao et al. 2020); cosine as in DistilBERT (Sanh et al. 2019); CKA:
+    Kornblith et al. 2019, with the unbiased HSIC of Song et al. 2012.
 
     Example:
         >>> HiddenStates(layers="last", distance="cosine", weight=0.1)
@@ -36,24 +42,28 @@ class HiddenStates(Objective):
         *,
         distance: str = "mse",
         projection: bool | None = None,
-        weight: float = 1.0,
+        weight: float | Schedule = 1.0,
     ) -> None:
         super().__init__(weight)
-        if distance not in ("mse", "cosine"):
-            raise ValueError(f"distance is {distance!r}; it must be 'mse' or 'cosine'.")
+        if distance not in DISTANCES:
+            raise ValueError(f"distance is {distance!r}; it must be one of {', '.join(DISTANCES)}.")
+        if distance == "cka" and projection:
+            raise ValueError("CKA compares states of any two widths; leave projection out.")
         self.layers, self.distance, self.projection = layers, distance, projection
         self.pairs: list[tuple[int, int]] = []
         self.projections = nn.ModuleDict()
 
     def bind(self, student: PreTrainedModel, teacher: PreTrainedModel, vocabulary: int | None) -> None:
         self.pairs = resolve_layers(self.layers, student, teacher, span_end=True)
+        self.projections = nn.ModuleDict()
+        if self.distance == "cka":
+            return
         width, target = (m.config.get_text_config(decoder=True).hidden_size for m in (student, teacher))
         if self.projection is False and width != target:
             raise ValueError(
                 f"The student is {width} wide and the teacher {target}, so hidden states need a projection; "
-                "leave projection=None."
+                "leave projection=None, or give distance='cka'."
             )
-        self.projections = nn.ModuleDict()
         if self.projection or width != target:
             for s, t in self.pairs:
                 linear = nn.Linear(width, target, bias=False, device=student.device)  # float32, as its optimiser state
@@ -67,15 +77,45 @@ class HiddenStates(Objective):
         return Wants(hidden=frozenset(t for _, t in self.pairs))
 
     def forward(self, student: Signals, teacher: Signals) -> Tensor:
+        lengths = student.rows.sum(1).tolist() if self.distance == "cka" else []
         return torch.stack(
-            [self._distance(student.hidden[s], teacher.hidden[t], f"{s}_{t}") for s, t in self.pairs]
+            [self._distance(student.hidden[s], teacher.hidden[t], f"{s}_{t}", lengths) for s, t in self.pairs]
         ).mean(0)
 
-    def _distance(self, student: Tensor, teacher: Tensor, key: str) -> Tensor:
-        student, teacher = student.float(), teacher.float()
+    def _distance(self, student: Tensor, teacher: Tensor, key: str, lengths: list[int]) -> Tensor:
+        exact = torch.promote_types(student.dtype, torch.float32)
+        student, teacher = student.to(exact), teacher.to(exact)
         if key in self.projections:
             student = self.projections[key](student)
+        if self.distance == "cka":
+            parts = zip(student.split(lengths), teacher.split(lengths), strict=True)
+            return torch.cat([(1 - debiased_cka(s, t)).expand(len(s)) if len(s) > 3 else 0 * s[:, 0] for s, t in parts])
         if self.distance == "cosine":
             return 1 - nn.functional.cosine_similarity(student, teacher, dim=-1)
         # relative to the teacher's norm, which grows a hundredfold with depth: every layer counts alike
         return (student - teacher).square().sum(-1) / teacher.square().sum(-1).clamp(min=1e-12)
+
+
+def debiased_cka(one: Tensor, other: Tensor) -> Tensor:
+    """Debiased linear CKA of `[n, D1]` and `[n, D2]`, n > 3: 1 for equal geometry, around 0 for unrelated states.
+
+    The plain CKA of n points in D dimensions goes to 1 for n << D whatever they are; without the diagonal it does not.
+
+    Source: Kornblith et al. 2019; unbiased HSIC: Song et al. 2012, equation 5.
+    """
+    # CKA does not see shift and scale; without a common scale the fourth powers would leave float32's range
+    grams = []
+    for states in (one, other):
+        centred = states - states.mean(0)
+        centred = centred / centred.square().sum(-1).mean().clamp(min=1e-30).sqrt()
+        gram = centred @ centred.t()
+        grams.append(gram - torch.diag(gram.diagonal()))
+    cross, own, others = (_unbiased_hsic(*both) for both in ((grams[0], grams[1]), (grams[0],) * 2, (grams[1],) * 2))
+    return cross / (own.clamp(min=1e-12) * others.clamp(min=1e-12)).sqrt()
+
+
+def _unbiased_hsic(k: Tensor, other: Tensor) -> Tensor:
+    n = len(k)
+    k_sums, other_sums = k.sum(0), other.sum(0)
+    total = (k * other).sum() + k_sums.sum() * other_sums.sum() / ((n - 1) * (n - 2))
+    return (total - 2 / (n - 2) * (k_sums @ other_sums)) / (n * (n - 3))

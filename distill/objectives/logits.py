@@ -1,23 +1,36 @@
 """Match the teacher's next-token distributions."""
 
+import math
+
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from distill import divergences
+from distill.maps import Comparison, next_token_divergence
+from distill.maps.sweep import wide
 from distill.objectives.base import Objective
-from distill.taps import Signals, Wants
+from distill.objectives.schedules import Schedule
+from distill.taps import Finish, Signals, Wants, probe_head
 
 
 class Logits(Objective):
     """Divergence between the next-token distributions of student and teacher at every supervised position.
 
+    The logits of both models are made in chunks, at the supervised rows only, and forgotten (`distill.maps`). Where the head
+    of one of the models is not a plain matrix product followed by a scale or softcap (an adapter on it, 8 bit), the models'
+    own logits are used: the same numbers, with more memory.
+
     Args:
-        divergence: `"forward_kl"`, `"reverse_kl"` or `"generalized_jsd"`; see `distill.divergences`.
+        divergence: one of `distill.divergences.NAMES`.
         temperature: divides the logits of both sides, above 0.
         t_squared: multiply by temperature^2, in value and gradient, so that the gradient keeps its size when the
             temperature is raised (Hinton et al. 2015). The logged value carries the factor too.
-        beta: mixture weight of `"generalized_jsd"` (0.5 if not given).
-        weight: of this term.
+        beta: of `"generalized_jsd"` and `"scaled_jsd"` (0.5 if not given).
+        skew: of `"skew_forward_kl"` and `"skew_reverse_kl"` (0.1 if not given).
+        cross_entropy: weight of cross-entropy on the labels (at temperature 1), added to the divergence. The log then shows
+            `divergence` and `cross_entropy` by themselves, and their sum as `logits`.
+        weight: of this term; a number or a `Schedule`.
 
     Raises:
         ValueError: an unknown divergence, or a value out of range.
@@ -37,31 +50,55 @@ class Logits(Objective):
         temperature: float = 1.0,
         t_squared: bool = True,
         beta: float | None = None,
-        weight: float = 1.0,
+        skew: float | None = None,
+        cross_entropy: float = 0.0,
+        weight: float | Schedule = 1.0,
     ) -> None:
         super().__init__(weight)
-        if not temperature > 0:
+        if not (temperature > 0 and math.isfinite(temperature)):
             raise ValueError(f"temperature is {temperature}; it must be above 0.")
-        self.divergence = divergences.by_name(divergence, beta=beta)
+        if not (math.isfinite(cross_entropy) and cross_entropy >= 0):
+            raise ValueError(f"cross_entropy is {cross_entropy}; it is a weight and must be a number of 0 or more.")
+        self.divergence = divergences.by_name(divergence, beta=beta, skew=skew)
         self.temperature = temperature
         self.factor = temperature**2 if t_squared else 1.0
+        self.cross_entropy = cross_entropy
         self.vocabulary: int | None = None
+        self.heads: tuple[Finish, Finish] | None = None
 
     def bind(self, student: PreTrainedModel, teacher: PreTrainedModel, vocabulary: int | None) -> None:
         self.vocabulary = vocabulary
+        ours, theirs = probe_head(student), probe_head(teacher)
+        self.heads = None if ours is None or theirs is None else (ours, theirs)
 
     def student_wants(self) -> Wants:
-        return Wants(logits=True)
+        return Wants(logits=True) if self.heads is None else Wants(head=self.heads[0])
 
     def teacher_wants(self) -> Wants:
-        return Wants(logits=True)
+        return Wants(logits=True) if self.heads is None else Wants(head=self.heads[1])
 
-    def forward(self, student: Signals, teacher: Signals) -> Tensor:
+    def forward(self, student: Signals, teacher: Signals) -> Tensor | dict[str, Tensor]:
+        if student.head is not None and teacher.head is not None:
+            comparison = Comparison(
+                self.divergence, self.temperature, self.factor, self.cross_entropy, self.vocabulary
+            )
+            rows, entropy = next_token_divergence(student.head, teacher.head, comparison, student.labels)
+        else:
+            rows, entropy = self._from_logits(student, teacher)
+        if entropy is None:
+            return rows
+        entropy = entropy.detach()
+        return {self.name: rows, "divergence": rows.detach() - self.cross_entropy * entropy, "cross_entropy": entropy}
+
+    def _from_logits(self, student: Signals, teacher: Signals) -> tuple[Tensor, Tensor | None]:
         assert student.logits is not None
         assert teacher.logits is not None
         # Heads of one family may be padded to different sizes. The slots beyond the real tokens are cut off on both
         # sides, which is the same as a logit of -inf: no probability ever goes there.
-        rows = self.divergence(
-            student.logits[:, : self.vocabulary], teacher.logits[:, : self.vocabulary], temperature=self.temperature
-        )
-        return rows * self.factor
+        ours, theirs = student.logits[:, : self.vocabulary], teacher.logits[:, : self.vocabulary]
+        rows = self.divergence(ours, theirs, temperature=self.temperature) * self.factor
+        if not self.cross_entropy:
+            return rows, None
+        assert student.labels is not None
+        entropy = cross_entropy(wide(ours), student.labels, reduction="none")
+        return rows + self.cross_entropy * entropy, entropy

@@ -8,14 +8,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers.utils import logging
 
-from distill.collate import supervised_rows
-from distill.objectives import Objective
+from distill.collate import supervised_rows, supervised_tokens
+from distill.objectives import Objective, Schedule
 from distill.taps import Wants, run_with_taps
 from distill.teachers.local import LocalTeacher
 from distill.trainers.base import PairTrainer
 from distill.vocabulary import shared_vocabulary
 
+logger = logging.get_logger(__name__)
 OBJECTIVES_FILE = "objectives.safetensors"  # learned projections, beside a checkpoint's model and never inside it
 
 
@@ -46,6 +48,7 @@ class WhiteBoxTrainer(PairTrainer):
 
     # compute_loss divides by the supervised positions of the whole window itself
     loss_is_scaled_for_ga = True
+    collates_ids = True  # to name the pairs whose loss is not finite
 
     def __init__(
         self,
@@ -98,6 +101,7 @@ class WhiteBoxTrainer(PairTrainer):
         self._teacher_wants = _union(o.teacher_wants() for o in objectives)
         self._train_terms: dict[str, Tensor] = {}  # sums of values already divided, since the last log
         self._train_steps = 0  # and over how many optimiser steps
+        self._last_weights: dict[str, float] = {}
         self._eval_terms: dict[str, Tensor] = {}  # sums over rows, and the number of rows
         # so that Trainer counts the supervised positions whatever the model's forward accepts
         self.model_accepts_loss_kwargs = True
@@ -112,31 +116,48 @@ class WhiteBoxTrainer(PairTrainer):
     ) -> Any:
         """Sum over objectives of weight * sum over rows / items; see `transformers.Trainer.compute_loss`."""
         inputs = dict(inputs)
-        rows = supervised_rows(inputs.pop("labels"))
-        student = run_with_taps(model, self.student, inputs, rows, self._student_wants)
-        # whatever precision the student runs in: the teacher keeps its own, and objectives are computed in float32
-        with torch.autocast(self.args.device.type, enabled=False):
-            with torch.no_grad():
-                teacher = run_with_taps(self.teacher, self.teacher, inputs, rows, self._teacher_wants)
-            sums = {o.name: o(student, teacher).sum() for o in self.objectives}
+        labels, ids = inputs.pop("labels"), inputs.pop("ids", None)
+        rows = supervised_rows(labels)
+        values = self._values(model, inputs, rows, supervised_tokens(labels, rows))
+        sums = {name: value.sum() for name, value in values.items()}
         items = rows.sum() if num_items_in_batch is None else num_items_in_batch
+        items = torch.as_tensor(items, device=rows.device).clamp(min=1)  # a batch with nothing to learn from is a zero
         # weight 0 still shows the term in the log; it must not turn inf into NaN
-        terms = [o.weight * sums[o.name] for o in self.objectives if o.weight > 0]
-        loss = torch.stack(terms).sum() / items
+        terms = [weight * sums[name] for name, weight in self.weights().items() if weight > 0]
+        loss = torch.stack(terms or [0 * sums[self.objectives[0].name]]).sum() / items
         if not torch.isfinite(loss):
-            values = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in sums.items())
-            raise FloatingPointError(
-                f"The loss at step {self.state.global_step} is not finite; sums of this batch: {values}."
-            )
+            raise FloatingPointError(describe_non_finite(values, rows, ids, self.state.global_step))
         self._keep_terms(sums, rows, items)
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # DDP averages gradients; items counts all processes
         return (loss, {}) if return_outputs else loss
 
+    def weights(self) -> dict[str, float]:
+        """The weight of every objective in the present step."""
+        return {o.name: o.weight_at(self.state.global_step, self.state.max_steps) for o in self.objectives}
+
+    def _values(
+        self, model: torch.nn.Module, inputs: dict[str, Tensor], rows: Tensor, tokens: Tensor
+    ) -> dict[str, Tensor]:
+        """`[N]` of every objective, and what objectives show beside it."""
+        if not len(tokens):
+            logger.warning_once("A batch has no supervised position: it adds nothing. Is max_length shorter than prompts?")
+        student = run_with_taps(model, self.student, inputs, rows, self._student_wants, tokens)
+        values: dict[str, Tensor] = {}
+        # whatever precision the student runs in: the teacher keeps its own, and objectives are computed in float32
+        with torch.autocast(self.args.device.type, enabled=False):
+            with torch.no_grad():
+                teacher = run_with_taps(self.teacher, self.teacher, inputs, rows, self._teacher_wants, tokens)
+            for objective in self.objectives:
+                found = objective(student, teacher)
+                values.update(found if isinstance(found, dict) else {objective.name: found})
+        return values
+
     def _keep_terms(self, sums: dict[str, Tensor], rows: Tensor, items: Tensor | int) -> None:
         if self.student.training:
             kept, values = self._train_terms, {name: value.detach() / items for name, value in sums.items()}
             self._train_steps += self.accelerator.sync_gradients  # True in the last micro-batch of a step
+            self._last_weights = self.weights()
         else:
             kept, values = self._eval_terms, {name: value.detach() for name, value in sums.items()}
             values["rows"] = rows.sum()
@@ -148,6 +169,8 @@ class WhiteBoxTrainer(PairTrainer):
         if "loss" in logs and self._train_terms:
             values = self._gathered(self._train_terms)
             logs.update({name: value / max(self._train_steps, 1) for name, value in values.items()})
+            scheduled = [o.name for o in self.objectives if isinstance(o.weight, Schedule)]
+            logs.update({f"{name}_weight": self._last_weights[name] for name in scheduled})
             self._train_terms, self._train_steps = {}, 0
         super().log(logs, start_time)
 
@@ -160,7 +183,7 @@ class WhiteBoxTrainer(PairTrainer):
         if rows:
             prefix = kwargs.get("metric_key_prefix", "eval")
             output.metrics.update({f"{prefix}_{name}": value / rows for name, value in sums.items()})
-            output.metrics[f"{prefix}_loss"] = sum(o.weight * sums[o.name] for o in self.objectives) / rows
+            output.metrics[f"{prefix}_loss"] = sum(w * sums[name] for name, w in self.weights().items()) / rows
         return output
 
     def _gathered(self, sums: dict[str, Tensor]) -> dict[str, float]:
@@ -218,6 +241,22 @@ class _ClearGradients(TrainerCallback):
 
     def on_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         self.objectives.zero_grad()
+
+
+def describe_non_finite(values: dict[str, Tensor], rows: Tensor, ids: list[str] | None, step: int) -> str:
+    """Which terms, of which rows, at which step."""
+    row_of = rows.nonzero()[:, 0]
+    bad = {name: row_of[~value.isfinite()].unique().tolist() for name, value in values.items()}
+    said = [
+        f"{name} of {', '.join(repr(ids[r]) if ids else f'row {r} of the batch' for r in where)}"
+        for name, where in bad.items()
+        if where
+    ]
+    sums = ", ".join(f"{name} {float(value.detach().sum()):.4g}" for name, value in values.items())
+    return (
+        f"The loss at step {step} is not finite: {'; '.join(said) or 'a sum is too large'} (sums of this batch: {sums}). "
+        "A smaller learning rate, max_grad_norm or bfloat16 in place of float16 may help; or look at these pairs."
+    )
 
 
 def _union(wants: Any) -> Wants:

@@ -1,0 +1,31 @@
+"""What both maps share: gradients computed in the forward pass, for a sum over rows."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+
+def gradients_for(
+    upstream: Tensor, kept: Sequence[Tensor | None] | None, again: Callable[[], Sequence[Tensor | None]]
+) -> list[Tensor | None]:
+    """The kept gradients of the plain sum, times the one number that upstream is; else those of a second sweep.
+
+    Args:
+        upstream: `[N]`, the gradient in each row's value.
+        kept: gradients of the sum over rows; scaled in place. None: used up by an earlier backward pass.
+        again: sweeps once more, with `upstream` as the weights of the rows.
+    """
+    if kept is None or not _is_constant(upstream):
+        return list(again())
+    # in place: the gradient of a head is as large as the head, and nobody else has it
+    return [g if g is None or not len(upstream) else g.mul_(upstream[0].to(g.dtype)) for g in kept]
+
+
+def _is_constant(upstream: Tensor) -> bool:
+    """The gradient of a plain sum comes as one number seen N times."""
+    return len(upstream) == 0 or upstream.stride(0) == 0 or bool((upstream == upstream[0]).all())
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """At least float32; no copy if it is."""
+    return tensor if tensor.element_size() == 8 else tensor.float()
