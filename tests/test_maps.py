@@ -100,10 +100,10 @@ def test_low_precision_stays_near_the_exact_gradient():
     comparison = Comparison(by_name("forward_kl"))
     ours = gradients(lambda s: next_token_divergence(s, teacher, comparison)[0], student, torch.sum)
     twin = gradients(lambda s: naive(s, teacher, comparison), student, torch.sum)
-    torch.testing.assert_close(ours[0].double(), twin[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours[0].double(), twin[0], rtol=5e-2, atol=1e-2)  # logits are rounded to 8 bits
     for a, b in zip(ours[1], twin[1], strict=True):
         assert a.dtype == torch.bfloat16
-        assert (a - b).norm() < 1e-2 * b.norm()
+        assert (a - b).norm() < 2e-2 * b.norm()
 
 
 def test_frozen_heads_cost_no_gradient_and_eval_none_at_all():
@@ -184,7 +184,7 @@ def test_attention_equals_its_naive_twin(mask, kind, name):
     """Also with unequal key heads and head widths, and when rows count unequally."""
     changes = {"plain": {}, "softcap": {"softcap": 1.5}, "sinks": {"sinks": torch.tensor([0.5, -1, 2, 0]).double()}}[kind]
     student = attention(mask=mask, **changes)
-    teacher = attention(seed=1, groups=4, width=5, mask=mask, **changes)
+    teacher = attention(seed=1, groups=4, width=5, mask=mask, **{name: copy.deepcopy(v) for name, v in changes.items()})
     divergence, weights = by_name(name), torch.linspace(0.1, 2, int(ROWS.sum()), dtype=torch.float64)
     leaves = [t for t in (student.query, student.key, student.sinks) if t is not None]
     for leaf in leaves:

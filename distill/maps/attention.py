@@ -94,7 +94,7 @@ def _sweep(
     ]
     block = (BLOCK if rows.device.type == "cpu" else _GPU_BLOCK) // (heads * time)
     done = 0
-    for row in range(len(rows)):
+    for row in rows.any(1).nonzero().squeeze(1).tolist():
         for positions in rows[row].nonzero().squeeze(1).split(max(16, block)):
             at = slice(done, done + len(positions))
             keys = _union(*(_keys_seen(tap, row, positions) for tap in (student, teacher)))
