@@ -7,8 +7,22 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test must not depend on a hub,
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GPT2Config,
+    GraniteConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MistralConfig,
+    PhiConfig,
+    PreTrainedTokenizerFast,
+    TrainingArguments,
+)
 
+from distill.collate import PairCollator, supervised_rows
 from distill.pairs import pairs_from_rows
 
 TEMPLATE = (
@@ -82,6 +96,39 @@ def build_pairs(count: int = 12, seed: int = 0, vocabulary: int = 300):
             }
         )
     return pairs_from_rows(rows, where="test")
+
+
+def batch(side="right", count=5):
+    inputs = PairCollator(build_tokenizer(), padding_side=side)(list(build_pairs(count)))
+    rows = supervised_rows(inputs.pop("labels"))
+    return inputs, rows
+
+
+def family(name):
+    small = {
+        "vocab_size": 320,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    torch.manual_seed(1)
+    configs = {
+        "mistral": MistralConfig(**small, intermediate_size=48, num_key_value_heads=2, sliding_window=4),
+        "gpt2": GPT2Config(
+            vocab_size=320, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2
+        ),
+        "gemma2": Gemma2Config(
+            **small, intermediate_size=48, num_key_value_heads=2, head_dim=8, sliding_window=4,
+            final_logit_softcapping=2.0, attn_logit_softcapping=1.5, query_pre_attn_scalar=8, initializer_range=0.3,
+        ),
+        "cohere": CohereConfig(**small, intermediate_size=48, logit_scale=0.25, initializer_range=0.3),
+        "granite": GraniteConfig(**small, intermediate_size=48, logits_scaling=8.0, initializer_range=0.3),
+        "phi": PhiConfig(**small, intermediate_size=48, initializer_range=0.3),
+        "mamba": MambaConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, state_size=4),
+    }  # fmt: skip
+    return build_model() if name == "llama" else AutoModelForCausalLM.from_config(configs[name]).eval()
 
 
 @pytest.fixture(scope="session")

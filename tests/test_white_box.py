@@ -8,7 +8,7 @@ from conftest import build_model, build_pairs, build_tokenizer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from distill import AttentionMaps, HiddenStates, Logits, WhiteBoxTrainer, make_student
+from distill import AttentionMaps, HiddenStates, Logits, Schedule, WhiteBoxTrainer, make_student
 from distill.collate import PairCollator, supervised_rows
 from distill.divergences import forward_kl
 from distill.taps import Wants
@@ -18,8 +18,11 @@ from distill.trainers.white_box import OBJECTIVES_FILE
 OBJECTIVES = {
     "logits": lambda: [Logits()],
     "logits_t": lambda: [Logits("generalized_jsd", temperature=2.0, weight=0.7)],
+    "logits_and_labels": lambda: [Logits("skew_reverse_kl", cross_entropy=0.5)],
     "hidden": lambda: [HiddenStates()],
+    "cka": lambda: [HiddenStates(distance="cka")],
     "attention": lambda: [AttentionMaps()],
+    "relations": lambda: [AttentionMaps(relations=("query", "key", "value"))],
     "all": lambda: [Logits(), HiddenStates(distance="cosine", weight=0.3), AttentionMaps(weight=0.2)],
 }
 
@@ -154,6 +157,41 @@ def test_logged_terms_are_means_over_steps(arguments):
     assert twos == pytest.approx([(ones[0] + ones[1]) / 2, (ones[2] + ones[3]) / 2])
 
 
+def test_weights_may_be_schedules(arguments):
+    """The loss is made of the weights of its step, and the log shows them."""
+    objectives = [Logits(weight=Schedule(1.0, 0.0, steps=2)), HiddenStates(weight=Schedule(0.0, 0.4, shape="cosine"))]
+    run = trainer(arguments, objectives, max_steps=4, gradient_accumulation_steps=2)
+    run.train()
+    logs = [entry for entry in run.state.log_history if "loss" in entry]
+    assert [entry["logits_weight"] for entry in logs] == [1, 0.5, 0, 0]
+    assert [entry["hidden_weight"] for entry in logs] == pytest.approx([0, 0.0585786, 0.2, 0.3414214])
+    for entry in logs:
+        total = entry["logits_weight"] * entry["logits"] + entry["hidden_weight"] * entry["hidden"]
+        assert entry["loss"] == pytest.approx(total, rel=1e-4)
+
+
+def test_what_an_objective_shows_beside_its_term_is_logged(arguments):
+    run = trainer(arguments, [Logits(cross_entropy=0.5)], max_steps=2)
+    run.train()
+    logs = [entry for entry in run.state.log_history if "loss" in entry]
+    for entry in logs:
+        assert entry["logits"] == pytest.approx(entry["divergence"] + 0.5 * entry["cross_entropy"], rel=1e-5)
+    found = run.evaluate(build_pairs(9))
+    assert found["eval_logits"] == pytest.approx(found["eval_divergence"] + 0.5 * found["eval_cross_entropy"], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_batch_without_supervised_positions_is_a_zero(arguments, name):
+    """With a valid backward."""
+    run = trainer(arguments, OBJECTIVES[name]())
+    empty = run.data_collator(list(build_pairs(2)))
+    empty["labels"][:] = -100
+    loss = run.compute_loss(run.model, empty, num_items_in_batch=torch.tensor(0))
+    assert float(loss) == 0
+    loss.backward()
+    assert not any(p.grad.any() for p in run.model.parameters() if p.grad is not None)
+
+
 def test_evaluation_is_a_mean_over_tokens(arguments):
     """Whatever the batch size; Trainer's own eval_loss averages the means of batches."""
     student, teacher, pairs = build_model(seed=7), build_model(seed=1), build_pairs(9)
@@ -180,7 +218,7 @@ def test_a_resumed_run_equals_an_unbroken_one(arguments, tmp_path):
 
     def build(folder, halt=None):
         run = trainer(
-            arguments, [Logits(), HiddenStates(weight=0.5)], student=build_model(hidden_size=16, num_attention_heads=2, seed=7),
+            arguments, [Logits(weight=Schedule(1.0, 0.2)), HiddenStates(weight=0.5)], student=build_model(hidden_size=16, num_attention_heads=2, seed=7),
             teacher=teacher, pairs=build_pairs(14), max_steps=6, gradient_accumulation_steps=2,
             output_dir=str(tmp_path / folder), lr_scheduler_type="cosine", warmup_steps=2,
         )  # fmt: skip
@@ -267,3 +305,25 @@ def test_a_teacher_of_other_tokens_is_refused(arguments):
     other.add_tokens(["<think>"])
     with pytest.raises(ValueError, match="different vocabularies: 1 tokens differ"):
         trainer(arguments, [Logits()], teacher=LocalTeacher(build_model(seed=1), other))
+
+
+def test_the_warning_about_nothing_to_learn_comes_once(arguments, monkeypatch):
+    from distill.trainers import white_box
+
+    said = []
+    monkeypatch.setattr(white_box.logger, "warning_once", lambda text: said.append(text))
+    run = trainer(arguments, [Logits()])
+    empty = run.data_collator(list(build_pairs(2)))
+    empty["labels"][:] = -100
+    run.compute_loss(run.model, empty)
+    assert said == ["A batch has no supervised position: it adds nothing. Is max_length shorter than prompts?"]
+
+
+def test_reentrant_checkpointing_is_refused_for_attention(arguments):
+    """Its layers give no gradient to what is tapped inside them: the objective would silently teach nothing."""
+    run = trainer(
+        arguments, [AttentionMaps()], gradient_checkpointing=True,
+        gradient_checkpointing_kwargs={"use_reentrant": True},
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="No gradient reaches the student's attention"):
+        run.train()
