@@ -198,7 +198,7 @@ class _Rows(torch.autograd.Function):
     """A kernel as a differentiable function of logits."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, student: Tensor, teacher: Tensor, kernel: Kernel, mirror: Kernel, temperature: float
     ) -> Tensor:
         log_q, log_p = log_probabilities(student, temperature), log_probabilities(teacher, temperature)
@@ -210,7 +210,7 @@ class _Rows(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> Any:
         scale = upstream.unsqueeze(-1) / ctx.temperature
         needed = zip(ctx.needs_input_grad, ctx.slopes, ctx.dtypes, strict=False)
         return *((scale * slope).to(dtype) if needs else None for needs, slope, dtype in needed), None, None, None

@@ -168,14 +168,18 @@ def demo_prompts(teacher: LocalTeacher, count: int, seed: int, run: RunFolder) -
     )
 
 
-def build_objectives(names: str, *, divergence: str = "forward_kl", temperature: float = 1.0) -> list[Objective]:
+def build_objectives(
+    names: str, *, divergence: str = "forward_kl", temperature: float = 1.0, cross_entropy: float = 0.0
+) -> list[Objective]:
     """Objectives from a flag such as `logits,hidden,attention`; a weight may follow each: `logits,hidden=0.1`.
 
     Raises:
         ValueError: an unknown name, or a weight that is no number.
     """
     known = {
-        "logits": lambda weight: Logits(divergence, temperature=temperature, weight=weight),
+        "logits": lambda weight: Logits(
+            divergence, temperature=temperature, cross_entropy=cross_entropy, weight=weight
+        ),
         "hidden": lambda weight: HiddenStates(weight=weight),
         "attention": lambda weight: AttentionMaps(weight=weight),
     }
@@ -202,8 +206,8 @@ def block_sample(pairs: datasets.Dataset, strategy: str, rows: int = 12) -> Sequ
 def settings_of(args: Any, training: TrainingArguments) -> dict[str, Any]:
     """The settings that decide a run's results, for its folder; files are told by their contents."""
     kept = {name: value for name, value in training.to_dict().items() if not name.startswith(_INCIDENTAL)}
-    # more seeds or answers can be added to a run that is there
-    own = {name: value for name, value in dataclasses.asdict(args).items() if name not in ("seeds", "answers")}
+    # more seeds, answers or ways can be added to a run that is there
+    own = {k: value for k, value in dataclasses.asdict(args).items() if k not in ("seeds", "answers", "ablation")}
     contents = {
         f"{name}_sha256": hashlib.sha256(Path(own[name]).read_bytes()).hexdigest()
         for name in ("prompts", "pairs")

@@ -11,6 +11,10 @@ import jinja2
 from distill.pictures import draw
 
 WAYS = {"black_box": "Black box", "white_box": "White box"}
+ABLATION = {
+    "white_box_hidden": "White box + hidden states",
+    "white_box_attention": "White box + hidden states + attention",
+}
 _COLOURS = {"black_box": "#b4530a", "white_box": "#0b6e8f"}
 
 
@@ -33,6 +37,7 @@ def write_report(results: dict[str, Any], path: Path) -> None:
         ways=WAYS,
         by_way=by_way,
         summary={way: summarise(runs) for way, runs in by_way.items()},
+        ablation=ablation_rows(results["runs"]) if any(run["way"] in ABLATION for run in results["runs"]) else [],
         verdict=verdict(by_way),
         kl_by_step=_curves(by_way, "step", "optimiser steps"),
         kl_by_time=_curves(by_way, "seconds", "seconds spent in training steps"),
@@ -52,6 +57,32 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
         # a later run starts with memory that earlier ones left to the allocator; the first one is the cleanest figure
         "peak_memory_gib": min(run["peak_memory_gib"] for run in runs),
     }
+
+
+def ablation_rows(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line a way: the summary of its runs, and how its final KL compares with logits alone, seed by seed."""
+    alone = {run["seed"]: run["final"]["kl"] for run in runs if run["way"] == "white_box"}
+    rows = []
+    for way, title in (WAYS | ABLATION).items():
+        if mine := [run for run in runs if run["way"] == way]:
+            apart = [run["final"]["kl"] - alone[run["seed"]] for run in mine]
+            rows.append({"title": title, "apart": (min(apart), max(apart)), **summarise(mine)})
+    return rows
+
+
+def ablation_table(runs: list[dict[str, Any]]) -> str:
+    """`ablation_rows` as Markdown."""
+    lines = [
+        "| objectives | KL, mean ± half range | against logits alone, by seed | same top token | training seconds |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in ablation_rows(runs):
+        low, high = row["apart"]
+        lines.append(
+            f"| {row['title']} | {row['kl']:.3f} ± {row['kl_half_range']:.3f} | {low:+.3f} to {high:+.3f} | "
+            f"{row['top1']:.1%} | {row['seconds']:.0f} |"
+        )
+    return "\n".join(lines)
 
 
 def verdict(by_way: dict[str, list[dict[str, Any]]]) -> str:

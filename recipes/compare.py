@@ -30,7 +30,7 @@ from distill.pictures import check_report_extra
 from distill.progress import Stages
 from distill.prompts import read_prompts
 from distill.recipe import block_sample, build_objectives, parse_recipe, prepare_prompts, settings_of, split_pairs
-from distill.report import WAYS, write_report
+from distill.report import ABLATION, WAYS, ablation_table, write_report
 from distill.runs import RunFolder, one_sentence, save_student, train_or_resume, write_json
 from distill.students import STRATEGIES
 from distill.teachers import LocalTeacher, Sampling
@@ -54,6 +54,9 @@ class CompareArguments:
     layers: int = field(default=12, metadata={"help": "Teacher layers the student keeps."})
     strategy: str = field(default="block_influence", metadata={"help": f"Which layers: {', '.join(STRATEGIES)}."})
     objectives: str = field(default="logits", metadata={"help": "White box: of logits, hidden, attention, by comma."})
+    ablation: bool = field(
+        default=False, metadata={"help": "Train two more white boxes: + hidden states, + hidden states and attention."}
+    )
     max_length: int = field(default=512, metadata={"help": "Longest training row, in tokens."})
     seeds: int = field(default=2, metadata={"help": "Trainings of each way, with different orders of the pairs."})
     points: int = field(default=4, metadata={"help": "Held-out measurements during each training."})
@@ -98,15 +101,16 @@ def main(argv: list[str] | None = None) -> None:
         )
 
     runs: list[dict[str, Any]] = []
+    titles = WAYS | ABLATION
     for seed in _seeds(args, training):
-        for way in WAYS:
+        for way in _ways(args):
             with stages.stage(f"{way} seed {seed}"):
                 folder = run / f"{way}-seed{seed}"
                 if not (folder / "result.json").is_file():
                     student = copy.deepcopy(untouched)
                     _train(way, seed, folder, args, training, student, teacher, train_pairs, held_out, start)
                 result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-                print(f"{WAYS[way]}, seed {seed}: KL {start.kl:.3f} -> {result['final']['kl']:.3f}.")
+                print(f"{titles[way]}, seed {seed}: KL {start.kl:.3f} -> {result['final']['kl']:.3f}.")
             if "peak_memory_gib" not in result:
                 result["peak_memory_gib"] = stages.finished[-1].peak_memory_gib
                 write_json(folder / "result.json", result)
@@ -143,6 +147,8 @@ def main(argv: list[str] | None = None) -> None:
     }
     write_json(run / "results.json", results)
     write_report(results, run / "report.html")
+    if args.ablation:
+        print("\n" + ablation_table(runs))
     print(
         f"\nFinished in {(time.monotonic() - begun) / 60:.1f} minutes. Open {(run / 'report.html').resolve()}",
         flush=True,
@@ -176,7 +182,7 @@ def _train(
     if way == "black_box":
         trainer = BlackBoxTrainer(**common)
     else:
-        trainer = WhiteBoxTrainer(**common, teacher=teacher, objectives=build_objectives(args.objectives))
+        trainer = WhiteBoxTrainer(**common, teacher=teacher, objectives=build_objectives(_ways(args)[way]))
     train_or_resume(trainer)
     save_student(student, teacher.tokenizer, folder / "student")
     history = trainer.state.log_history
@@ -219,7 +225,20 @@ def _check(args: CompareArguments, training: TrainingArguments) -> None:
             raise ValueError(f"{name} is {getattr(args, name)}; it must be at least 1.")
     if args.seeds > 1 and training.data_seed is not None:
         raise ValueError("data_seed gives every seed the same order of pairs; use --seed, or --seeds 1.")
+    if args.ablation and args.objectives != "logits":
+        raise ValueError(
+            f"ablation adds objectives to logits alone, but objectives is {args.objectives!r}; leave it out."
+        )
     check_report_extra()
+
+
+def _ways(args: CompareArguments) -> dict[str, str]:
+    """Every way to train, and the objectives of the white ones."""
+    ways = {"black_box": "", "white_box": args.objectives}
+    if args.ablation:
+        ways["white_box_hidden"] = f"{args.objectives},hidden=0.1"
+        ways["white_box_attention"] = f"{args.objectives},hidden=0.1,attention=0.1"
+    return ways
 
 
 def _seeds(args: CompareArguments, training: TrainingArguments) -> range:
@@ -255,7 +274,7 @@ def _plan(args: CompareArguments, training: TrainingArguments, teacher: LocalTea
     trainings = [
         (f"{way} seed {seed}", black if way == "black_box" else white)
         for seed in _seeds(args, training)
-        for way in WAYS
+        for way in _ways(args)
     ]
     return [
         ("prompts", 0.1 if args.prompts else 1.4 * prompts * 48 * 5 * token),

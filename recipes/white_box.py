@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distill import WhiteBoxTrainer, make_student
+from distill.divergences import NAMES
 from distill.evaluation import AgreementCurve, HeldOut
 from distill.recipe import (
     DataArguments,
@@ -34,8 +35,11 @@ class WhiteBoxArguments(DataArguments):
     objectives: str = field(
         default="logits", metadata={"help": "Of logits, hidden, attention; a weight may follow: hidden=0.1"}
     )
-    divergence: str = field(default="forward_kl", metadata={"help": "forward_kl, reverse_kl or generalized_jsd."})
+    divergence: str = field(default="forward_kl", metadata={"help": f"One of {', '.join(NAMES)}."})
     distillation_temperature: float = field(default=1.0, metadata={"help": "Divides the logits of both sides."})
+    cross_entropy: float = field(
+        default=0.0, metadata={"help": "Weight of cross-entropy on the pairs' tokens, added to the divergence."}
+    )
 
 
 @one_sentence
@@ -43,7 +47,10 @@ def main(argv: list[str] | None = None) -> None:
     """Pairs, student, training, evaluation."""
     args, training = parse_recipe(WhiteBoxArguments, argv, output_dir="runs/white_box", description=__doc__)
     objectives = build_objectives(
-        args.objectives, divergence=args.divergence, temperature=args.distillation_temperature
+        args.objectives,
+        divergence=args.divergence,
+        temperature=args.distillation_temperature,
+        cross_entropy=args.cross_entropy,
     )
     run = RunFolder(str(training.output_dir), settings_of(args, training))
 

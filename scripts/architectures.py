@@ -3,15 +3,17 @@
     python scripts/architectures.py           # writes docs/architectures.md
     python scripts/architectures.py --check   # exits with 1 if that file would change
 
-A signal that does not equal its reference raises AssertionError, and nothing is written.
+A signal that does not equal its reference raises AssertionError, and nothing is written. `tests/test_architectures.py` holds
+every row of the page against the library.
 """
 
 import argparse
 import copy
 import re
 import sys
-import warnings
-from collections.abc import Callable
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,172 +21,45 @@ from typing import Any
 
 import torch
 import transformers
+from families import FAMILIES, SIZES
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.models.auto import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+import distill
 from distill import AttentionMaps, HiddenStates, Logits
 from distill.collate import PairCollator, supervised_rows
 from distill.divergences import forward_kl
-from distill.taps import run_with_taps
+from distill.objectives import Objective
+from distill.students import find_layers
+from distill.taps import Signals, run_with_taps
 
 PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
 SIDES = ("right", "left")
-WINDOW = 4  # of families with a sliding window: shorter than the rows
+PAD_RIGHT = "; pad right"
+INTRODUCTION = """# Architectures
 
-# Names a config does not know become attributes that nobody reads.
-SIZES = {
-    "vocab_size": 320,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "initializer_range": 0.2,  # large, so that random models really differ
-}
-GROUPED = {"num_key_value_heads": 2}
-SLIDING = {**GROUPED, "sliding_window": WINDOW}
-EXPERTS = {"num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-LATENT = {
-    "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8,
-    "v_head_dim": 6, "head_dim": 4,
-}  # fmt: skip
-GROUPS = {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 1}
-MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chunk_size": 8, "mamba_n_groups": 2}
-LINEAR = {
-    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
-    "head_dim": 8, "num_hidden_layers": 4,
-}  # fmt: skip
-FULL, SLIDES = "full_attention", "sliding_attention"
+What the white box can see in which family of models, found out with tiny random models of transformers {version}: student and
+teacher of one family, two rows of unequal length, padded on the right and on the left, with windows, softcaps, scales and
+biases that matter. Written by `python scripts/architectures.py`; a test holds every row against the library.
 
-FAMILIES: dict[str, dict[str, Any]] = {
-    "afmoe": {**SLIDING, **EXPERTS, "head_dim": 8, "layer_types": [SLIDES, FULL]},
-    "apertus": GROUPED,
-    "arcee": GROUPED,
-    "bamba": {**GROUPED, **MAMBA, "attn_layer_indices": [1], "num_hidden_layers": 3},
-    "biogpt": {},
-    "bitnet": GROUPED,
-    "bloom": {},
-    "codegen": {"rotary_dim": 4},
-    "cohere": {**GROUPED, "logit_scale": 0.25},
-    "cohere2": {**SLIDING, "logit_scale": 0.25, "layer_types": [SLIDES, FULL]},
-    "ctrl": {"n_positions": 64},
-    "dbrx": {
-        "d_model": 32, "n_heads": 4, "n_layers": 2, "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 2.0},
-        "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2},
-    },
-    "deepseek_v2": {**LATENT, **EXPERTS, **GROUPS},
-    "deepseek_v3": {**LATENT, **EXPERTS, **GROUPS},
-    "diffllama": GROUPED,
-    "doge": GROUPED,
-    "dots1": {**SLIDING, **EXPERTS, "n_shared_experts": 1, "head_dim": 8},
-    "ernie4_5": {**GROUPED, "head_dim": 8},
-    "ernie4_5_moe": {**GROUPED, "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 16},
-    "exaone4": {**SLIDING, "layer_types": [SLIDES, FULL]},
-    "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2},
-    "falcon (ALiBi)": {"alibi": True, "num_kv_heads": 2},
-    "falcon_h1": {**GROUPED, **MAMBA, "mamba_d_ssm": 64, "head_dim": 8, "lm_head_multiplier": 0.3},
-    "falcon_mamba": {"state_size": 4},
-    "flex_olmo": {**GROUPED, **EXPERTS},
-    "gemma": {**GROUPED, "head_dim": 8},
-    "gemma2": {**SLIDING, "head_dim": 8, "final_logit_softcapping": 2.0, "attn_logit_softcapping": 1.0, "query_pre_attn_scalar": 8},
-    "gemma3_text": {**SLIDING, "head_dim": 8, "layer_types": [SLIDES, FULL]},
-    "gemma3n_text": {
-        **SLIDING, "head_dim": 8, "layer_types": [SLIDES, FULL] * 2, "num_hidden_layers": 4, "num_kv_shared_layers": 2,
-        "vocab_size_per_layer_input": 320, "hidden_size_per_layer_input": 8, "laurel_rank": 4, "altup_num_inputs": 2,
-        "final_logit_softcapping": 2.0, "activation_sparsity_pattern": [0.0] * 4,
-    },
-    "gemma4_text": {
-        **SLIDING, "head_dim": 8, "global_head_dim": 8, "layer_types": [SLIDES, FULL], "vocab_size_per_layer_input": 320,
-        "hidden_size_per_layer_input": 8, "final_logit_softcapping": 2.0,
-    },
-    "glm": {**GROUPED, "head_dim": 8},
-    "glm4": {**GROUPED, "head_dim": 8},
-    "glm4_moe": {**GROUPED, **EXPERTS, **GROUPS, "head_dim": 8},
-    "gpt2": {},
-    "gpt_bigcode": {},
-    "gpt_neo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": WINDOW},
-    "gpt_neox": {},
-    "gpt_oss": {**SLIDING, **EXPERTS, "head_dim": 8, "layer_types": [SLIDES, FULL]},
-    "gptj": {"rotary_dim": 4},
-    "granite": {**GROUPED, "logits_scaling": 4.0, "attention_multiplier": 0.5, "residual_multiplier": 0.5},
-    "granitemoe": {**GROUPED, **EXPERTS, "logits_scaling": 4.0, "attention_multiplier": 0.5},
-    "granitemoehybrid": {
-        **GROUPED, **EXPERTS, **MAMBA, "num_hidden_layers": 3, "layer_types": ["mamba", "attention", "mamba"],
-        "logits_scaling": 4.0, "attention_multiplier": 0.5, "shared_intermediate_size": 16,
-    },
-    "helium": {**GROUPED, "head_dim": 8},
-    "hunyuan_v1_dense": {**GROUPED, "head_dim": 8},
-    "jamba": {
-        **GROUPED, **EXPERTS, "num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 4,
-        "mamba_dt_rank": 4, "use_mamba_kernels": False,
-    },
-    "jetmoe": {"num_key_value_heads": 2, "kv_channels": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
-    "kimi_linear": {
-        **LATENT, **EXPERTS, "n_group": 1, "num_hidden_layers": 4, "linear_head_dim": 8, "linear_num_heads": 4,
-        "layer_types": ["linear_attention", FULL] * 2, "q_lora_rank": None,
-    },
-    "lfm2": {**GROUPED, "layer_types": ["conv", FULL, "conv"], "num_hidden_layers": 3},
-    "llama": GROUPED,
-    "llama4_text": {**GROUPED, **EXPERTS, "head_dim": 8, "attention_chunk_size": WINDOW, "no_rope_layers": [1, 0], "intermediate_size_mlp": 48},
-    "longcat_flash": {
-        **LATENT, "num_layers": 2, "num_hidden_layers": 4, "n_routed_experts": 4, "zero_expert_num": 2, "moe_topk": 2,
-        "ffn_hidden_size": 48, "expert_ffn_hidden_size": 16,
-    },
-    "mamba": {"state_size": 4},
-    "mamba2": {"state_size": 4, "num_heads": 4, "head_dim": 16, "n_groups": 2, "chunk_size": 8},
-    "mimo_v2_flash": {**SLIDING, **EXPERTS, "head_dim": 8, "v_head_dim": 6, "layer_types": [SLIDES, FULL]},
-    "minicpm3": {**LATENT, "dim_model_base": 8},
-    "minimax": {**GROUPED, **EXPERTS, "num_hidden_layers": 3, "layer_types": ["linear_attention", FULL, "linear_attention"], "block_size": 8},
-    "ministral": {**SLIDING, "head_dim": 8, "layer_types": [SLIDES, FULL]},
-    "mistral": SLIDING,
-    "mixtral": {**SLIDING, **EXPERTS},
-    "mpt": {"n_heads": 4, "n_layers": 2, "d_model": 32, "max_seq_len": 64},
-    "nanochat": {**GROUPED, "final_logit_softcapping": 2.0},
-    "nemotron": GROUPED,
-    "nemotron_h": {
-        **GROUPED, **EXPERTS, "head_dim": 8, "layers_block_type": ["mamba", "attention", "moe"], "num_hidden_layers": 3, "mamba_num_heads": 4,
-        "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 2, "chunk_size": 8, "moe_shared_expert_intermediate_size": 16,
-    },
-    "olmo": {**GROUPED, "clip_qkv": 2.0},
-    "olmo2": GROUPED,
-    "olmo3": {**SLIDING, "layer_types": [SLIDES, FULL]},
-    "olmo_hybrid": {**GROUPED, **LINEAR, "layer_types": ["linear_attention", FULL] * 2},
-    "olmoe": {**GROUPED, **EXPERTS},
-    "openai-gpt": {},
-    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 16},
-    "persimmon": {},
-    "phi": {},
-    "phi3": SLIDING,
-    "phimoe": {**SLIDING, **EXPERTS, "lm_head_bias": True},
-    "qwen2": {**SLIDING, "use_sliding_window": True, "max_window_layers": 1},
-    "qwen2_moe": {**GROUPED, **EXPERTS, "shared_expert_intermediate_size": 16},
-    "qwen3": {**GROUPED, "head_dim": 8},
-    "qwen3_5_text": {**GROUPED, **LINEAR, "layer_types": ["linear_attention", FULL] * 2},
-    "qwen3_moe": {**GROUPED, **EXPERTS, "head_dim": 8},
-    "qwen3_next": {**GROUPED, **EXPERTS, **LINEAR, "layer_types": ["linear_attention", FULL] * 2, "shared_expert_intermediate_size": 16},
-    "recurrent_gemma": {
-        "num_key_value_heads": 1, "num_hidden_layers": 3, "lru_width": 32, "attention_window_size": WINDOW, "logits_soft_cap": 2.0,
-        "w_init_variance_scale": 1.0, "intermediate_size": 96,
-    },
-    "rwkv": {"attention_hidden_size": 32},
-    "seed_oss": {**GROUPED, "head_dim": 8},
-    "smollm3": {**GROUPED, "no_rope_layers": [1, 0]},
-    "stablelm": {**GROUPED, "use_qkv_bias": True, "qk_layernorm": True},
-    "starcoder2": SLIDING,
-    "vaultgemma": {**SLIDING, "head_dim": 8, "final_logit_softcapping": 2.0, "attn_logit_softcapping": 1.0, "query_pre_attn_scalar": 8, "layer_types": [SLIDES, FULL]},
-    "xglm": {"d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4, "init_std": 0.2},
-    "xlstm": {"num_heads": 4, "num_blocks": 2, "chunk_size": 8, "output_logit_soft_cap": 2.0, "embedding_dim": 32, "qk_dim_factor": 1.0},
-    "zamba2": {
-        "num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2, "mamba_d_state": 8, "n_mamba_heads": 4, "chunk_size": 8,
-        "mamba_ngroups": 2, "num_key_value_heads": 4, "adapter_rank": 4, "use_mem_rope": True,
-    },
-}
+- **logits**: `streams`: the divergence is computed from what the head is given and its weights, and logits are never made;
+  `whole`: the head or what follows it is not understood, so the model's own logits of the supervised rows are used. Either
+  equals the divergence of the model's full logits in value and in the gradient of every parameter. A family without a row here
+  comes to `whole` at worst. `pad right`: padding on the left changes what the model itself says, because its state takes the
+  padding in; both trainers pad on the right.
+- **hidden**: what is compared is what the layer's module returned (the last layer's after the final norm).
+- **attention**: the divergence equals that of the model's own eager maps (`output_attentions=True`), in value and in the
+  gradient of every parameter. `layers 1, 3 of 4`: these layers of the tiny model have maps and the others, of another kind
+  (Mamba, convolution, linear attention), are refused.
+- A number is that of the sentence below with which the objective refuses when the trainer is constructed.
+
+| family | model class | logits | hidden | attention |
+|---|---|---|---|---|
+"""
 
 
 @dataclass(frozen=True)
@@ -200,24 +75,35 @@ class Outcome:
 
 def exists(family: str) -> bool:
     """Whether the installed transformers has it."""
-    return model_type(family) in CONFIG_MAPPING and CONFIG_MAPPING[model_type(family)] in MODEL_FOR_CAUSAL_LM_MAPPING
+    name = _model_type(family)
+    return name in CONFIG_MAPPING and CONFIG_MAPPING[name] in MODEL_FOR_CAUSAL_LM_MAPPING
 
 
-def model_type(family: str) -> str:
-    """The name transformers has for it."""
+def outcome(family: str) -> Outcome:
+    """Check all signals of a family.
+
+    Raises:
+        AssertionError: a signal is not what it should be.
+    """
+    name = type(pair(family)[0]).__name__
+    logits, hidden, attention = (check(*pair(family)) for check in (check_logits, check_hidden, check_attention))
+    return Outcome(family, name, logits, hidden, attention)
+
+
+def pair(family: str) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """A student near its teacher; every parameter is random, biases and norms too."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(_model_type(family), **{**SIZES, **FAMILIES[family]})
+    teacher = _add_noise(AutoModelForCausalLM.from_config(config).eval())
+    return _add_noise(copy.deepcopy(teacher)), teacher
+
+
+def _model_type(family: str) -> str:
+    """The name transformers has for it; what follows in brackets tells variants apart."""
     return family.partition(" ")[0]
 
 
-def build(family: str, seed: int) -> PreTrainedModel:
-    """A tiny random model, every parameter of it, biases and norms too."""
-    torch.manual_seed(seed)
-    config = AutoConfig.for_model(model_type(family), **{**SIZES, **FAMILIES[family]})
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
-    return add_noise(model)
-
-
-def add_noise(model: PreTrainedModel) -> PreTrainedModel:
-    """In place; returns the model."""
+def _add_noise(model: Any) -> PreTrainedModel:
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     return model
@@ -227,13 +113,147 @@ def batch(side: str) -> tuple[dict[str, Tensor], Tensor]:
     """Inputs and supervised rows of two pairs of unequal length; there are unsupervised positions before and behind."""
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"<pad>": 0})), pad_token="<pad>")
     ids = torch.randint(3, 320, (21,), generator=torch.Generator().manual_seed(0)).tolist()
-    pairs = [{"prompt_ids": ids[:3], "completion_ids": ids[3:12]}, {"prompt_ids": ids[12:15], "completion_ids": ids[15:21]}]
+    pairs = [
+        {"prompt_ids": ids[:3], "completion_ids": ids[3:12]},
+        {"prompt_ids": ids[12:15], "completion_ids": ids[15:21]},
+    ]
     inputs = PairCollator(tokenizer, padding_side=side)(pairs)
-    labels = inputs.pop("labels")
-    labels[:, -2:] = -100
-    if side == "right":
-        labels[1, 7:] = -100
-    return inputs, supervised_rows(labels)
+    rows = supervised_rows(inputs.pop("labels"))
+    for row in rows:
+        row[row.nonzero()[-2:]] = False
+    return inputs, rows
+
+
+def check_logits(student: PreTrainedModel, teacher: PreTrainedModel) -> str:
+    """Divergence and gradient against the models' full logits; temperature 2 shows whether a softcap comes before it."""
+    objective, twin = Logits("forward_kl", temperature=2.0), copy.deepcopy(student)
+    objective.bind(student, teacher, None)
+    found, own = "whole" if objective.heads is None else "streams", []
+    for side in SIDES:
+        inputs, rows = batch(side)
+        value = objective(*signals(objective, student, teacher, inputs, rows))
+        ours, theirs = (model(**inputs, use_cache=False).logits[rows] for model in (twin, teacher))
+        expected = 4 * forward_kl(ours, theirs.detach(), temperature=2.0)
+        compare("logits", value, expected)
+        compare_gradients("logits", value, student, expected, twin)
+        own.append(theirs.detach())
+    # what is done if a head is no plain matrix product, e.g. has an adapter: any model may come to that
+    objective.heads = None
+    with torch.no_grad():
+        compare("whole logits", objective(*signals(objective, student, teacher, inputs, rows)), expected)
+    return found if torch.allclose(own[0], own[1], atol=1e-4) else found + PAD_RIGHT
+
+
+def check_hidden(student: PreTrainedModel, teacher: PreTrainedModel) -> str:
+    """Every layer against what its module returned; the last against the last of the model's own hidden states."""
+    layers, count, sentence = bound(HiddenStates, student, teacher)
+    if not layers:
+        return sentence
+    objective = HiddenStates([(layer, layer) for layer in layers])
+    objective.bind(student, teacher, None)
+    for side in SIDES:
+        inputs, rows = batch(side)
+        with layer_outputs(student) as outputs:
+            states = student(**inputs, use_cache=False, output_hidden_states=True).hidden_states
+        ours, theirs = signals(objective, student, teacher, inputs, rows)
+        for layer in layers:
+            expected = states[-1] if layer == count - 1 else outputs[layer]
+            compare(f"hidden state {layer}", ours.hidden[layer], expected[rows])
+        objective(ours, theirs).sum().backward()
+    return _listed(layers, count)
+
+
+def check_attention(student: PreTrainedModel, teacher: PreTrainedModel) -> str:
+    """Divergence and gradient against eager maps."""
+    layers, count, sentence = bound(AttentionMaps, student, teacher)
+    if not layers:
+        return sentence
+    objective = AttentionMaps([(layer, layer) for layer in layers])
+    twins = copy.deepcopy(student), copy.deepcopy(teacher)
+    objective.bind(student, teacher, None)
+    for model in twins:
+        model.set_attn_implementation("eager")
+    for side in SIDES:
+        inputs, rows = batch(side)
+        ours, theirs = signals(objective, student, teacher, inputs, rows)
+        value = objective(ours, theirs)
+        has_sinks = [ours.attention[layer].sinks is not None for layer in layers]
+        maps = [eager_maps(model, inputs, rows, layers, has_sinks) for model in twins]
+        expected = torch.stack([kl(q, p.detach()) for q, p in zip(*maps, strict=True)]).mean(0)
+        compare("attention", value, expected)
+        compare_gradients("attention", value, student, expected, twins[0])
+    return _listed(layers, count)
+
+
+def bound(kind: Any, student: PreTrainedModel, teacher: PreTrainedModel) -> tuple[list[int], int, str]:
+    """Layers that the objective takes, of how many, and what it says if it takes none."""
+    count = student.config.get_text_config(decoder=True).num_hidden_layers
+    layers = [layer for layer in range(count) if not refusal(kind({layer: layer}), student, teacher)]
+    return layers, count, "" if layers else refusal(kind(), student, teacher)
+
+
+def refusal(objective: Objective, student: PreTrainedModel, teacher: PreTrainedModel) -> str:
+    """The library's own sentence, without the names of one family; "" if it takes the models."""
+    try:
+        objective.bind(student, teacher, None)
+    except ValueError as error:
+        origin = traceback.extract_tb(error.__traceback__)[-1].filename
+        if not Path(origin).is_relative_to(Path(distill.__file__).parent):
+            raise
+        sentence = re.sub(rf"^{type(student).__name__}", "The model", str(error)).replace(
+            type(student).__name__, "the model"
+        )
+        sentence = re.sub(r"\[\d+(, \d+)*\]", "[...]", sentence)
+        return re.sub(r"(layer |=)\d+", r"\1...", sentence)
+    return ""
+
+
+def _listed(layers: list[int], count: int) -> str:
+    return "yes" if len(layers) == count else f"layers {', '.join(map(str, layers))} of {count}"
+
+
+def signals(
+    objective: Objective, student: PreTrainedModel, teacher: PreTrainedModel, inputs: dict[str, Tensor], rows: Tensor
+) -> tuple[Signals, Signals]:
+    """As the trainer gets them."""
+    ours = run_with_taps(student, student, inputs, rows, objective.student_wants())
+    with torch.no_grad():
+        return ours, run_with_taps(teacher, teacher, inputs, rows, objective.teacher_wants())
+
+
+@contextmanager
+def layer_outputs(model: PreTrainedModel) -> Iterator[dict[int, Tensor]]:
+    """What the decoder layers return in a forward pass."""
+    outputs: dict[int, Tensor] = {}
+
+    def keep(layer: int, module: Any, args: Any, output: Any) -> None:
+        outputs[layer] = output[0] if isinstance(output, tuple | list) else output
+
+    handles = [m.register_forward_hook(partial(keep, i)) for i, m in enumerate(find_layers(model)[1])]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def eager_maps(
+    model: PreTrainedModel, inputs: dict[str, Tensor], rows: Tensor, layers: list[int], has_sinks: list[bool]
+) -> list[Tensor]:
+    """`[N, H, T]` of each layer; with a sink (gpt-oss) one more column, which transformers drops: what is missing to 1."""
+    maps = [m for m in model(**inputs, use_cache=False, output_attentions=True).attentions if m is not None]
+    # hybrids give the maps of their attention layers only
+    chosen = maps if len(maps) == len(layers) else [maps[layer] for layer in layers]
+    picked = [m.transpose(1, 2)[rows] for m in chosen]
+    sinks = [1 - m.sum(-1, keepdim=True) for m in picked]
+    assert [bool(s.max() > 1e-4) for s in sinks] == has_sinks
+    return [torch.cat([m, s], -1) if has else m for m, s, has in zip(picked, sinks, has_sinks, strict=True)]
+
+
+def kl(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over heads of KL(teacher || student) between maps, by definition."""
+    terms = teacher * (teacher.clamp(min=1e-38).log() - student.clamp(min=1e-38).log())
+    return torch.where(teacher > 0, terms, 0.0).sum(-1).mean(1)
 
 
 def compare(what: str, got: Tensor, expected: Tensor) -> None:
@@ -242,7 +262,9 @@ def compare(what: str, got: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-5, msg=lambda words: f"{what}: {words}")
 
 
-def compare_gradients(what: str, value: Tensor, model: PreTrainedModel, expected: Tensor, twin: PreTrainedModel) -> None:
+def compare_gradients(
+    what: str, value: Tensor, model: PreTrainedModel, expected: Tensor, twin: PreTrainedModel
+) -> None:
     """Of the sums, in every parameter of a model and its copy."""
     for total, owner in ((value, model), (expected, twin)):
         owner.zero_grad()
@@ -250,98 +272,58 @@ def compare_gradients(what: str, value: Tensor, model: PreTrainedModel, expected
     scale = max(float(p.grad.abs().max()) for p in twin.parameters() if p.grad is not None)
     assert scale > 1e-6, f"{what}: no gradient, which shows nothing"
     for (name, ours), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
-        pair = [torch.zeros_like(p) if p.grad is None else p.grad for p in (ours, theirs)]
-        torch.testing.assert_close(*pair, rtol=1e-3, atol=1e-4 * scale, msg=lambda words: f"{what} of {name}: {words}")
+        got, want = (torch.zeros_like(p) if p.grad is None else p.grad for p in (ours, theirs))
+        worst = float((got - want).abs().max())
+        assert torch.allclose(got, want, rtol=1e-3, atol=3e-5 * scale), (
+            f"gradient of {what} in {name}: {worst} of {scale}"
+        )
 
 
-def check_logits(student: PreTrainedModel, teacher: PreTrainedModel) -> str:
-    """Divergence and gradient against the models' full logits; temperature 2 shows whether a softcap comes before it."""
-    objective = Logits("forward_kl", temperature=2.0)
-    objective.bind(student, teacher, None)
-    twin = copy.deepcopy(student)
-    for side in SIDES:
-        inputs, rows = batch(side)
-        value = objective(*signals(objective, student, teacher, inputs, rows))
-        ours, theirs = (model(**inputs, use_cache=False).logits[rows] for model in (twin, teacher))
-        expected = 4 * forward_kl(ours, theirs.detach(), temperature=2.0)
-        compare("logits", value, expected)
-        compare_gradients("gradient of logits", value, student, expected, twin)
-    return "whole" if objective.heads is None else "streams"
+def write_page(outcomes: list[Outcome], version: str) -> str:
+    """The page as Markdown."""
+    notes: list[str] = []
+    lines = []
+    for row in outcomes:
+        cells = [f"`{row.family}`", row.model, row.logits]
+        for cell in (row.hidden, row.attention):
+            if cell.endswith("."):
+                notes += [cell] if cell not in notes else []
+                cell = f"refused ({notes.index(cell) + 1})"
+            cells.append(cell)
+        lines.append(f"| {' | '.join(cells)} |\n")
+    sentences = [f"{i}. {note}\n" for i, note in enumerate(notes, 1)]
+    return INTRODUCTION.format(version=version) + "".join(lines) + "\n" + "".join(sentences)
 
 
-def check_hidden(student: PreTrainedModel, teacher: PreTrainedModel) -> str:
-    """Every layer against the model's own hidden states."""
-    objective = HiddenStates()
-    try:
-        objective.bind(student, teacher, None)
-    except ValueError as error:
-        return str(error)
-    for side in SIDES:
-        inputs, rows = batch(side)
-        with torch.no_grad():
-            states = teacher(**inputs, use_cache=False, output_hidden_states=True).hidden_states
-            _, found = signals(objective, student, teacher, inputs, rows)
-        assert len(states) == len(found.hidden) + 1, f"{len(states)} hidden states for {len(found.hidden)} layers"
-        for layer, hidden in found.hidden.items():
-            compare(f"hidden state {layer}", hidden, states[layer + 1][rows])
-    value = objective(*signals(objective, student, teacher, inputs, rows))
-    value.sum().backward()
-    return "yes"
+def read_page(text: str) -> tuple[list[Outcome], str]:
+    """The opposite: outcomes and the version of transformers they are of."""
+    notes = dict(re.findall(r"^(\d+)\. (.+)$", text, re.MULTILINE))
+    rows = re.findall(r"^\| `(.+)` \| (.+) \| (.+) \| (.+) \| (.+) \|$", text, re.MULTILINE)
+    outcomes = [
+        Outcome(*(re.sub(r"^refused \((\d+)\)$", lambda found: notes[found[1]], cell) for cell in row)) for row in rows
+    ]
+    version = re.search(r"transformers (\d[\w.]*):", text)
+    assert version is not None
+    return outcomes, version[1]
 
 
-def check_attention(student: PreTrainedModel, teacher: PreTrainedModel) -> str:
-    """Divergence and gradient against eager maps."""
-    count, sentence = student.config.get_text_config(decoder=True).num_hidden_layers, ""
-    layers = []
-    for layer in range(count):
-        try:
-            AttentionMaps({layer: layer}).bind(student, teacher, None)
-            layers.append(layer)
-        except ValueError as error:
-            sentence = str(error)
-    if not layers:
-        return sentence
-    objective = AttentionMaps([(layer, layer) for layer in layers])
-    objective.bind(student, teacher, None)
-    twin, eager_teacher = copy.deepcopy(student), copy.deepcopy(teacher)
-    for model in (twin, eager_teacher):
-        model.set_attn_implementation("eager")
-    for side in SIDES:
-        inputs, rows = batch(side)
-        value = objective(*signals(objective, student, teacher, inputs, rows))
-        expected = naive_attention(twin, eager_teacher, inputs, rows, layers)
-        compare("attention", value, expected)
-        compare_gradients("gradient of attention", value, student, expected, twin)
-    return "yes" if len(layers) == count else "layers " + ", ".join(map(str, layers))
+def main() -> None:
+    """Check every family and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page would change")
+    flags = parser.parse_args()
+    torch.set_num_threads(1)  # faster for such small models
+    transformers.logging.set_verbosity_error()
+    outcomes = []
+    for family in FAMILIES:
+        outcomes.append(outcome(family))
+        print(outcomes[-1], flush=True)
+    text = write_page(outcomes, transformers.__version__)
+    if not flags.check:
+        PAGE.write_text(text)
+    elif text != PAGE.read_text():
+        sys.exit(f"{PAGE} is not what would be written now; run python scripts/architectures.py.")
 
 
-def signals(objective, student, teacher, inputs, rows):
-    return (
-        run_with_taps(student, student, inputs, rows, objective.student_wants()),
-        run_with_taps(teacher, teacher, inputs, rows, objective.teacher_wants()),
-    )
-
-
-def naive_attention(student, teacher, inputs, rows, layers) -> Tensor:
-    """Mean over layers and heads of KL between eager maps, by definition.
-
-    gpt-oss gives its maps without the column of the sink; what a row lacks to 1 is that column.
-    """
-    sides = []
-    for model in (student, teacher):
-        maps = model(**inputs, use_cache=False, output_attentions=True).attentions
-        maps = [m for m in maps if m is not None]
-        if len(maps) != len(layers):
-            maps = [maps[layer] for layer in layers]
-        sides.append(maps)
-    total = torch.zeros(int(rows.sum()))
-    for q, p in zip(*sides, strict=True):
-        q, p = (with_sink(m.transpose(1, 2)[rows]) for m in (q, p.detach()))
-        terms = torch.where(p > 0, p * (p.clamp(min=1e-38).log() - q.clamp(min=1e-38).log()), 0.0)
-        total = total + terms.sum(-1).mean(1)
-    return total / len(layers)
-
-
-def with_sink(maps: Tensor) -> Tensor:
-    rest = 1 - maps.sum(-1, keepdim=True)
-    return torch.cat([maps, rest], dim=-1) if rest.max() > 1e-4 else maps
+if __name__ == "__main__":
+    main()

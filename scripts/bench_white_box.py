@@ -10,73 +10,85 @@ All ways of a table are run in alternation in one process; times are medians, ra
 
 import argparse
 import json
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
+from bench_ways import (
+    chunked_step,
+    eager_step,
+    forward_only,
+    gkd_step,
+    load,
+    make_batch,
+    our_step,
+    sft_step,
+    textbook,
+    trl_chunked,
+)
 from measuring import Measured, machine, measure, table
-from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Trainer, TrainingArguments
+from torch import Tensor
 
-from distill import AttentionMaps, HiddenStates, Logits, WhiteBoxTrainer
+from distill import AttentionMaps, HiddenStates, Logits
 from distill.divergences import by_name
 from distill.maps import Comparison, attention_divergence, next_token_divergence
 from distill.objectives import Objective
 from distill.taps import AttentionTap, Finish, HeadTap
-from distill.teachers import LocalTeacher
 
 SHAPES = ((4, 256), (2, 1024), (1, 4096))
 SHARES = (0.0, 0.5, 0.8)
-VOCABULARIES = (49_152, 151_936)
+VOCABULARIES = {49_152: (128, 1024), 151_936: (128, 512)}  # and how many rows
 DIVERGENCES = {"forward KL": ("forward_kl", 0.0), "JSD": ("generalized_jsd", 0.5)}
 
 
 def bench_head(rounds: int, device: str, dtype: torch.dtype) -> str:
     """[N, V] divergence and its gradients, alone."""
     lines = []
-    for vocabulary in VOCABULARIES:
-        for count in (128, 1024) if vocabulary < 10**5 else (128, 512):
-            torch.manual_seed(0)
-            hidden, other = (torch.randn(count, 576, dtype=dtype, device=device) for _ in range(2))
-            weight = torch.randn(vocabulary, 576, dtype=dtype, device=device) * 0.05
-            teacher = weight + 0.02 * torch.randn_like(weight)
-            hidden.requires_grad_()
-            weight.requires_grad_()
-
-            def backward(loss: Callable[[], torch.Tensor], leaves: tuple[torch.Tensor, ...] = (hidden, weight)) -> None:
-                torch.autograd.grad(loss(), leaves)
-
-            def ours(name: str, hidden=hidden, weight=weight, other=other, teacher=teacher) -> torch.Tensor:  # type: ignore[no-untyped-def]
-                taps = (HeadTap(h, w, None, Finish(), dtype) for h, w in ((hidden, weight), (other, teacher)))
-                return next_token_divergence(*taps, Comparison(by_name(name)))[0].sum()
-
-            def naive(name: str, hidden=hidden, weight=weight, other=other, teacher=teacher) -> torch.Tensor:  # type: ignore[no-untyped-def]
-                return textbook(name, (hidden @ weight.t()).float(), (other @ teacher.t()).float()).sum()
-
-            def products(hidden=hidden, weight=weight, other=other, teacher=teacher) -> None:  # type: ignore[no-untyped-def]
-                with torch.no_grad():
-                    slope = hidden @ weight.t()
-                    other @ teacher.t()
-                    slope @ weight
-                    slope.t() @ hidden
-
-            ways: dict[str, Callable[[], object]] = {"matrix products alone": products}
-            for title, (name, beta) in DIVERGENCES.items():
-                ways[f"distill {title}"] = partial(backward, partial(ours, name))
-                ways[f"autograd, all logits, {title}"] = partial(backward, partial(naive, name))
-                ways[f"TRL chunked {title}"] = partial(
-                    backward, partial(trl_chunked, beta, hidden[None], weight, other[None], teacher)
-                )
-            found = measure(ways, rounds, device)
+    for vocabulary, counts in VOCABULARIES.items():
+        for count in counts:
+            found = measure(head_ways(count, vocabulary, device, dtype), rounds, device)
             floor = found["matrix products alone"].median
-            lines += [
-                [f"{count} x {vocabulary:,}", name, f"{m.median:.3f}", f"{m.median / floor:.2f}", m.spread, f"{m.mib:,.0f}"]
-                for name, m in found.items()
-            ]
-    columns = ["rows x vocabulary", "way", "seconds", "over the matrix products", "spread", "MiB"]
-    return table(columns, lines)
+            for name, m in found.items():
+                ratio = f"{m.median / floor:.2f}"
+                lines.append([f"{count} x {vocabulary:,}", name, f"{m.median:.3f}", ratio, m.spread, f"{m.mib:,.0f}"])
+    return table(["rows x vocabulary", "way", "seconds", "over the matrix products", "spread", "MiB"], lines)
+
+
+def head_ways(count: int, vocabulary: int, device: str, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
+    """The floor is the four products that no way can do without: two logits, and the two of the backward pass."""
+    torch.manual_seed(0)
+    hidden, other = (torch.randn(count, 576, dtype=dtype, device=device) for _ in range(2))
+    weight = torch.randn(vocabulary, 576, dtype=dtype, device=device) * 0.05
+    teacher = weight + 0.02 * torch.randn_like(weight)
+    hidden.requires_grad_()
+    weight.requires_grad_()
+
+    def products() -> None:
+        with torch.no_grad():
+            slope = hidden @ weight.t()
+            other @ teacher.t()
+            slope @ weight
+            slope.t() @ hidden
+
+    def backward(loss: Callable[[], Tensor]) -> None:
+        torch.autograd.grad(loss(), (hidden, weight))
+
+    def ours(name: str) -> Tensor:
+        student = HeadTap(hidden, weight, None, Finish(), dtype)
+        comparison = Comparison(by_name(name))
+        return next_token_divergence(student, HeadTap(other, teacher, None, Finish(), dtype), comparison)[0].sum()
+
+    def naive(name: str) -> Tensor:
+        return textbook(name, (hidden @ weight.t()).float(), (other @ teacher.t()).float()).sum()
+
+    ways: dict[str, Callable[[], object]] = {"matrix products alone": products}
+    for title, (name, beta) in DIVERGENCES.items():
+        ways[f"distill {title}"] = partial(backward, partial(ours, name))
+        ways[f"autograd, all logits, {title}"] = partial(backward, partial(naive, name))
+        chunked = partial(trl_chunked, beta, hidden[None], weight, other[None], teacher)
+        ways[f"TRL chunked {title}"] = partial(backward, chunked)
+    return ways
 
 
 def bench_attention(rounds: int, device: str) -> str:
@@ -91,25 +103,33 @@ def bench_attention(rounds: int, device: str) -> str:
         student, teacher = (AttentionTap(q, k, k, None, 0.125) for q, k in ((query, key), (q_teacher, k_teacher)))
         rows = torch.ones(1, time, dtype=torch.bool, device=device)
 
-        def ours(student=student, teacher=teacher, rows=rows) -> None:  # type: ignore[no-untyped-def]
-            value = attention_divergence(student, teacher, rows).sum()
-            torch.autograd.grad(value, (student.query, student.key))
-
-        def eager(student=student, teacher=teacher, time=time) -> None:  # type: ignore[no-untyped-def]
-            mask = torch.full((time, time), float("-inf"), device=device).triu(1)
-            maps = []
-            for tap in (student, teacher):
-                keys = tap.key.repeat_interleave(3, dim=1)
-                maps.append((tap.query @ keys.transpose(2, 3) * tap.scaling + mask).softmax(-1))
-            q, p = maps
-            terms = p * (p.clamp(min=1e-30).log() - q.clamp(min=1e-30).log())
-            torch.autograd.grad(terms.sum(-1).mean(1).sum(), (student.query, student.key))
-
+        ours = partial(one_layer, student, teacher, rows)
+        eager = partial(one_layer_eager, student, teacher)
         found = measure({"distill": ours, "eager maps": eager}, rounds, device)
         for name, m in found.items():
-            ratios = [f"{found['eager maps'].median / m.median:.1f}", f"{found['eager maps'].mib / max(m.mib, 0.1):.1f}"]
+            ratios = [
+                f"{found['eager maps'].median / m.median:.1f}",
+                f"{found['eager maps'].mib / max(m.mib, 0.1):.1f}",
+            ]
             lines.append([str(time), name, f"{m.median:.3f}", m.spread, f"{m.mib:,.0f}", *ratios])
     return table(["T", "way", "seconds", "spread", "MiB", "times faster", "times less memory"], lines)
+
+
+def one_layer(student: AttentionTap, teacher: AttentionTap, rows: Tensor) -> None:
+    torch.autograd.grad(attention_divergence(student, teacher, rows).sum(), (student.query, student.key))
+
+
+def one_layer_eager(student: AttentionTap, teacher: AttentionTap) -> None:
+    """Whole maps, by autograd, as output_attentions gives them."""
+    time = student.query.shape[2]
+    mask = torch.full((time, time), float("-inf"), device=student.query.device).triu(1)
+    maps = []
+    for tap in (student, teacher):
+        keys = tap.key.repeat_interleave(tap.query.shape[1] // tap.key.shape[1], dim=1)
+        maps.append((tap.query @ keys.transpose(2, 3) * tap.scaling + mask).softmax(-1))
+    q, p = maps
+    terms = p * (p.clamp(min=1e-30).log() - q.clamp(min=1e-30).log())
+    torch.autograd.grad(terms.sum(-1).mean(1).sum(), (student.query, student.key))
 
 
 def bench_step(rounds: int, device: str, model: str, shapes: tuple[tuple[int, int], ...], peers: bool) -> str:
@@ -130,16 +150,34 @@ def bench_step(rounds: int, device: str, model: str, shapes: tuple[tuple[int, in
                     ways[f"TRL chunked {title}"] = partial(chunked_step, student, teacher, beta, batch)
             found = measure(ways, rounds, device)
             floor = found["teacher forward"].median + found["SFT step"].median
-            lines += [row(f"{rows} x {time}, {share:.0%}", name, m, floor, found["SFT step"]) for name, m in found.items()]
+            lines += [
+                row(f"{rows} x {time}, {share:.0%}", name, m, floor, found["SFT step"]) for name, m in found.items()
+            ]
             print(table(STEP_COLUMNS, lines[-len(found) :]), flush=True)
     return table(STEP_COLUMNS, lines)
 
 
-STEP_COLUMNS = ["batch, prompt share", "way", "seconds", "over (teacher forward + SFT step)", "spread", "MiB", "over SFT's"]
+STEP_COLUMNS = [
+    "batch, prompt share",
+    "way",
+    "seconds",
+    "over (teacher forward + SFT step)",
+    "spread",
+    "MiB",
+    "over SFT's",
+]
 
 
 def row(where: str, name: str, m: Measured, floor: float, sft: Measured) -> list[str]:
-    return [where, name, f"{m.median:.2f}", f"{m.median / floor:.2f}", m.spread, f"{m.mib:,.0f}", f"{m.mib / sft.mib:.2f}"]
+    return [
+        where,
+        name,
+        f"{m.median:.2f}",
+        f"{m.median / floor:.2f}",
+        m.spread,
+        f"{m.mib:,.0f}",
+        f"{m.mib / sft.mib:.2f}",
+    ]
 
 
 def bench_objectives(rounds: int, device: str, model: str, shapes: tuple[tuple[int, int], ...]) -> str:
@@ -167,137 +205,6 @@ def bench_objectives(rounds: int, device: str, model: str, shapes: tuple[tuple[i
             ratio = m.median / found["logits"].median
             lines.append([f"{rows} x {time}", name, f"{m.median:.2f}", f"{ratio:.2f}", m.spread, f"{m.mib:,.0f}"])
     return table(["batch", "objectives", "seconds", "over logits alone", "spread", "MiB"], lines)
-
-
-# the ways
-
-
-def textbook(name: str, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """By autograd, from log-probabilities."""
-    q, p = student.log_softmax(-1), teacher.log_softmax(-1)
-    if name == "forward_kl":
-        return (p.exp() * (p - q)).sum(-1)
-    m = torch.logaddexp(p, q) - torch.log(torch.tensor(2.0))
-    return ((p.exp() * (p - m)).sum(-1) + (q.exp() * (q - m)).sum(-1)) / 2
-
-
-def trl_chunked(
-    beta: float, hidden: torch.Tensor, weight: torch.Tensor, other: torch.Tensor, teacher: torch.Tensor,
-    mask: torch.Tensor | None = None,
-) -> torch.Tensor:  # fmt: skip
-    from trl.trainer.distillation_trainer import _chunked_divergence_loss
-
-    mask = torch.ones(hidden.shape[:2], device=hidden.device) if mask is None else mask
-    return _chunked_divergence_loss(hidden, other, weight, teacher, mask, beta, num_items_in_batch=int(mask.sum()))[0]
-
-
-def forward_only(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
-    with torch.no_grad():
-        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
-
-
-def arguments(device: str) -> TrainingArguments:
-    folder = tempfile.mkdtemp()
-    return TrainingArguments(folder, report_to="none", use_cpu=device == "cpu", disable_tqdm=True)
-
-
-def sft_step(student: PreTrainedModel, device: str) -> Callable[[dict[str, torch.Tensor]], None]:
-    trainer = Trainer(model=student, args=arguments(device))
-
-    def step(batch: dict[str, torch.Tensor]) -> None:
-        items = (batch["labels"][:, 1:] != -100).sum()
-        trainer.compute_loss(student, dict(batch), num_items_in_batch=items).backward()
-        student.zero_grad()
-
-    return step
-
-
-def our_step(
-    student: PreTrainedModel, teacher: PreTrainedModel, objectives: list[Objective], device: str
-) -> Callable[[dict[str, torch.Tensor]], None]:
-    trainer = WhiteBoxTrainer(
-        model=student, teacher=teacher, objectives=objectives, args=arguments(device), data_collator=lambda rows: rows
-    )
-
-    def step(batch: dict[str, torch.Tensor]) -> None:
-        items = (batch["labels"][:, 1:] != -100).sum()
-        trainer.compute_loss(student, dict(batch), num_items_in_batch=items).backward()
-        student.zero_grad()
-
-    return step
-
-
-def gkd_step(student: PreTrainedModel, teacher: PreTrainedModel, beta: float, batch: dict[str, torch.Tensor]) -> None:
-    """As TRL's GKDTrainer.compute_loss does it."""
-    from trl.experimental.gkd import GKDTrainer
-
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    ours = student(**inputs).logits
-    with torch.no_grad():
-        theirs = teacher(**inputs).logits
-    labels = batch["labels"][:, 1:]
-    GKDTrainer.generalized_jsd_loss(
-        ours[:, :-1], theirs[:, :-1], labels=labels, beta=beta, num_items_in_batch=(labels != -100).sum()
-    ).backward()
-    student.zero_grad()
-
-
-def chunked_step(
-    student: PreTrainedModel, teacher: PreTrainedModel, beta: float, batch: dict[str, torch.Tensor]
-) -> None:
-    """As TRL's DistillationTrainer does it: hidden states of the backbones, then its chunked divergence."""
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    ours = student.model(**inputs, use_cache=False).last_hidden_state[:, :-1]
-    with torch.no_grad():
-        theirs = teacher.model(**inputs, use_cache=False).last_hidden_state[:, :-1]
-    mask = (batch["labels"][:, 1:] != -100).float()
-    trl_chunked(beta, ours, student.lm_head.weight, theirs, teacher.lm_head.weight, mask).backward()
-    student.zero_grad()
-
-
-def eager_step(
-    student: PreTrainedModel, teacher: PreTrainedModel, layers: list[int], batch: dict[str, torch.Tensor]
-) -> None:
-    """Maps by output_attentions, everything else by autograd on all logits."""
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    for model in (student, teacher):
-        model.set_attn_implementation("eager")
-    try:
-        ours = student(**inputs, output_attentions=True)
-        with torch.no_grad():
-            theirs = teacher(**inputs, output_attentions=True)
-    finally:
-        for model in (student, teacher):
-            model.set_attn_implementation("sdpa")
-    rows = F.pad(batch["labels"][:, 1:] != -100, (0, 1))
-    loss = textbook("forward_kl", ours.logits[rows].float(), theirs.logits[rows].float()).sum()
-    for layer in layers:
-        p, q = (o.attentions[layer].float().clamp(min=1e-30) for o in (theirs, ours))
-        loss = loss + (p * (p.log() - q.log())).sum(-1).mean(1)[rows].sum() / len(layers)
-    (loss / rows.sum()).backward()
-    student.zero_grad()
-
-
-def load(name: str, device: str) -> PreTrainedModel:
-    """A model in the precision in which this machine is fast; `synthetic` has a large head on a small body."""
-    dtype = torch.bfloat16
-    if name != "synthetic":
-        return LocalTeacher(name).model.to(device=device, dtype=dtype).train()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=151_936, hidden_size=576, intermediate_size=1536, num_hidden_layers=6, num_attention_heads=9,
-        num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).to(device=device, dtype=dtype).train()
-
-
-def make_batch(rows: int, time: int, share: float, vocabulary: int, device: str) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(vocabulary, (rows, time), generator=generator)
-    labels = ids.clone()
-    labels[:, : int(share * time)] = -100
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def main() -> None:

@@ -143,7 +143,9 @@ def test_low_precision_agrees_with_float64(name, dtype):
     student, teacher = logits(vocabulary=1000, dtype=dtype)
     exact = build(name)(student.double(), teacher.double())
     torch.testing.assert_close(build(name)(student, teacher).double(), exact, rtol=2e-5, atol=1e-6)
-    slope, reference = (gradient(build(name), a, b) for a, b in ((student, teacher), (student.double(), teacher.double())))
+    slope, reference = (
+        gradient(build(name), a, b) for a, b in ((student, teacher), (student.double(), teacher.double()))
+    )
     assert slope.dtype == dtype
     tolerance = {"rtol": 1e-4, "atol": 1e-7} if dtype == torch.float32 else {"rtol": 8e-3, "atol": 1e-6}
     torch.testing.assert_close(slope.double(), reference, **tolerance)
@@ -201,15 +203,17 @@ def test_with_a_one_hot_teacher_forward_kl_is_cross_entropy():
 def test_limits(limit, end):
     student, teacher = logits()
     torch.testing.assert_close(limit(student, teacher), end(student, teacher), rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(
-        gradient(limit, student, teacher), gradient(end, student, teacher), rtol=1e-2, atol=1e-3
-    )
+    torch.testing.assert_close(gradient(limit, student, teacher), gradient(end, student, teacher), rtol=1e-2, atol=1e-3)
 
 
 def test_bounds():
     student, teacher = torch.zeros(1, 4), torch.zeros(1, 4)
     student[0, 0], teacher[0, 1] = 1e4, 1e4  # nothing in common
-    for name, bound in {"generalized_jsd": math.log(2), "total_variation": 1.0, "skew_forward_kl": -math.log(0.1)}.items():
+    for name, bound in {
+        "generalized_jsd": math.log(2),
+        "total_variation": 1.0,
+        "skew_forward_kl": -math.log(0.1),
+    }.items():
         assert float(by_name(name)(student, teacher)) == pytest.approx(bound)
 
 

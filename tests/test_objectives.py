@@ -10,7 +10,7 @@ from distill import AttentionMaps, HiddenStates, Logits, Schedule, make_student
 from distill.divergences import NAMES, by_name, forward_kl
 from distill.objectives.base import resolve_layers
 from distill.objectives.hidden import debiased_cka
-from distill.taps import Signals, Wants, run_with_taps
+from distill.taps import Signals, run_with_taps
 
 
 def naive_attention(student, teacher, inputs, rows, pairs):
@@ -286,7 +286,10 @@ def test_cka_is_that_of_its_definition():
     torch.testing.assert_close(debiased_cka(x, y), hsic(x, y) / (hsic(x, x) * hsic(y, y)).sqrt())
     rotation = torch.linalg.qr(torch.randn(5, 5, generator=generator, dtype=torch.float64))[0]
     assert float(debiased_cka(x, 3 * x @ rotation + 2)) == pytest.approx(1)
-    noise = [debiased_cka(torch.randn(12, 400, generator=generator), torch.randn(12, 400, generator=generator)) for _ in range(20)]
+    noise = [
+        debiased_cka(torch.randn(12, 400, generator=generator), torch.randn(12, 400, generator=generator))
+        for _ in range(20)
+    ]
     assert abs(float(torch.stack(noise).mean())) < 0.15  # the biased one is 0.97 here
 
 

@@ -56,6 +56,20 @@ def test_imports_go_one_way():
                 assert level[other] <= level[room], f"{path.name} imports {node.module}, which lies above it"
 
 
+def test_the_docs_name_code_and_tests_that_exist():
+    """`path::name` in a document is a definition in that file."""
+    named = {
+        found
+        for document in (ROOT / "docs").glob("*.md")
+        for found in re.findall(r"`([\w/]+\.py)::(\w+)`", document.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 20
+    for path, name in sorted(named):
+        tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+        defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        assert name in defined, f"{path} has no {name}"
+
+
 @pytest.mark.real
 def test_the_readmes_script_runs(real_teacher, tmp_path):
     (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)

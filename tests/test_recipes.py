@@ -105,6 +105,11 @@ def test_compare_writes_a_report_and_continues(teacher, tmp_path):
         *compare(teacher, tmp_path / "run", "--max_steps", "3", "--points", "3", "--seeds", "3", "--answers", "2")
     )
     assert more.count("'train_loss'") == 2, "a seed can be added to a run that is there"
+    flags = ["--max_steps", "3", "--points", "3", "--seeds", "1", "--answers", "1", "--ablation"]
+    table = run(*compare(teacher, tmp_path / "run", *flags))
+    assert table.count("'train_loss'") == 2, "and the ablation: two more ways"
+    assert "| White box + hidden states + attention |" in table
+    assert "What more of the inside adds" in (tmp_path / "run" / "report.html").read_text()
     other = run(*compare(teacher, tmp_path / "run", "--max_steps", "4", "--points", "3"), status=1)
     assert "holds another run (max_steps: 3 there, 4 now)" in other
     assert "Traceback" not in other

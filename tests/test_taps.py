@@ -72,7 +72,10 @@ def test_no_logits_of_the_whole_batch_are_made():
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             result = function(*args, **(kwargs or {}))
             if isinstance(result, torch.Tensor) and result.dim() > 1:
-                assert result.shape[-1] != 320 or result.shape[0] == 32, (function, result.shape)  # the head, transposed
+                assert result.shape[-1] != 320 or result.shape[0] == 32, (
+                    function,
+                    result.shape,
+                )  # the head, transposed
             return result
 
     with NoVocabulary():

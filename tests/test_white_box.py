@@ -276,7 +276,9 @@ def test_objectives_are_computed_in_float32_whatever_the_student_runs_in(argumen
 def test_a_loss_that_is_not_finite_stops_the_run(arguments):
     teacher = build_model(seed=1)
     teacher.lm_head.weight.data[0, 0] = float("nan")
-    with pytest.raises(FloatingPointError, match="at step 0 is not finite: logits of 'row2', 'row4' .sums of this batch: logits nan"):
+    with pytest.raises(
+        FloatingPointError, match="at step 0 is not finite: logits of 'row2', 'row4' .sums of this batch: logits nan"
+    ):
         trainer(arguments, [Logits()], teacher=teacher).train()
 
 
@@ -327,3 +329,25 @@ def test_reentrant_checkpointing_is_refused_for_attention(arguments):
     )  # fmt: skip
     with pytest.raises(ValueError, match="No gradient reaches the student's attention"):
         run.train()
+
+
+def test_the_wrapper_around_the_student_is_called(arguments):
+    """Bug 10: gradients of several processes only meet in the wrapper's own forward; taps must go through it."""
+    from torch import distributed
+    from torch.nn.parallel import DistributedDataParallel
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        run = trainer(arguments, OBJECTIVES["all"]())
+        wrapped, calls = DistributedDataParallel(run.model), []
+        wrapped.register_forward_hook(lambda *_: calls.append(1))
+        batch = run.data_collator(list(build_pairs(3)))
+        run.compute_loss(wrapped, batch).backward()
+        seen = {name: p.grad.clone() for name, p in run.model.named_parameters()}
+        run.model.zero_grad()
+        run.compute_loss(run.model, batch).backward()
+    finally:
+        distributed.destroy_process_group()
+    assert calls == [1]
+    for name, parameter in run.model.named_parameters():
+        torch.testing.assert_close(seen[name], parameter.grad, msg=name)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from distill.divergences import Divergence, by_name
-from distill.maps.sweep import gradients_for, wide
+from distill.maps.sweep import gradients_for, in_precision_of, wide
 from distill.taps import AttentionTap
 
 BLOCK = 2**22  # scores of one side held at once: 16 MiB in float32
@@ -46,7 +46,7 @@ def attention_divergence(
 
 class _Streamed(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         query: Tensor,
         key: Tensor,
@@ -57,14 +57,18 @@ class _Streamed(torch.autograd.Function):
         divergence: Divergence,
     ) -> Tensor:
         ctx.arguments = (_cut(student), _cut(teacher), rows, divergence, ctx.needs_input_grad[:3])
-        values, ctx.gradients = _sweep(*ctx.arguments)
+        values, ctx.gradients = _sweep(_cut(student), _cut(teacher), rows, divergence, ctx.needs_input_grad[:3])
         return values
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> Any:
         kept, ctx.gradients = ctx.gradients, None
-        again = lambda: _sweep(*ctx.arguments, upstream)[1]  # noqa: E731
+        student, teacher, rows, divergence, needed = ctx.arguments
+
+        def again() -> list[Tensor | None]:
+            return _sweep(student, teacher, rows, divergence, needed, upstream)[1]
+
         return *gradients_for(upstream, kept, again), None, None, None, None
 
 
@@ -100,15 +104,13 @@ def _sweep(
             keys = _union(*(_keys_seen(tap, row, positions) for tap in (student, teacher)))
             sides = [_Block(tap, row, positions, keys, exact) for tap in (student, teacher)]
             has_sinks = student.sinks is not None or teacher.sinks is not None
-            value, slope = _compare(*(side.scores(has_sinks) for side in sides), divergence)
+            value, slope = _compare(sides[0].scores(has_sinks), sides[1].scores(has_sinks), divergence)
             values[at] = value.mean(0)
             if any(needed):
                 weight = 1 / heads if row_weights is None else row_weights[at, None] / heads
                 sides[0].add_gradients(slope.mul_(weight), gradients)
             done = at.stop
-    return values, [
-        g if g is None or t is None else g.to(t.dtype) for g, t in zip(gradients, originals, strict=True)
-    ]
+    return values, in_precision_of(originals, gradients)
 
 
 def _compare(student: Tensor, teacher: Tensor, divergence: Divergence) -> tuple[Tensor, Tensor]:

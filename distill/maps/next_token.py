@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from distill.divergences import Divergence
-from distill.maps.sweep import gradients_for, wide
+from distill.maps.sweep import gradients_for, in_precision_of, wide
 from distill.taps import HeadTap
 
 GROUP = 2**26  # logits whose gradients are held at once: 128 MiB in bfloat16
@@ -68,13 +68,13 @@ def next_token_divergence(
             student.hidden, student.weight, student.bias, student, teacher, comparison, labels
         )
     else:
-        values, entropy, _ = _sweep(_cut(student), _cut(teacher), comparison, labels, (False,) * 3)
+        values, entropy, _ = _sweep(_cut(student), _cut(teacher), comparison, labels, (False, False, False))
     return values, entropy if comparison.cross_entropy else None
 
 
 class _Streamed(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
@@ -86,15 +86,19 @@ class _Streamed(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.needed = ctx.needs_input_grad[:3]
         ctx.taps, ctx.comparison, ctx.labels = (_cut(student), _cut(teacher)), comparison, labels
-        values, entropy, ctx.gradients = _sweep(*ctx.taps, comparison, labels, ctx.needed)
+        values, entropy, ctx.gradients = _sweep(_cut(student), _cut(teacher), comparison, labels, ctx.needed)
         ctx.mark_non_differentiable(entropy)
         return values, entropy
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> Any:
         kept, ctx.gradients = ctx.gradients, None
-        again = lambda: _sweep(*ctx.taps, ctx.comparison, ctx.labels, ctx.needed, upstream)[2]  # noqa: E731
+        student, teacher = ctx.taps
+
+        def again() -> list[Tensor | None]:
+            return _sweep(student, teacher, ctx.comparison, ctx.labels, ctx.needed, upstream)[2]
+
         return *gradients_for(upstream, kept, again), None, None, None, None
 
 
@@ -113,7 +117,7 @@ def _sweep(
     row_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """Values `[N]`, cross-entropies `[N]`, and the gradients of sum(row_weights * values) in hidden, weight, bias."""
-    count, width = student.hidden.shape
+    count = len(student.hidden)
     vocabulary = comparison.vocabulary or student.weight.shape[0]
     device, dtype = student.hidden.device, student.dtype
     exact = torch.float64 if dtype == torch.float64 else torch.float32
@@ -125,7 +129,9 @@ def _sweep(
         gradients[0] = torch.empty_like(student.hidden)
     if needed[1]:
         several = count > group  # then the sum is kept in float32, or small chunks would be rounded away
-        gradients[1] = torch.zeros(student.weight.shape, dtype=exact if several else student.weight.dtype, device=device)
+        gradients[1] = torch.zeros(
+            student.weight.shape, dtype=exact if several else student.weight.dtype, device=device
+        )
     if needed[2]:
         gradients[2] = torch.zeros(student.weight.shape[0], dtype=exact, device=device)
     slopes = torch.empty((group, vocabulary), dtype=dtype, device=device)
@@ -142,10 +148,8 @@ def _sweep(
             _add_product(gradients[1][:vocabulary], inside.t(), hidden)
         if gradients[2] is not None:
             gradients[2][:vocabulary] += inside.sum(0, dtype=exact)
-    for i, original in ((1, student.weight), (2, student.bias)):
-        if gradients[i] is not None:
-            gradients[i] = gradients[i].to(original.dtype)
-    return values, entropy, gradients
+    originals = (student.hidden, student.weight, student.bias)
+    return values, entropy, in_precision_of(originals, gradients)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
@@ -205,9 +209,7 @@ def _chunk(
         slopes[tile] = _before_finish(slope, student[tile], heads[0])
 
 
-def _tile(
-    student: Tensor, teacher: Tensor, heads: list[_Side], comparison: Comparison
-) -> tuple[Tensor, Tensor]:
+def _tile(student: Tensor, teacher: Tensor, heads: list[_Side], comparison: Comparison) -> tuple[Tensor, Tensor]:
     """Value and slope of the divergence, the slope in the student's finished logits."""
     exact = wide(student[:0]).dtype
     both = [
@@ -242,4 +244,3 @@ def _before_finish(slope: Tensor, logits: Tensor, side: _Side) -> Tensor:
         finished = finish(wide(logits)) / finish.cap
         slope = slope * (1 - finished * finished)
     return slope if finish.scale == 1 else slope * finish.scale
-

@@ -26,6 +26,12 @@ def _is_constant(upstream: Tensor) -> bool:
     return len(upstream) == 0 or upstream.stride(0) == 0 or bool((upstream == upstream[0]).all())
 
 
+def in_precision_of(originals: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Each gradient in the dtype of what it is the gradient of."""
+    pairs = zip(originals, gradients, strict=True)
+    return [None if t is None or g is None else g.to(t.dtype) for t, g in pairs]
+
+
 def wide(tensor: Tensor) -> Tensor:
     """At least float32; no copy if it is."""
     return tensor if tensor.element_size() == 8 else tensor.float()

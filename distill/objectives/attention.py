@@ -103,8 +103,12 @@ class AttentionMaps(Objective):
     def _pair(self, student: AttentionTap, teacher: AttentionTap, rows: Tensor) -> Tensor:
         if self.relations is not None:
             assert self.relation_heads is not None
-            sides = [[_relation(tap, name, self.relation_heads) for name in self.relations] for tap in (student, teacher)]
-            values = [attention_divergence(*both, rows, self.divergence) for both in zip(*sides, strict=True)]
+            sides = [
+                [_relation(tap, name, self.relation_heads) for name in self.relations] for tap in (student, teacher)
+            ]
+            values = [
+                attention_divergence(ours, theirs, rows, self.divergence) for ours, theirs in zip(*sides, strict=True)
+            ]
             return torch.stack(values).mean(0)
         if self.heads is not None:
             student = _choose(student, [s for s, _ in self.heads])
@@ -128,7 +132,11 @@ class AttentionMaps(Objective):
 
     def _choose_relation_heads(self, ours: AttentionTap, theirs: AttentionTap, s: int, t: int) -> None:
         assert self.relations is not None
-        widths = [getattr(tap, name).shape[1] * getattr(tap, name).shape[3] for tap in (ours, theirs) for name in self.relations]
+        widths = [
+            getattr(tap, name).shape[1] * getattr(tap, name).shape[3]
+            for tap in (ours, theirs)
+            for name in self.relations
+        ]
         common = math.gcd(*widths)
         if self.relation_heads is None:
             self.relation_heads = max(n for n in range(1, ours.query.shape[1] + 1) if common % n == 0)

@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from distill.objectives.base import LayerMap, Objective, resolve_layers
 from distill.objectives.schedules import Schedule
-from distill.taps import Signals, Wants
+from distill.taps import Signals, Wants, probe_hidden
 
 DISTANCES = ("mse", "cosine", "cka")
 
@@ -25,7 +25,8 @@ class HiddenStates(Objective):
         weight: of this term; a number or a `Schedule`.
 
     Raises:
-        ValueError: an unknown distance or layer; `projection=False` with different widths; a projection with CKA.
+        ValueError: an unknown distance or layer; `projection=False` with different widths; a projection with CKA; on
+            construction of the trainer: a model that does not show these layers' outputs.
 
     Source: FitNets (Romero et al. 2015), TinyBERT (Jiao et al. 2020); cosine as in DistilBERT (Sanh et al. 2019); CKA:
     Kornblith et al. 2019, with the unbiased HSIC of Song et al. 2012.
@@ -55,17 +56,21 @@ class HiddenStates(Objective):
 
     def bind(self, student: PreTrainedModel, teacher: PreTrainedModel, vocabulary: int | None) -> None:
         self.pairs = resolve_layers(self.layers, student, teacher, span_end=True)
+        ours, theirs = (
+            probe_hidden(model, wants.hidden)
+            for model, wants in ((student, self.student_wants()), (teacher, self.teacher_wants()))
+        )
         self.projections = nn.ModuleDict()
         if self.distance == "cka":
             return
-        width, target = (m.config.get_text_config(decoder=True).hidden_size for m in (student, teacher))
-        if self.projection is False and width != target:
-            raise ValueError(
-                f"The student is {width} wide and the teacher {target}, so hidden states need a projection; "
-                "leave projection=None, or give distance='cka'."
-            )
-        if self.projection or width != target:
-            for s, t in self.pairs:
+        for s, t in self.pairs:
+            width, target = ours[s], theirs[t]
+            if self.projection is False and width != target:
+                raise ValueError(
+                    f"The student is {width} wide and the teacher {target}, so hidden states need a projection; "
+                    "leave projection=None, or give distance='cka'."
+                )
+            if self.projection or width != target:
                 linear = nn.Linear(width, target, bias=False, device=student.device)  # float32, as its optimiser state
                 nn.init.orthogonal_(linear.weight)
                 self.projections[f"{s}_{t}"] = linear

@@ -79,9 +79,7 @@ class Logits(Objective):
 
     def forward(self, student: Signals, teacher: Signals) -> Tensor | dict[str, Tensor]:
         if student.head is not None and teacher.head is not None:
-            comparison = Comparison(
-                self.divergence, self.temperature, self.factor, self.cross_entropy, self.vocabulary
-            )
+            comparison = Comparison(self.divergence, self.temperature, self.factor, self.cross_entropy, self.vocabulary)
             rows, entropy = next_token_divergence(student.head, teacher.head, comparison, student.labels)
         else:
             rows, entropy = self._from_logits(student, teacher)

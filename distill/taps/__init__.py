@@ -3,6 +3,7 @@
 from distill.taps.attention import AttentionTap, probe_attention, record_attention
 from distill.taps.forward import Signals, Wants, run_with_taps
 from distill.taps.head import Finish, HeadTap, probe_head
+from distill.taps.hidden import probe_hidden
 
 __all__ = [
     "AttentionTap",
@@ -12,6 +13,7 @@ __all__ = [
     "Wants",
     "probe_attention",
     "probe_head",
+    "probe_hidden",
     "record_attention",
     "run_with_taps",
 ]

@@ -17,9 +17,13 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from distill.taps.hidden import probe_tokens
+
 # Other kernels get masks of other shapes, which maps does not read.
 TAPPED_IMPLEMENTATIONS = ("sdpa", "eager")
 _PREFIX = "distill_tap_"
+# Sparse attention: DeepSeek-V3.2 and its heirs (who also switch it on under the names above only), Doge.
+_PICKS = ("index_topk", "index_topk_blocks", "keep_window_size")
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,16 @@ def record_attention(
     ) -> Any:
         function = ALL_ATTENTION_FUNCTIONS[original] if original != "eager" else _eager_function(module)
         output = function(module, query, key, value, attention_mask, **kwargs)
-        if module.layer_idx in layers:
+        layer = getattr(module, "layer_idx", None)
+        if layer is not None and layer in layers:
+            # DiffLlama asks twice for the same map, with other values
+            if outputs is not None and layer in taps and not torch.equal(taps[layer].query, query):
+                raise ValueError(
+                    f"{name} computes several attention maps in layer {layer}, so there is no one map to compare; choose "
+                    "other layers, or leave AttentionMaps out."
+                )
             scaling = kwargs.get("scaling")
-            taps[module.layer_idx] = AttentionTap(
+            taps[layer] = AttentionTap(
                 query,
                 key,
                 value,
@@ -88,7 +99,7 @@ def record_attention(
                 kwargs.get("s_aux"),
             )
             if outputs is not None:
-                outputs[module.layer_idx] = output[0]
+                outputs[layer] = output[0]
         return output
 
     AttentionInterface.register(_PREFIX + original, tap)
@@ -107,20 +118,26 @@ def probe_attention(
     """Taps of a forward pass over a few tokens and what the attention returned; what would fail at step 1 fails here.
 
     Raises:
-        ValueError: attention of some of the layers does not pass through the interface.
+        ValueError: attention of some of the layers does not pass through the interface, or sees only keys that the model
+            picks.
     """
+    config = model.config.get_text_config(decoder=True)
+    if picked := [name for name in _PICKS if getattr(config, name, None)]:
+        raise ValueError(
+            f"{type(model).__name__} attends only to keys that it picks ({picked[0]}={getattr(config, picked[0])}), and two "
+            "models pick differently, so their maps cannot be compared; leave AttentionMaps out."
+        )
     was_training, outputs = model.training, dict[int, Tensor]()
-    tokens = torch.arange(6, device=model.device)[None] % model.config.get_text_config(decoder=True).vocab_size
     model.eval()
     try:
         with record_attention(model, layers, outputs) as taps:
-            model(input_ids=tokens, use_cache=False)
+            model(input_ids=probe_tokens(model), use_cache=False)
     finally:
         model.train(was_training)
     if missing := sorted(layers - taps.keys()):
         raise ValueError(
-            f"{type(model).__name__} does not show the attention of layers {missing}: they have no softmax attention, or "
-            "it does not go through transformers' AttentionInterface. Choose other layers, or leave AttentionMaps out."
+            f"{type(model).__name__} does not show the attention of layers {missing}: they have no softmax attention of "
+            "their own, or it does not go through transformers' AttentionInterface. Choose other layers, or leave AttentionMaps out."
         )
     return taps, outputs
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from distill.taps.attention import AttentionTap, record_attention
 from distill.taps.head import Finish, HeadTap, replaced_head
+from distill.taps.hidden import place_of
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def run_with_taps(
     return Signals(
         rows=rows,
         logits=_rows_of(output.logits, rows) if wants.logits else None,
-        hidden={layer: output.hidden_states[layer + 1][rows] for layer in wants.hidden},
+        hidden={layer: output.hidden_states[place_of(model, layer)][rows] for layer in wants.hidden},
         attention=attention,
         head=heads[0] if heads else None,
         labels=labels,

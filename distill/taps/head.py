@@ -67,7 +67,7 @@ def replaced_head(model: PreTrainedModel, rows: Tensor, finish: Finish) -> Itera
         taps.append(HeadTap(picked, head.weight, head.bias, finish, dtype))
         return hidden[..., :1]
 
-    head.forward = forward
+    head.forward = forward  # type: ignore[assignment, method-assign]
     try:
         yield taps
     finally:
@@ -93,7 +93,7 @@ def probe_head(model: PreTrainedModel) -> Finish | None:
         return known.to(hidden.dtype).expand(*hidden.shape[:-1], -1)
 
     model.eval()
-    head.forward = forward  # type: ignore[method-assign]
+    head.forward = forward  # type: ignore[assignment, method-assign]
     try:
         tokens = torch.zeros((1, 2), dtype=torch.long, device=model.device)
         logits = model(input_ids=tokens, use_cache=False).logits
@@ -111,12 +111,13 @@ def probe_head(model: PreTrainedModel) -> Finish | None:
 
 
 def _candidates(config: object, model: PreTrainedModel) -> Iterator[Finish]:
-    """The forms found in `transformers`: multiplied (Cohere, Falcon-H1), divided (Granite), capped (Gemma)."""
+    """The forms found in `transformers`: multiplied (Cohere, Falcon-H1), divided (Granite), capped (Gemma, RecurrentGemma, xLSTM)."""
     scales = [1.0]
     for name in ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier"):
         value = getattr(config, name, None)
         scales += [value, 1 / value] if isinstance(value, int | float) and value else []
-    caps = [None, getattr(config, "final_logit_softcapping", None)]
+    names = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+    caps = [None, *(getattr(config, name, None) for name in names)]
     for cap in dict.fromkeys(caps):
         for scale in dict.fromkeys(scales):
             yield Finish(float(scale), cap)

@@ -44,9 +44,7 @@ class PairTrainer(Trainer):
         if kwargs.get("data_collator") is None:
             if processing_class is None:
                 raise ValueError(f"{type(self).__name__} needs processing_class=, the student's tokenizer.")
-            kwargs["data_collator"] = PairCollator(
-                processing_class, max_length=max_length, with_ids=self.collates_ids
-            )
+            kwargs["data_collator"] = PairCollator(processing_class, max_length=max_length, with_ids=self.collates_ids)
         evaluations = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
         for name, pairs in {"train_dataset": train_dataset, **evaluations}.items():
             if isinstance(pairs, datasets.Dataset):

@@ -116,7 +116,8 @@ class WhiteBoxTrainer(PairTrainer):
     ) -> Any:
         """Sum over objectives of weight * sum over rows / items; see `transformers.Trainer.compute_loss`."""
         inputs = dict(inputs)
-        labels, ids = inputs.pop("labels"), inputs.pop("ids", None)
+        labels: Tensor = inputs.pop("labels")
+        ids: Any = inputs.pop("ids", None)
         rows = supervised_rows(labels)
         values = self._values(model, inputs, rows, supervised_tokens(labels, rows))
         sums = {name: value.sum() for name, value in values.items()}
@@ -141,7 +142,9 @@ class WhiteBoxTrainer(PairTrainer):
     ) -> dict[str, Tensor]:
         """`[N]` of every objective, and what objectives show beside it."""
         if not len(tokens):
-            logger.warning_once("A batch has no supervised position: it adds nothing. Is max_length shorter than prompts?")
+            logger.warning_once(
+                "A batch has no supervised position: it adds nothing. Is max_length shorter than prompts?"
+            )
         student = run_with_taps(model, self.student, inputs, rows, self._student_wants, tokens)
         values: dict[str, Tensor] = {}
         # whatever precision the student runs in: the teacher keeps its own, and objectives are computed in float32
