@@ -137,7 +137,8 @@ def probe_attention(
     if missing := sorted(layers - taps.keys()):
         raise ValueError(
             f"{type(model).__name__} does not show the attention of layers {missing}: they have no softmax attention of "
-            "their own, or it does not go through transformers' AttentionInterface. Choose other layers, or leave AttentionMaps out."
+            "their own, or it does not go through transformers' AttentionInterface. Choose other layers, or leave "
+            "AttentionMaps out."
         )
     return taps, outputs
 

@@ -111,7 +111,7 @@ def probe_head(model: PreTrainedModel) -> Finish | None:
 
 
 def _candidates(config: object, model: PreTrainedModel) -> Iterator[Finish]:
-    """The forms found in `transformers`: multiplied (Cohere, Falcon-H1), divided (Granite), capped (Gemma, RecurrentGemma, xLSTM)."""
+    """The forms found in `transformers`: multiplied (Cohere, Falcon-H1), divided (Granite), capped (Gemma, xLSTM)."""
     scales = [1.0]
     for name in ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier"):
         value = getattr(config, name, None)
