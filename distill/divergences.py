@@ -13,7 +13,6 @@ rows of log-probabilities. The functions below differentiate by it, and the stre
 tile. p is the teacher's row, q the student's.
 """
 
-import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 # exp() of it is exactly 0 in every dtype, and differences of two of them are still finite
-_LOWEST = -1e30
+LOWEST = -1e30
 
 Kernel = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(log q, log p), each `[..., V]` -> value `[...]` and its slope in the student's logits `[..., V]`."""
@@ -165,20 +164,20 @@ def by_name(name: str, *, beta: float | None = None, skew: float | None = None) 
     """
     if name not in NAMES:
         raise ValueError(f"divergence is {name!r}; it must be one of {', '.join(NAMES)}.")
-    takes = inspect.signature(globals()[name]).parameters
+    takes = _SETTINGS.get(name, "")
     for setting, value in (("beta", beta), ("skew", skew)):
-        if value is not None and setting not in takes:
+        if value is not None and setting != takes:
             raise ValueError(f"{setting} is {value}, but {name} has none; leave it out.")
     beta = 0.5 if beta is None else beta
     skew = 0.1 if skew is None else skew
-    if "beta" in takes and not 0 <= beta <= 1:
+    if takes == "beta" and not 0 <= beta <= 1:
         raise ValueError(f"beta is {beta}; it must lie between 0 (forward KL) and 1 (reverse KL).")
-    if "skew" in takes and not 0 < skew < 1:
+    if takes == "skew" and not 0 < skew < 1:
         raise ValueError(f"skew is {skew}; it must lie between 0 and 1 (use forward_kl or reverse_kl in place of 0).")
-    if "beta" in takes and beta in (0, 1):
+    if takes == "beta" and beta in (0, 1):
         ends = (_forward_kl, _reverse_kl) if beta == 0 else (_reverse_kl, _forward_kl)
         return Divergence(name, *ends)
-    if "beta" in takes:
+    if takes == "beta":
         scale = 1.0 if name == "generalized_jsd" else 1 / (beta * (1 - beta))
         return Divergence(name, partial(_jsd, beta=beta, scale=scale), partial(_jsd, beta=1 - beta, scale=scale))
     if name == "skew_forward_kl":
@@ -191,7 +190,7 @@ def by_name(name: str, *, beta: float | None = None, skew: float | None = None) 
 def log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-softmax of logits / temperature over the last axis, in float32 or wider; logits of -inf are allowed."""
     # -inf would give 0 * inf = NaN later, in the gradient too
-    return (_wide(logits) / temperature).clamp(min=_LOWEST).log_softmax(dim=-1)
+    return (_wide(logits) / temperature).clamp(min=LOWEST).log_softmax(dim=-1)
 
 
 class _Rows(torch.autograd.Function):
@@ -217,20 +216,20 @@ class _Rows(torch.autograd.Function):
 
 
 # The kernels. They may overwrite what they are given. For f(q) with slope u in the probabilities, the slope in the logits is
-# q (u - sum q u); u is written so that it is exactly 0 at p = q.
+# q (u - sum q u); u is written so that it is exactly 0 at p = q. Rounding can make a sum of nearly 0 negative; it is then 0.
 
 
 def _forward_kl(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
     p, q = log_p.exp(), log_q.exp()
     value = log_p.sub_(log_q).mul_(p).sum(dim=-1)
-    return value, q.sub_(p)
+    return value.clamp_(min=0), q.sub_(p)
 
 
 def _reverse_kl(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
     q = log_q.exp()
     ratio = log_q.sub_(log_p)
     value = (q * ratio).sum(dim=-1)
-    return value, ratio.sub_(value.unsqueeze(-1)).mul_(q)
+    return value.clamp(min=0), ratio.sub_(value.unsqueeze(-1)).mul_(q)
 
 
 def _jsd(log_q: Tensor, log_p: Tensor, *, beta: float, scale: float) -> tuple[Tensor, Tensor]:
@@ -238,7 +237,7 @@ def _jsd(log_q: Tensor, log_p: Tensor, *, beta: float, scale: float) -> tuple[Te
     of_q, of_p = _log_mixture(log_q, log_p, beta)
     from_p = of_p.mul_(p).sum(dim=-1)
     from_q = torch.mul(of_q, q, out=p).sum(dim=-1)  # -KL(q || m)
-    value = from_p.mul_(-beta * scale).add_(from_q, alpha=-(1 - beta) * scale)
+    value = from_p.mul_(-beta * scale).add_(from_q, alpha=-(1 - beta) * scale).clamp_(min=0)
     slope = of_q.sub_(from_q.unsqueeze(-1)).mul_(q).mul_(-(1 - beta) * scale)
     return value, slope
 
@@ -246,7 +245,7 @@ def _jsd(log_q: Tensor, log_p: Tensor, *, beta: float, scale: float) -> tuple[Te
 def _skew_forward(log_q: Tensor, log_p: Tensor, *, skew: float) -> tuple[Tensor, Tensor]:
     p, q = log_p.exp(), log_q.exp()
     _, of_p = _log_mixture(log_q, log_p, skew)
-    value = -p.mul_(of_p).sum(dim=-1)
+    value = -p.mul_(of_p).sum(dim=-1).clamp_(max=0)
     excess = of_p.neg_().expm1_()  # p / m - 1
     slope = q * ((q * excess).sum(dim=-1, keepdim=True) - excess)
     return value, slope.mul_(1 - skew)
@@ -255,7 +254,7 @@ def _skew_forward(log_q: Tensor, log_p: Tensor, *, skew: float) -> tuple[Tensor,
 def _skew_reverse(log_q: Tensor, log_p: Tensor, *, skew: float) -> tuple[Tensor, Tensor]:
     q = log_q.exp()
     of_q, _ = _log_mixture(log_q, log_p, 1 - skew)
-    value = -(q * of_q).sum(dim=-1)
+    value = -(q * of_q).sum(dim=-1).clamp_(max=0)
     ratio = of_q.neg_()  # log(q / m)
     u = ratio - skew * ratio.expm1()
     return value, u.sub_((q * u).sum(dim=-1, keepdim=True)).mul_(q)
@@ -284,6 +283,7 @@ def _wide(logits: Tensor) -> Tensor:
 _FORWARD = Divergence("forward_kl", _forward_kl, _reverse_kl)
 _REVERSE = Divergence("reverse_kl", _reverse_kl, _forward_kl)
 _VARIATION = Divergence("total_variation", _total_variation, _total_variation)
+_SETTINGS = {"generalized_jsd": "beta", "scaled_jsd": "beta", "skew_forward_kl": "skew", "skew_reverse_kl": "skew"}
 NAMES = (
     "forward_kl",
     "reverse_kl",
@@ -293,4 +293,4 @@ NAMES = (
     "skew_reverse_kl",
     "total_variation",
 )
-assert math.exp(_LOWEST) == 0
+assert math.exp(LOWEST) == 0

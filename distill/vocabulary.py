@@ -11,8 +11,8 @@ def shared_vocabulary(
 ) -> int | None:
     """How many columns of the two heads to compare; None if the heads are of one size and all can be.
 
-    Models of one family may pad their heads to different sizes (Qwen2.5: 151,936 and 152,064). Their real tokens are the
-    same, and only those are compared.
+    Models of one family may pad their heads to different sizes (Qwen2.5: 151,936 and 152,064, for 151,665 tokens). Their
+    real tokens are the same, and only those are compared.
 
     Raises:
         ValueError: the tokens differ (some are named), or the sizes do and the tokens cannot be checked.
@@ -22,9 +22,9 @@ def shared_vocabulary(
         ours, theirs = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
         if ours != theirs:
             raise ValueError(describe_difference(ours, theirs))
-        if sizes[0] == sizes[1]:
-            return None
         real = max(ours.values()) + 1
+        if sizes[0] == sizes[1] == real:
+            return None
         if real > min(sizes):
             raise ValueError(
                 f"The tokenizer has {real} tokens, but the heads have {sizes[0]} (student) and {sizes[1]} (teacher); "

@@ -117,8 +117,19 @@ def eager_step(student: PreTrainedModel, teacher: PreTrainedModel, layers: list[
     student.zero_grad()
 
 
-def load(name: str, device: str) -> Any:
-    """A model in the precision in which this machine is fast; `synthetic` has a large head on a small body."""
+def load(name: str, device: str, noise: float = 0.0) -> Any:
+    """A model in the precision in which this machine is fast; `synthetic` has a large head on a small body.
+
+    `noise`: relative, on every weight; a student that *is* its teacher would have gradients of exactly 0.
+    """
+    model = _load(name, device)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1 + noise * torch.randn_like(parameter))
+    return model
+
+
+def _load(name: str, device: str) -> Any:
     dtype = torch.bfloat16
     if name != "synthetic":
         model: Any = LocalTeacher(name).model

@@ -37,8 +37,10 @@ from distill.objectives import Objective
 from distill.taps import AttentionTap, Finish, HeadTap
 
 SHAPES = ((4, 256), (2, 1024), (1, 4096))
-SHARES = (0.0, 0.5, 0.8)
-VOCABULARIES = {49_152: (128, 1024), 151_936: (128, 512)}  # and how many rows
+SHARES = "0,0.5,0.8"
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+MARK = "<!-- Written by scripts/bench_white_box.py from here on. -->"
+VOCABULARIES = {49_152: (1024,), 151_936: (512,)}  # and how many rows
 DIVERGENCES = {"forward KL": ("forward_kl", 0.0), "JSD": ("generalized_jsd", 0.5)}
 
 
@@ -132,33 +134,30 @@ def one_layer_eager(student: AttentionTap, teacher: AttentionTap) -> None:
     torch.autograd.grad(terms.sum(-1).mean(1).sum(), (student.query, student.key))
 
 
-def bench_step(rounds: int, device: str, model: str, shapes: tuple[tuple[int, int], ...], peers: bool) -> str:
+def bench_step(rounds: int, device: str, model: str, shape: tuple[int, int], shares: list[float], peers: bool) -> str:
     """Forward and backward of one batch; no optimiser, which is the same for all."""
-    teacher, student = (load(model, device) for _ in range(2))
+    teacher, student = load(model, device), load(model, device, noise=0.1)
     lines = []
-    for rows, time in shapes:
-        for share in SHARES:
-            batch = make_batch(rows, time, share, student.config.vocab_size, device)
-            ways: dict[str, Callable[[], object]] = {
-                "teacher forward": partial(forward_only, teacher, batch),
-                "SFT step": partial(sft_step(student, device), batch),
-            }
-            for title, (name, beta) in DIVERGENCES.items():
-                ways[f"distill {title}"] = partial(our_step(student, teacher, [Logits(name)], device), batch)
-                if peers:
-                    ways[f"TRL GKD {title}"] = partial(gkd_step, student, teacher, beta, batch)
-                    ways[f"TRL chunked {title}"] = partial(chunked_step, student, teacher, beta, batch)
-            found = measure(ways, rounds, device)
-            floor = found["teacher forward"].median + found["SFT step"].median
-            lines += [
-                row(f"{rows} x {time}, {share:.0%}", name, m, floor, found["SFT step"]) for name, m in found.items()
-            ]
-            print(table(STEP_COLUMNS, lines[-len(found) :]), flush=True)
+    for share in shares:
+        batch = make_batch(*shape, share, student.config.vocab_size, device)
+        ways: dict[str, Callable[[], object]] = {
+            "teacher forward": partial(forward_only, teacher, batch),
+            "SFT step": partial(sft_step(student, device), batch),
+        }
+        for title, (name, beta) in DIVERGENCES.items():
+            ways[f"distill {title}"] = partial(our_step(student, teacher, [Logits(name)], device), batch)
+            if peers:
+                ways[f"TRL GKD {title}"] = partial(gkd_step, student, teacher, beta, batch)
+                ways[f"TRL chunked {title}"] = partial(chunked_step, student, teacher, beta, batch)
+        found = measure(ways, rounds, device)
+        floor = found["teacher forward"].median + found["SFT step"].median
+        lines += [row(f"{share:.0%}", name, m, floor, found["SFT step"]) for name, m in found.items()]
+        print(table(STEP_COLUMNS, lines[-len(found) :]), flush=True)
     return table(STEP_COLUMNS, lines)
 
 
 STEP_COLUMNS = [
-    "batch, prompt share",
+    "prompt share",
     "way",
     "seconds",
     "over (teacher forward + SFT step)",
@@ -180,31 +179,37 @@ def row(where: str, name: str, m: Measured, floor: float, sft: Measured) -> list
     ]
 
 
-def bench_objectives(rounds: int, device: str, model: str, shapes: tuple[tuple[int, int], ...]) -> str:
+def bench_objectives(rounds: int, device: str, model: str, shape: tuple[int, int]) -> str:
     """Logits alone, then with hidden states and attention of 8 layers; and the same with eager maps."""
-    teacher, student = (load(model, device) for _ in range(2))
+    teacher, student = load(model, device), load(model, device, noise=0.1)
     depth = student.config.num_hidden_layers
     layers = {i: i for i in range(0, depth, max(1, depth // 8))} if depth > 8 else {i: i for i in range(depth)}
     layers = dict(list(layers.items())[:8])
-    lines = []
-    for rows, time in shapes:
-        batch = make_batch(rows, time, 0.5, student.config.vocab_size, device)
-        lists: dict[str, list[Objective]] = {
-            "logits": [Logits()],
-            f"logits + hidden ({len(layers)} layers)": [Logits(), HiddenStates(layers)],
-            f"logits + attention ({len(layers)} layers)": [Logits(), AttentionMaps(layers)],
-            f"all three ({len(layers)} layers)": [Logits(), HiddenStates(layers), AttentionMaps(layers)],
-        }
-        ways: dict[str, Callable[[], object]] = {
-            name: partial(our_step(student, teacher, objectives, device), batch) for name, objectives in lists.items()
-        }
-        if time <= 1024:  # 2.4 GB a layer and model at 4096
-            ways["logits + attention by output_attentions"] = partial(eager_step, student, teacher, list(layers), batch)
-        found = measure(ways, rounds, device)
-        for name, m in found.items():
-            ratio = m.median / found["logits"].median
-            lines.append([f"{rows} x {time}", name, f"{m.median:.2f}", f"{ratio:.2f}", m.spread, f"{m.mib:,.0f}"])
-    return table(["batch", "objectives", "seconds", "over logits alone", "spread", "MiB"], lines)
+    batch = make_batch(*shape, 0.5, student.config.vocab_size, device)
+    lists: dict[str, list[Objective]] = {
+        "logits": [Logits()],
+        f"logits + hidden ({len(layers)} layers)": [Logits(), HiddenStates(layers)],
+        f"logits + attention ({len(layers)} layers)": [Logits(), AttentionMaps(layers)],
+        f"all three ({len(layers)} layers)": [Logits(), HiddenStates(layers), AttentionMaps(layers)],
+    }
+    ways: dict[str, Callable[[], object]] = {
+        name: partial(our_step(student, teacher, objectives, device), batch) for name, objectives in lists.items()
+    }
+    if shape[1] <= 1024:  # 0.6 GB a layer and model at 4096, in bfloat16
+        ways["logits + attention by output_attentions"] = partial(eager_step, student, teacher, list(layers), batch)
+    found = measure(ways, rounds, device)
+    lines = [
+        [name, f"{m.median:.2f}", f"{m.median / found['logits'].median:.2f}", m.spread, f"{m.mib:,.0f}"]
+        for name, m in found.items()
+    ]
+    return table(["objectives", "seconds", "over logits alone", "spread", "MiB"], lines)
+
+
+def write_page(tables: dict[str, str], page: Path) -> None:
+    """The tables below the mark; what people wrote above it stays."""
+    above = page.read_text(encoding="utf-8").partition(MARK)[0] if page.is_file() else "# Benchmarks\n\n"
+    below = [f"## {title}\n\n{text.strip()}\n" for title, text in tables.items()]
+    page.write_text(f"{above}{MARK}\n\n" + "\n".join(below), encoding="utf-8")
 
 
 def main() -> None:
@@ -212,34 +217,44 @@ def main() -> None:
     parser.add_argument("--parts", default="head,attention,step,objectives")
     parser.add_argument("--models", default="smollm2-135m,synthetic")
     parser.add_argument("--shapes", default=",".join(f"{b}x{t}" for b, t in SHAPES))
+    parser.add_argument("--shares", default=SHARES, help="of the batch that is prompt")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, default=Path("runs/benchmarks.json"))
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/benchmarks.json"), help="tables of earlier runs are kept"
+    )
+    parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--no_peers", action="store_true", help="leave TRL out of the steps")
     args = parser.parse_args()
-    shapes = tuple((int(b), int(t)) for b, t in (shape.split("x") for shape in args.shapes.split(",")))
+    shapes = [(int(b), int(t)) for b, t in (shape.split("x") for shape in args.shapes.split(","))]
+    shares = [float(share) for share in args.shares.split(",")]
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    kept = json.loads(args.output.read_text()) if args.output.is_file() else {}
-    kept["machine"] = machine(args.device)
+    kept: dict[str, str] = json.loads(args.output.read_text()) if args.output.is_file() else {}
+    kept["Machine"] = machine(args.device)
     todo: dict[str, Callable[[], str]] = {}
     for part in args.parts.split(","):
         if part == "head":
-            todo["head float32"] = partial(bench_head, args.rounds, args.device, torch.float32)
-            todo["head bfloat16"] = partial(bench_head, args.rounds, args.device, torch.bfloat16)
+            todo["Head alone, float32"] = partial(bench_head, args.rounds, args.device, torch.float32)
+            todo["Head alone, bfloat16"] = partial(bench_head, args.rounds, args.device, torch.bfloat16)
         elif part == "attention":
-            todo["attention"] = partial(bench_attention, args.rounds, args.device)
-        else:
-            for model in args.models.split(","):
-                todo[f"{part} {model}"] = (
-                    partial(bench_step, args.rounds, args.device, model, shapes, not args.no_peers)
-                    if part == "step"
-                    else partial(bench_objectives, args.rounds, args.device, model, shapes)
-                )
-    for title, part in todo.items():
+            todo["Attention maps of one layer, 9 heads, float32"] = partial(bench_attention, args.rounds, args.device)
+        for model in args.models.split(",") if part in ("step", "objectives") else ():
+            for shape in shapes:
+                title = f"{model}, bfloat16, {shape[0]} x {shape[1]} tokens"
+                if part == "step":
+                    todo[f"Whole step, {title}"] = partial(
+                        bench_step, args.rounds, args.device, model, shape, shares, not args.no_peers
+                    )
+                else:
+                    todo[f"Objectives together, {title}"] = partial(
+                        bench_objectives, args.rounds, args.device, model, shape
+                    )
+    for title, one in todo.items():
         print(f"\n## {title}\n", flush=True)
-        kept[title] = part()
+        kept[title] = one()
         print(kept[title], flush=True)
         args.output.write_text(json.dumps(kept, indent=1))
+    write_page(kept, args.page)
 
 
 if __name__ == "__main__":

@@ -31,10 +31,9 @@ class Measured:
 
 
 def measure(ways: dict[str, Callable[[], object]], rounds: int, device: str = "cpu") -> dict[str, Measured]:
-    """Every way once to warm up and to see its memory, then `rounds` times in turn."""
+    """Every way once to warm up, seeing its memory meanwhile, then `rounds` times in turn."""
     found = {name: Measured() for name in ways}
     for name, way in ways.items():
-        way()
         found[name].mib = peak_memory(way, device)
     for _ in range(rounds):
         for name, way in ways.items():

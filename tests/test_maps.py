@@ -110,7 +110,20 @@ def test_low_precision_stays_near_the_exact_gradient():
     torch.testing.assert_close(ours[0].double(), twin[0], rtol=5e-2, atol=1e-2)  # logits are rounded to 8 bits
     for a, b in zip(ours[1], twin[1], strict=True):
         assert a.dtype == torch.bfloat16
-        assert (a - b).norm() < 2e-2 * b.norm()
+        assert (a - b).norm() < (2e-2 if a.shape[0] == 400 else 5e-3) * b.norm()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "reverse_kl"])
+def test_a_bias_of_minus_infinity_means_a_token_that_cannot_occur(name):
+    """On both sides, or on the teacher's alone (where the reverse KL is infinite)."""
+    student, teacher = head(), head(seed=1)
+    for bias in (teacher.bias, student.bias):
+        bias[:3] = float("-inf")
+        value, slopes = gradients(
+            lambda s: next_token_divergence(s, teacher, Comparison(by_name(name)))[0], student, torch.sum
+        )
+        assert value.isfinite().all()
+        assert all(slope.isfinite().all() for slope in slopes)
 
 
 def test_frozen_heads_cost_no_gradient_and_eval_none_at_all():
@@ -286,7 +299,7 @@ def test_a_head_tied_to_the_embeddings_gets_both_gradients():
     def value(model, wants):
         return objective(*(run_with_taps(m, m, inputs, rows, wants) for m in (model, teacher)))
 
-    streamed, full = value(student, objective.student_wants()), value(twin, Wants(logits=True, head=Finish()))
+    streamed = value(student, objective.student_wants())
     objective.heads = None
     full = value(twin, Wants(logits=True))
     torch.testing.assert_close(streamed, full, rtol=1e-4, atol=1e-6)

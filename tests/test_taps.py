@@ -111,6 +111,23 @@ def test_a_finish_that_is_not_known_is_not_guessed():
     assert probe_head(model) is None
 
 
+def test_two_contexts_do_not_mix_and_leave_nothing_behind():
+    """Two models tapped at once; afterwards no tensor of them is held."""
+    import gc
+    import weakref
+
+    one, other = build_model(), build_model(seed=1)
+    inputs, _ = batch()
+    with record_attention(one, {0}) as outer, record_attention(other, {1}) as inner:
+        one(**inputs)
+        other(**inputs)
+    assert (outer.keys(), inner.keys()) == ({0}, {1})
+    held = weakref.ref(outer[0].query)
+    del outer, inner
+    gc.collect()
+    assert held() is None
+
+
 def test_autocast_decides_the_precision_of_the_head():
     model, (inputs, rows) = family("llama"), batch()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):

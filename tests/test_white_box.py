@@ -187,7 +187,7 @@ def test_a_batch_without_supervised_positions_is_a_zero(arguments, name):
     empty = run.data_collator(list(build_pairs(2)))
     empty["labels"][:] = -100
     loss = run.compute_loss(run.model, empty, num_items_in_batch=torch.tensor(0))
-    assert float(loss) == 0
+    assert float(loss.detach()) == 0
     loss.backward()
     assert not any(p.grad.any() for p in run.model.parameters() if p.grad is not None)
 
@@ -331,23 +331,54 @@ def test_reentrant_checkpointing_is_refused_for_attention(arguments):
         run.train()
 
 
-def test_the_wrapper_around_the_student_is_called(arguments):
-    """Bug 10: gradients of several processes only meet in the wrapper's own forward; taps must go through it."""
+@pytest.mark.parametrize("find_unused", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", ["logits", "hidden", "attention", "all"])
+def test_the_wrapper_around_the_student_is_called(arguments, name, tied, find_unused):
+    """Bug 10: gradients of several processes only meet in the wrapper's own forward; taps must go through it.
+
+    Two steps, with both settings of find_unused_parameters that Trainer may choose: DDP must see every parameter used.
+    """
     from torch import distributed
     from torch.nn.parallel import DistributedDataParallel
 
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
-        run = trainer(arguments, OBJECTIVES["all"]())
-        wrapped, calls = DistributedDataParallel(run.model), []
+        run = trainer(arguments, OBJECTIVES[name](), student=build_model(seed=7, tie_word_embeddings=tied))
+        wrapped, calls = DistributedDataParallel(run.model, find_unused_parameters=find_unused), []
         wrapped.register_forward_hook(lambda *_: calls.append(1))
         batch = run.data_collator(list(build_pairs(3)))
-        run.compute_loss(wrapped, batch).backward()
-        seen = {name: p.grad.clone() for name, p in run.model.named_parameters()}
+        for _ in range(2):
+            run.model.zero_grad()
+            run.compute_loss(wrapped, batch).backward()
+        seen = {key: p.grad.clone() for key, p in run.model.named_parameters() if p.grad is not None}
         run.model.zero_grad()
         run.compute_loss(run.model, batch).backward()
     finally:
         distributed.destroy_process_group()
-    assert calls == [1]
-    for name, parameter in run.model.named_parameters():
-        torch.testing.assert_close(seen[name], parameter.grad, msg=name)
+    assert calls == [1, 1]
+    for key, parameter in run.model.named_parameters():
+        alone = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(seen.get(key, torch.zeros_like(parameter)), alone, msg=key)
+
+
+def test_autocast_streams_what_the_models_own_logits_give(arguments):
+    """Under bf16=True the head computes in bfloat16 either way."""
+    gradients = []
+    for streams in (True, False):
+        run = trainer(arguments, [Logits()], bf16=True)
+        if not streams:
+            run._student_wants = run._teacher_wants = Wants(logits=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            run.compute_loss(run.model, run.data_collator(list(build_pairs(6)))).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in run.model.parameters()]))
+    assert (gradients[0] - gradients[1]).norm() < 2e-2 * gradients[1].norm()
+
+
+def test_without_any_weight_there_is_still_a_step(arguments):
+    run = trainer(arguments, [Logits(weight=Schedule(1.0, 0.0, steps=1)), AttentionMaps(weight=0)], max_steps=2)
+    run.train()
+    last = [entry for entry in run.state.log_history if "loss" in entry][-1]
+    assert last["loss"] == 0
+    assert last["logits"] > 0
+    assert last["attention"] > 0

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distill.divergences import Divergence, by_name
+from distill.divergences import LOWEST, Divergence, by_name
 from distill.maps.sweep import gradients_for, in_precision_of, wide
 from distill.taps import AttentionTap
 
 BLOCK = 2**22  # scores of one side held at once: 16 MiB in float32
+ROWS = 256  # positions of a block at most on a CPU: with more, much of a causal block lies above the diagonal
 TILE = 2**17  # scores worked on at once on a CPU
 _GPU_BLOCK = 2**26
-_LOWEST = -1e30  # as in divergences: no probability, and differences stay finite
 _FORWARD_KL = by_name("forward_kl")
 
 
@@ -73,9 +73,10 @@ class _Streamed(torch.autograd.Function):
 
 
 def _cut(tap: AttentionTap) -> AttentionTap:
+    """Without graph, and without the values, which no map needs."""
     sinks = None if tap.sinks is None else tap.sinks.detach()
-    query, key, value = (t.detach() for t in (tap.query, tap.key, tap.value))
-    return AttentionTap(query, key, value, tap.mask, tap.scaling, tap.softcap, sinks)
+    query, key = tap.query.detach(), tap.key.detach()
+    return AttentionTap(query, key, key, tap.mask, tap.scaling, tap.softcap, sinks)
 
 
 @torch.no_grad()
@@ -96,7 +97,7 @@ def _sweep(
         torch.zeros(t.shape, dtype=exact, device=t.device) if t is not None and needs else None
         for t, needs in zip(originals, needed, strict=True)
     ]
-    block = (BLOCK if rows.device.type == "cpu" else _GPU_BLOCK) // (heads * time)
+    block = min(ROWS, BLOCK // (heads * time)) if rows.device.type == "cpu" else _GPU_BLOCK // (heads * time)
     done = 0
     for row in rows.any(1).nonzero().squeeze(1).tolist():
         for positions in rows[row].nonzero().squeeze(1).split(max(16, block)):
@@ -146,16 +147,16 @@ class _Block:
             scores = scores.mul_(self.tap.softcap)
         if self.tap.mask is None:
             places = torch.arange(self.keys.start, self.keys.stop, device=scores.device)
-            scores.masked_fill_(places > self.positions[:, None], _LOWEST)
+            scores.masked_fill_(places > self.positions[:, None], LOWEST)
         else:
             mask = _mask_rows(self.tap.mask, self.row, self.positions)[..., self.keys]
             if mask.dtype == torch.bool:
-                scores.masked_fill_(~mask, _LOWEST)
+                scores.masked_fill_(~mask, LOWEST)
             else:
-                scores.add_(mask).clamp_(min=_LOWEST)
+                scores.add_(mask).clamp_(min=LOWEST)
         if not with_sinks:
             return scores
-        sinks = scores.new_full((len(scores),), _LOWEST) if self.tap.sinks is None else self.tap.sinks.to(scores.dtype)
+        sinks = scores.new_full((len(scores),), LOWEST) if self.tap.sinks is None else self.tap.sinks.to(scores.dtype)
         return torch.cat([scores, sinks[:, None, None].expand(-1, scores.shape[1], 1)], dim=-1)
 
     def add_gradients(self, slope: Tensor, gradients: list[Tensor | None]) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distill.divergences import Divergence
+from distill.divergences import LOWEST, Divergence
 from distill.maps.sweep import gradients_for, in_precision_of, wide
 from distill.taps import HeadTap
 
@@ -169,6 +169,11 @@ class _Side:
         self.bias = None if tap.bias is None else tap.bias[:vocabulary].to(tap.dtype)
         self._buffer: Tensor | None = None
 
+    def finished(self, logits: Tensor) -> Tensor:
+        """What the model makes of them. A bias may be -inf, for tokens that cannot occur; it stays finite here."""
+        logits = logits if self.bias is None else logits.clamp(min=LOWEST)
+        return self.tap.finish(logits)
+
     def logits(self, rows: slice, out: Tensor | None = None) -> Tensor:
         """`[n, V]`, before the finish; the buffer is used again by the next call."""
         hidden = self.tap.hidden[rows].to(self.tap.dtype)
@@ -213,7 +218,7 @@ def _tile(student: Tensor, teacher: Tensor, heads: list[_Side], comparison: Comp
     """Value and slope of the divergence, the slope in the student's finished logits."""
     exact = wide(student[:0]).dtype
     both = [
-        _log_softmax(side.tap.finish(logits.to(exact)), comparison.temperature)
+        _log_softmax(side.finished(logits.to(exact)), comparison.temperature)
         for side, logits in zip(heads, (student, teacher), strict=True)
     ]
     value, slope = comparison.divergence.kernel(*both)
@@ -230,7 +235,7 @@ def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
 def _with_cross_entropy(
     student: Tensor, slope: Tensor, labels: Tensor, side: _Side, comparison: Comparison
 ) -> tuple[Tensor, Tensor]:
-    log_q = side.tap.finish(wide(student)).log_softmax(dim=-1)
+    log_q = side.finished(wide(student)).log_softmax(dim=-1)
     column = labels[:, None]
     entropy = -log_q.gather(1, column).squeeze(1)
     extra = log_q.exp_().scatter_add_(1, column, log_q.new_full(column.shape, -1.0))

@@ -18,7 +18,7 @@ def gradients_for(
     if kept is None or not _is_constant(upstream):
         return list(again())
     # in place: the gradient of a head is as large as the head, and nobody else has it
-    return [g if g is None or not len(upstream) else g.mul_(upstream[0].to(g.dtype)) for g in kept]
+    return [g if g is None or not len(upstream) else g.mul_(upstream[0]) for g in kept]
 
 
 def _is_constant(upstream: Tensor) -> bool:

@@ -29,7 +29,7 @@ class AttentionMaps(Objective):
         heads: pairs (student head, teacher head) to compare, as a mapping or a list; None: all, each with its own number.
         relations: compare, in place of the maps, how positions relate within queries, keys or values (any of `"query"`,
             `"key"`, `"value"`): the map softmax(A A^T / sqrt(d)) of each, split into `relation_heads` anew. It works with
-            any number of heads and any width.
+            any number of heads and any width. Queries and keys are taken as attention gets them, with rotary positions.
         relation_heads: into how many heads; must divide the widths of both models. None: the largest number that does, up to
             the student's own heads.
         divergence: one of `distill.divergences.NAMES`.
@@ -69,6 +69,7 @@ class AttentionMaps(Objective):
         self.heads = None if heads is None else list(heads.items() if isinstance(heads, Mapping) else heads)
         self.divergence = divergences.by_name(divergence)
         self.pairs: list[tuple[int, int]] = []
+        self.split_into = 1  # relation heads, once the models are known
 
     def bind(self, student: PreTrainedModel, teacher: PreTrainedModel, vocabulary: int | None) -> None:
         self.pairs = resolve_layers(self.layers, student, teacher, span_end=False)
@@ -79,11 +80,11 @@ class AttentionMaps(Objective):
                 _check_tap(tap, outputs[layer], layer, model)
             taps.append(found)
         for s, t in self.pairs:
-            _check_windows(student.config, teacher.config, s, t)
+            self._check_windows(_window(student.config, s), _window(teacher.config, t), s, t)
             if self.relations is None:
                 self._check_heads(taps[0][s], taps[1][t], s, t)
-            else:
-                self._choose_relation_heads(taps[0][s], taps[1][t], s, t)
+        if self.relations is not None:
+            self._choose_relation_heads([taps[0][s] for s, _ in self.pairs], [taps[1][t] for _, t in self.pairs])
 
     def student_wants(self) -> Wants:
         return Wants(attention=frozenset(s for s, _ in self.pairs))
@@ -102,10 +103,7 @@ class AttentionMaps(Objective):
 
     def _pair(self, student: AttentionTap, teacher: AttentionTap, rows: Tensor) -> Tensor:
         if self.relations is not None:
-            assert self.relation_heads is not None
-            sides = [
-                [_relation(tap, name, self.relation_heads) for name in self.relations] for tap in (student, teacher)
-            ]
+            sides = [[_relation(tap, name, self.split_into) for name in self.relations] for tap in (student, teacher)]
             values = [
                 attention_divergence(ours, theirs, rows, self.divergence) for ours, theirs in zip(*sides, strict=True)
             ]
@@ -114,6 +112,16 @@ class AttentionMaps(Objective):
             student = _choose(student, [s for s, _ in self.heads])
             teacher = _choose(teacher, [t for _, t in self.heads])
         return attention_divergence(student, teacher, rows, self.divergence)
+
+    def _check_windows(self, ours: float, theirs: float, s: int, t: int) -> None:
+        """A KL is infinite where one side may look and the other cannot; the mixed and skewed ones are not."""
+        blind = {"forward_kl": ours < theirs, "reverse_kl": theirs < ours}.get(self.divergence.name, False)
+        if blind and self.relations is None:
+            raise ValueError(
+                f"Student layer {s} sees the last {ours} tokens and teacher layer {t} the last {theirs}, and {self.divergence.name} "
+                "is infinite where only one of them sees. Pair layers of equal windows, layers={student: teacher}, or give "
+                "divergence='generalized_jsd', which is bounded."
+            )
 
     def _check_heads(self, ours: AttentionTap, theirs: AttentionTap, s: int, t: int) -> None:
         counts = ours.query.shape[1], theirs.query.shape[1]
@@ -130,24 +138,19 @@ class AttentionMaps(Objective):
                 "relations=('query', 'key', 'value'), which compares any two."
             )
 
-    def _choose_relation_heads(self, ours: AttentionTap, theirs: AttentionTap, s: int, t: int) -> None:
+    def _choose_relation_heads(self, ours: list[AttentionTap], theirs: list[AttentionTap]) -> None:
         assert self.relations is not None
-        widths = [
-            getattr(tap, name).shape[1] * getattr(tap, name).shape[3]
-            for tap in (ours, theirs)
-            for name in self.relations
-        ]
-        common = math.gcd(*widths)
-        if self.relation_heads is None:
-            self.relation_heads = max(n for n in range(1, ours.query.shape[1] + 1) if common % n == 0)
-        if common % self.relation_heads:
+        states = [getattr(tap, name) for tap in (*ours, *theirs) for name in self.relations]
+        widths = sorted({tensor.shape[1] * tensor.shape[3] for tensor in states})
+        common, own = math.gcd(*widths), ours[0].query.shape[1]
+        self.split_into = self.relation_heads or max(n for n in range(1, own + 1) if common % n == 0)
+        if common % self.split_into:
             raise ValueError(
-                f"relation_heads is {self.relation_heads}, but the widths of {', '.join(self.relations)} in student layer {s} "
-                f"and teacher layer {t} are {widths}; it must divide all of them ({common} is their common divisor)."
+                f"relation_heads is {self.relation_heads}, but {', '.join(self.relations)} are {widths} wide in these layers; it "
+                f"must divide all of them ({common} is their common divisor)."
             )
-        for tap in (ours, theirs):
-            if tap.mask is not None and tap.mask.shape[1] > 1:
-                raise ValueError("relations needs one mask for all heads; this model adds a bias to each (ALiBi).")
+        if any(tap.mask is not None and tap.mask.shape[1] > 1 for tap in (*ours, *theirs)):
+            raise ValueError("relations needs one mask for all heads; this model adds a bias to each (ALiBi).")
 
 
 def _relation(tap: AttentionTap, name: str, heads: int) -> AttentionTap:
@@ -181,17 +184,12 @@ def _check_tap(tap: AttentionTap, output: Tensor, layer: int, model: PreTrainedM
         )
 
 
-def _check_windows(student: PreTrainedConfig, teacher: PreTrainedConfig, s: int, t: int) -> None:
-    ours, theirs = _window(student, s), _window(teacher, t)
-    if ours < theirs:
-        raise ValueError(
-            f"Student layer {s} sees the last {ours} tokens and teacher layer {t} the last {theirs}: what the teacher attends "
-            "to further back is out of the student's reach. Pair layers of equal windows, e.g. layers={student: teacher}."
-        )
-
-
 def _window(config: PreTrainedConfig, layer: int) -> float:
+    """How many tokens a layer sees, as far as its config says; `inf`: all."""
     config = config.get_text_config(decoder=True)
-    window, types = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
-    slides = "sliding" in types[layer] if types else getattr(config, "use_sliding_window", True)
+    kind = (getattr(config, "layer_types", None) or [None] * (layer + 1))[layer]
+    if kind is not None and "chunked" in kind:
+        return getattr(config, "attention_chunk_size", None) or math.inf
+    slides = "sliding" in kind if kind is not None else getattr(config, "use_sliding_window", True)
+    window = getattr(config, "sliding_window", None) or getattr(config, "attention_window_size", None)
     return window if window and slides else math.inf

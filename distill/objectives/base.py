@@ -28,6 +28,7 @@ class Objective(nn.Module):
     """
 
     name = "objective"
+    sharded = False  # set by the trainer before `bind`: weights are whole inside a forward pass only (FSDP, ZeRO)
 
     def __init__(self, weight: float | Schedule = 1.0) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from distill.objectives.schedules import Schedule
 from distill.taps import Signals, Wants, probe_hidden
 
 DISTANCES = ("mse", "cosine", "cka")
+SHORTEST = 8  # positions for a CKA: with 4, the gradient of unlucky states is a hundred times that with 32
 
 
 class HiddenStates(Objective):
@@ -19,7 +20,7 @@ class HiddenStates(Objective):
             layer with the last teacher layer it stands for.
         distance: `"mse"`: squared distance over the teacher's squared norm, ||s - t||^2 / ||t||^2; `"cosine"`: 1 - cos;
             `"cka"`: 1 - debiased linear CKA over the supervised positions of each sequence, given to each of them (0 in
-            sequences with fewer than 4). CKA compares geometry: it needs no projection and ignores rotation and scale.
+            sequences with fewer than 8, whose estimate is mostly noise). CKA compares geometry: it needs no projection and ignores rotation and scale.
         projection: a learned linear map from the student's width to the teacher's, one a pair. `None`: only if the widths
             differ (never for CKA). It trains with the student and is saved in checkpoints beside it, never inside it.
         weight: of this term; a number or a `Schedule`.
@@ -94,7 +95,9 @@ class HiddenStates(Objective):
             student = self.projections[key](student)
         if self.distance == "cka":
             parts = zip(student.split(lengths), teacher.split(lengths), strict=True)
-            return torch.cat([(1 - debiased_cka(s, t)).expand(len(s)) if len(s) > 3 else 0 * s[:, 0] for s, t in parts])
+            return torch.cat(
+                [(1 - debiased_cka(s, t)).expand(len(s)) if len(s) >= SHORTEST else 0 * s[:, 0] for s, t in parts]
+            )
         if self.distance == "cosine":
             return 1 - nn.functional.cosine_similarity(student, teacher, dim=-1)
         # relative to the teacher's norm, which grows a hundredfold with depth: every layer counts alike

@@ -5,6 +5,7 @@ import math
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from distill import divergences
 from distill.maps import Comparison, next_token_divergence
@@ -13,13 +14,15 @@ from distill.objectives.base import Objective
 from distill.objectives.schedules import Schedule
 from distill.taps import Finish, Signals, Wants, probe_head
 
+logger = logging.get_logger(__name__)
+
 
 class Logits(Objective):
     """Divergence between the next-token distributions of student and teacher at every supervised position.
 
     The logits of both models are made in chunks, at the supervised rows only, and forgotten (`distill.maps`). Where the head
     of one of the models is not a plain matrix product followed by a scale or softcap (an adapter on it, 8 bit), the models'
-    own logits are used: the same numbers, with more memory.
+    own logits are used: the same numbers, with more memory. So it is under FSDP and DeepSpeed.
 
     Args:
         divergence: one of `distill.divergences.NAMES`.
@@ -68,8 +71,19 @@ class Logits(Objective):
 
     def bind(self, student: PreTrainedModel, teacher: PreTrainedModel, vocabulary: int | None) -> None:
         self.vocabulary = vocabulary
-        ours, theirs = probe_head(student), probe_head(teacher)
-        self.heads = None if ours is None or theirs is None else (ours, theirs)
+        heads = [None if self.sharded else probe_head(model) for model in (student, teacher)]
+        self.heads = None
+        if heads[0] is not None and heads[1] is not None:
+            self.heads = heads[0], heads[1]
+        else:
+            logger.warning_once(
+                "Logits uses the models' own logits of all supervised rows at once, which takes more memory: "
+                + (
+                    "sharded weights are whole only inside the model."
+                    if self.sharded
+                    else "a head is not a plain matrix product whose result is scaled or capped (an adapter on it? 8 bit?)."
+                )
+            )
 
     def student_wants(self) -> Wants:
         return Wants(logits=True) if self.heads is None else Wants(head=self.heads[0])

@@ -5,10 +5,12 @@ forward pass the model is pointed to a function that keeps what it is given and 
 before, so the model's output does not change by a bit and no [T, T] map is ever formed by the tap.
 """
 
+import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from distill.taps.hidden import probe_tokens
 # Other kernels get masks of other shapes, which maps does not read.
 TAPPED_IMPLEMENTATIONS = ("sdpa", "eager")
 _PREFIX = "distill_tap_"
+_slots: dict[str, Any] = {}  # registered name to the tap that is open under it
 # Sparse attention: DeepSeek-V3.2 and its heirs (who also switch it on under the names above only), Doge.
 _PICKS = ("index_topk", "index_topk_blocks", "keep_window_size")
 
@@ -102,13 +105,33 @@ def record_attention(
                 outputs[layer] = output[0]
         return output
 
-    AttentionInterface.register(_PREFIX + original, tap)
-    AttentionMaskInterface.register(_PREFIX + original, ALL_MASK_ATTENTION_FUNCTIONS[original])
-    config._attn_implementation = _PREFIX + original
+    name_of_tap = _free_slot(original)
+    _slots[name_of_tap] = tap
+    config._attn_implementation = name_of_tap
     try:
         yield taps
     finally:
         config._attn_implementation = original
+        _slots[name_of_tap] = None  # or the registry would keep the tensors of the last batch alive
+
+
+def _free_slot(original: str) -> str:
+    """The name of a registered function that calls `_slots[name]`; several contexts may be open at once."""
+    for number in itertools.count():
+        name = f"{_PREFIX}{original}_{number}"
+        if name not in _slots:
+            AttentionInterface.register(name, partial(_call_slot, name))
+            AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[original])
+            return name
+        if _slots[name] is None:
+            return name
+    raise AssertionError
+
+
+def _call_slot(name: str, *args: Any, **kwargs: Any) -> Any:
+    tap = _slots[name]
+    assert tap is not None, "a model went on calling a tap after its context"
+    return tap(*args, **kwargs)
 
 
 @torch.no_grad()

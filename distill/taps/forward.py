@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -18,8 +19,8 @@ class Wants:
 
     Args:
         logits: the next-token logits of the supervised rows, as the model gives them.
-        head: what they are computed from, in their place: the model's own logits are not made at all. None: not wanted;
-            else what `probe_head` found for this model. Ignored if logits are wanted too.
+        head: what they are computed from; unless `logits` are wanted too, the model's own logits are not made at all. None:
+            not wanted; else what `probe_head` found for this model.
         hidden, attention: of which layers (0-based).
     """
 
@@ -48,6 +49,8 @@ class Signals:
         attention: layer to its queries, keys and values, for the whole batch.
         head: what the logits are computed from, or None.
         labels: `[N]`, the tokens that follow the supervised positions, where the caller has them.
+        anchor: a zero that hangs on the model's output. Added to the loss of a wrapped model, it lets the wrapper (DDP) see
+            all its parameters used, whatever was tapped.
     """
 
     rows: Tensor
@@ -56,6 +59,7 @@ class Signals:
     attention: dict[int, AttentionTap] = field(default_factory=dict)
     head: HeadTap | None = None
     labels: Tensor | None = None
+    anchor: Tensor | None = None
 
 
 def run_with_taps(
@@ -76,16 +80,18 @@ def run_with_taps(
         wants: what to let out.
         labels: `[N]`, handed on in the signals.
     """
-    streams = wants.head is not None and not wants.logits
+    streams = wants.head is not None
     arguments: dict[str, Any] = {"use_cache": False, "return_dict": True}
     if wants.hidden:
         arguments["output_hidden_states"] = True
-    if not streams:
+    if wants.logits or not streams:
         # a boolean mask makes transformers select the rows before the head, so [B, T, V] never exists
         arguments["logits_to_keep"] = rows if wants.logits else 1
     with ExitStack() as stack:
         attention = stack.enter_context(record_attention(model, wants.attention))
-        heads = stack.enter_context(replaced_head(model, rows, wants.head)) if streams and wants.head else []
+        heads = []
+        if wants.head is not None:
+            heads = stack.enter_context(replaced_head(model, rows, wants.head, with_logits=wants.logits))
         output = forward(**inputs, **arguments)
     missing = wants.attention - attention.keys()
     assert not missing, f"no attention was recorded for layers {sorted(missing)}; probe_attention should have refused"
@@ -97,7 +103,13 @@ def run_with_taps(
         attention=attention,
         head=heads[0] if heads else None,
         labels=labels,
+        anchor=_anchor(output.logits),
     )
+
+
+def _anchor(logits: Tensor) -> Tensor:
+    first = logits.reshape(-1)[:1]
+    return first.masked_fill(torch.ones_like(first, dtype=torch.bool), 0).sum()  # 0 times inf would be NaN
 
 
 def _rows_of(logits: Tensor, rows: Tensor) -> Tensor:

@@ -55,17 +55,26 @@ def head_of(model: PreTrainedModel) -> nn.Linear | None:
 
 
 @contextmanager
-def replaced_head(model: PreTrainedModel, rows: Tensor, finish: Finish) -> Iterator[list[HeadTap]]:
-    """Within it, forward passes put a `HeadTap` into the list that is yielded, and return `[.., 1]` in place of logits."""
+def replaced_head(
+    model: PreTrainedModel, rows: Tensor, finish: Finish, with_logits: bool = False
+) -> Iterator[list[HeadTap]]:
+    """Within it, forward passes put a `HeadTap` into the list that is yielded, and return `[.., 1]` in place of logits.
+
+    `with_logits`: the logits are made as well.
+    """
     head, taps = head_of(model), []
-    assert head is not None, "can_stream should have said so"
+    assert head is not None, "probe_head was asked before, and the head has been changed since"
 
     def forward(hidden: Tensor) -> Tensor:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         picked = hidden[rows] if hidden.shape[:2] == rows.shape else hidden.reshape(-1, hidden.shape[-1])
         taps.append(HeadTap(picked, head.weight, head.bias, finish, dtype))
-        return hidden[..., :1]
+        if with_logits:
+            return nn.functional.linear(hidden, head.weight, head.bias)
+        # the zero keeps the head in the graph of what is returned, where DDP looks for the parameters in use
+        bias = 0 if head.bias is None else head.bias[0]
+        return hidden[..., :1] + 0 * (head.weight[0, 0] + bias)
 
     head.forward = forward  # type: ignore[assignment, method-assign]
     try:

@@ -92,6 +92,7 @@ class WhiteBoxTrainer(PairTrainer):
         self.objectives = list(objectives)
         self._learned = torch.nn.ModuleList(objectives)  # their projections, to train and to save
         for objective in objectives:
+            objective.sharded = bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
             objective.bind(self.student, self.teacher, vocabulary)
         if self._projections() and self.args.world_size > 1:
             raise ValueError(
@@ -119,13 +120,16 @@ class WhiteBoxTrainer(PairTrainer):
         labels: Tensor = inputs.pop("labels")
         ids: Any = inputs.pop("ids", None)
         rows = supervised_rows(labels)
-        values = self._values(model, inputs, rows, supervised_tokens(labels, rows))
+        weights = self.weights()
+        values, anchor = self._values(model, inputs, rows, supervised_tokens(labels, rows), weights)
         sums = {name: value.sum() for name, value in values.items()}
         items = rows.sum() if num_items_in_batch is None else num_items_in_batch
         items = torch.as_tensor(items, device=rows.device).clamp(min=1)  # a batch with nothing to learn from is a zero
         # weight 0 still shows the term in the log; it must not turn inf into NaN
-        terms = [weight * sums[name] for name, weight in self.weights().items() if weight > 0]
-        loss = torch.stack(terms or [0 * sums[self.objectives[0].name]]).sum() / items
+        terms = [weight * sums[name] for name, weight in weights.items() if weight > 0]
+        if model is not self.student or not terms:
+            terms.append(anchor)
+        loss = torch.stack(terms).sum() / items
         if not torch.isfinite(loss):
             raise FloatingPointError(describe_non_finite(values, rows, ids, self.state.global_step))
         self._keep_terms(sums, rows, items)
@@ -138,23 +142,32 @@ class WhiteBoxTrainer(PairTrainer):
         return {o.name: o.weight_at(self.state.global_step, self.state.max_steps) for o in self.objectives}
 
     def _values(
-        self, model: torch.nn.Module, inputs: dict[str, Tensor], rows: Tensor, tokens: Tensor
-    ) -> dict[str, Tensor]:
-        """`[N]` of every objective, and what objectives show beside it."""
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor],
+        rows: Tensor,
+        tokens: Tensor,
+        weights: dict[str, float],
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """`[N]` of every objective, and what objectives show beside it; and a zero that hangs on the model's output."""
         if not len(tokens):
             logger.warning_once(
                 "A batch has no supervised position: it adds nothing. Is max_length shorter than prompts?"
             )
-        student = run_with_taps(model, self.student, inputs, rows, self._student_wants, tokens)
         values: dict[str, Tensor] = {}
-        # whatever precision the student runs in: the teacher keeps its own, and objectives are computed in float32
+        # The teacher first: what it needs while it runs is gone before the student's activations are there. Whatever
+        # precision the student runs in, the teacher keeps its own, and objectives are computed in float32.
+        with torch.autocast(self.args.device.type, enabled=False), torch.no_grad():
+            teacher = run_with_taps(self.teacher, self.teacher, inputs, rows, self._teacher_wants, tokens)
+        student = run_with_taps(model, self.student, inputs, rows, self._student_wants, tokens)
         with torch.autocast(self.args.device.type, enabled=False):
-            with torch.no_grad():
-                teacher = run_with_taps(self.teacher, self.teacher, inputs, rows, self._teacher_wants, tokens)
             for objective in self.objectives:
-                found = objective(student, teacher)
+                # a term without weight is computed for the log alone
+                with torch.set_grad_enabled(torch.is_grad_enabled() and weights[objective.name] > 0):
+                    found = objective(student, teacher)
                 values.update(found if isinstance(found, dict) else {objective.name: found})
-        return values
+        assert student.anchor is not None
+        return values, student.anchor.float()
 
     def _keep_terms(self, sums: dict[str, Tensor], rows: Tensor, items: Tensor | int) -> None:
         if self.student.training:
