@@ -24,6 +24,7 @@ from transformers import (
 
 from distill.collate import PairCollator, supervised_rows
 from distill.pairs import pairs_from_rows
+from distill.taps import run_with_taps
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -129,6 +130,14 @@ def family(name):
         "mamba": MambaConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, state_size=4),
     }  # fmt: skip
     return build_model() if name == "llama" else AutoModelForCausalLM.from_config(configs[name]).eval()
+
+
+def value_of(objective, student, teacher, inputs, rows):
+    """`[N]` of a bound objective on a batch."""
+    return objective(
+        run_with_taps(student, student, inputs, rows, objective.student_wants()),
+        run_with_taps(teacher, teacher, inputs, rows, objective.teacher_wants()),
+    )
 
 
 @pytest.fixture(scope="session")
