@@ -18,7 +18,7 @@ FINISHES = {"plain": Finish(), "scaled": Finish(0.5), "capped": Finish(2.0, 5.0)
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     """Several groups, chunks, tiles and blocks even of tiny inputs."""
-    monkeypatch.setattr(next_token, "GROUP", 7 * 40)
+    monkeypatch.setattr(next_token, "GROUP", 7 * 40 * 8)  # 7 rows in float64
     monkeypatch.setattr(next_token, "CHUNK", 3)
     monkeypatch.setattr(next_token, "TILE", 80)
     monkeypatch.setattr(attention_maps, "BLOCK", 64)

@@ -22,7 +22,7 @@ from distill.divergences import LOWEST, Divergence
 from distill.maps.sweep import gradients_for, in_precision_of, wide
 from distill.taps import HeadTap
 
-GROUP = 2**26  # logits whose gradients are held at once: 128 MiB in bfloat16
+GROUP = 2**28  # bytes of gradients held at once; several groups need a float32 copy of the head's gradient
 CHUNK = 256  # rows whose logits are held at once; fewer make the matrix products thin
 TILE = 2**18  # logits worked on at once on a CPU: 1 MiB in float32
 _GPU_TILE = 2**24
@@ -124,7 +124,7 @@ def _sweep(
     heads = [_Side(tap, vocabulary) for tap in (student, teacher)]
     values, entropy = (torch.zeros(count, dtype=exact, device=device) for _ in range(2))
     gradients: list[Tensor | None] = [None, None, None]
-    group = max(1, min(count, GROUP // vocabulary))
+    group = max(1, min(count, GROUP // (vocabulary * student.dtype.itemsize)))
     if needed[0]:
         gradients[0] = torch.empty_like(student.hidden)
     if needed[1]:
