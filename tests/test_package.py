@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,12 @@ def test_imports_go_one_way():
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("distill."):
                 other = node.module.split(".")[1]
                 assert level[other] <= level[room], f"{path.name} imports {node.module}, which lies above it"
+
+
+def test_every_room_is_in_the_wheel():
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    rooms = {"distill." + path.parent.name for path in (ROOT / "distill").glob("*/__init__.py")}
+    assert listed == rooms | {"distill", "distill.recipes"}
 
 
 def test_the_docs_name_code_and_tests_that_exist():
