@@ -22,9 +22,9 @@ def shared_vocabulary(
         ours, theirs = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
         if ours != theirs:
             raise ValueError(describe_difference(ours, theirs))
-        real = max(ours.values()) + 1
-        if sizes[0] == sizes[1] == real:
+        if sizes[0] == sizes[1]:  # equally padded slots too: a teacher can emit them, and then they are labels
             return None
+        real = max(ours.values()) + 1
         if real > min(sizes):
             raise ValueError(
                 f"The tokenizer has {real} tokens, but the heads have {sizes[0]} (student) and {sizes[1]} (teacher); "

@@ -13,8 +13,7 @@ from distill.vocabulary import shared_vocabulary
 
 def test_equal_heads_and_padded_heads(tokenizer):
     real = max(tokenizer.get_vocab().values()) + 1
-    assert shared_vocabulary(build_model(vocab_size=real), build_model(vocab_size=real), tokenizer, tokenizer) is None
-    assert shared_vocabulary(build_model(), build_model(), tokenizer, tokenizer) == real
+    assert shared_vocabulary(build_model(), build_model(), tokenizer, tokenizer) is None
     assert shared_vocabulary(build_model(), build_model(vocab_size=384), tokenizer, tokenizer) == real
 
 
