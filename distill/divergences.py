@@ -190,7 +190,7 @@ def by_name(name: str, *, beta: float | None = None, skew: float | None = None) 
 def log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Log-softmax of logits / temperature over the last axis, in float32 or wider; logits of -inf are allowed."""
     # -inf would give 0 * inf = NaN later, in the gradient too
-    return (_wide(logits) / temperature).clamp(min=LOWEST).log_softmax(dim=-1)
+    return (wide(logits) / temperature).clamp(min=LOWEST).log_softmax(dim=-1)
 
 
 class _Rows(torch.autograd.Function):
@@ -276,8 +276,9 @@ def _log_mixture(log_q: Tensor, log_p: Tensor, beta: float) -> tuple[Tensor, Ten
     return d.clamp(min=0).add_(rest), d.neg_().clamp_(min=0).add_(rest)
 
 
-def _wide(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
+def wide(tensor: Tensor) -> Tensor:
+    """At least float32; no copy if it is."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 _FORWARD = Divergence("forward_kl", _forward_kl, _reverse_kl)

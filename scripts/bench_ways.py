@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Trainer, TrainingArguments
 
 from distill import WhiteBoxTrainer
+from distill.collate import supervised_rows
 from distill.objectives import Objective
 from distill.teachers import LocalTeacher
 
@@ -62,7 +62,7 @@ def our_step(
 
 def trainer_step(trainer: Trainer, student: PreTrainedModel) -> Callable[[Batch], None]:
     def step(batch: Batch) -> None:
-        items = (batch["labels"][:, 1:] != -100).sum()
+        items = supervised_rows(batch["labels"]).sum()
         loss: Any = trainer.compute_loss(student, dict(batch), num_items_in_batch=items)
         loss.backward()
         student.zero_grad()
@@ -108,7 +108,7 @@ def eager_step(student: PreTrainedModel, teacher: PreTrainedModel, layers: list[
     finally:
         for model in (student, teacher):
             model.set_attn_implementation("sdpa")
-    rows = F.pad(batch["labels"][:, 1:] != -100, (0, 1))
+    rows = supervised_rows(batch["labels"])
     loss = textbook("forward_kl", ours.logits[rows].float(), theirs.logits[rows].float()).sum()
     for layer in layers:
         p, q = (o.attentions[layer].float().clamp(min=1e-30) for o in (theirs, ours))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distill.divergences import LOWEST, Divergence, by_name
-from distill.maps.sweep import gradients_for, in_precision_of, wide
+from distill.divergences import LOWEST, Divergence, by_name, wide
+from distill.maps.sweep import gradients_for, in_precision_of
 from distill.taps import AttentionTap
 
 BLOCK = 2**22  # scores of one side held at once: 16 MiB in float32

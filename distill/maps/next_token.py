@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distill.divergences import LOWEST, Divergence
-from distill.maps.sweep import gradients_for, in_precision_of, wide
+from distill.divergences import LOWEST, Divergence, wide
+from distill.maps.sweep import gradients_for, in_precision_of
 from distill.taps import HeadTap
 
 GROUP = 2**28  # bytes of gradients held at once; several groups need a float32 copy of the head's gradient

@@ -30,8 +30,3 @@ def in_precision_of(originals: Sequence[Tensor | None], gradients: Sequence[Tens
     """Each gradient in the dtype of what it is the gradient of."""
     pairs = zip(originals, gradients, strict=True)
     return [None if t is None or g is None else g.to(t.dtype) for t, g in pairs]
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """At least float32; no copy if it is."""
-    return tensor if tensor.element_size() == 8 else tensor.float()

@@ -9,7 +9,6 @@ from transformers.utils import logging
 
 from distill import divergences
 from distill.maps import Comparison, next_token_divergence
-from distill.maps.sweep import wide
 from distill.objectives.base import Objective
 from distill.objectives.schedules import Schedule
 from distill.taps import Finish, Signals, Wants, probe_head
@@ -112,5 +111,5 @@ class Logits(Objective):
         if not self.cross_entropy:
             return rows, None
         assert student.labels is not None
-        entropy = cross_entropy(wide(ours), student.labels, reduction="none")
+        entropy = cross_entropy(divergences.wide(ours), student.labels, reduction="none")
         return rows + self.cross_entropy * entropy, entropy

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distill.taps.attention import AttentionTap, record_attention
-from distill.taps.head import Finish, HeadTap, replaced_head
+from distill.taps.head import Finish, HeadTap, replaced_head, rows_of
 from distill.taps.hidden import place_of
 
 
@@ -98,7 +98,7 @@ def run_with_taps(
     assert len(heads) == streams, f"the head was called {len(heads)} times; probe_head should have refused"
     return Signals(
         rows=rows,
-        logits=_rows_of(output.logits, rows) if wants.logits else None,
+        logits=rows_of(output.logits, rows) if wants.logits else None,
         hidden={layer: output.hidden_states[place_of(model, layer)][rows] for layer in wants.hidden},
         attention=attention,
         head=heads[0] if heads else None,
@@ -110,8 +110,3 @@ def run_with_taps(
 def _anchor(logits: Tensor) -> Tensor:
     first = logits.reshape(-1)[:1]
     return first.masked_fill(torch.ones_like(first, dtype=torch.bool), 0).sum()  # 0 times inf would be NaN
-
-
-def _rows_of(logits: Tensor, rows: Tensor) -> Tensor:
-    """[N, V] of models that select rows before the head, and of those that do not."""
-    return logits[rows] if logits.shape[:2] == rows.shape else logits.reshape(-1, logits.shape[-1])

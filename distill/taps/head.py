@@ -54,6 +54,11 @@ def head_of(model: PreTrainedModel) -> nn.Linear | None:
     return head if is_plain and head.weight.device.type != "meta" else None
 
 
+def rows_of(states: Tensor, rows: Tensor) -> Tensor:
+    """`[N, ...]` of models that select rows before the head, and of those that do not."""
+    return states[rows] if states.shape[:2] == rows.shape else states.reshape(-1, states.shape[-1])
+
+
 @contextmanager
 def replaced_head(
     model: PreTrainedModel, rows: Tensor, finish: Finish, with_logits: bool = False
@@ -68,8 +73,7 @@ def replaced_head(
     def forward(hidden: Tensor) -> Tensor:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-        picked = hidden[rows] if hidden.shape[:2] == rows.shape else hidden.reshape(-1, hidden.shape[-1])
-        taps.append(HeadTap(picked, head.weight, head.bias, finish, dtype))
+        taps.append(HeadTap(rows_of(hidden, rows), head.weight, head.bias, finish, dtype))
         if with_logits:
             return nn.functional.linear(hidden, head.weight, head.bias)
         # the zero keeps the head in the graph of what is returned, where DDP looks for the parameters in use
@@ -113,13 +117,13 @@ def probe_head(model: PreTrainedModel) -> Finish | None:
         return None
     seen, shown = logits[0, -1].float(), known.to(logits.dtype)
     tolerance = 1e-5 if logits.dtype in (torch.float32, torch.float64) else 1e-2
-    for finish in _candidates(config, model):
+    for finish in _candidates(config):
         if torch.allclose(finish(shown).float(), seen, rtol=tolerance, atol=tolerance):
             return finish
     return None
 
 
-def _candidates(config: object, model: PreTrainedModel) -> Iterator[Finish]:
+def _candidates(config: object) -> Iterator[Finish]:
     """The forms found in `transformers`: multiplied (Cohere, Falcon-H1), divided (Granite), capped (Gemma, xLSTM)."""
     scales = [1.0]
     for name in ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier"):
