@@ -6,10 +6,16 @@ import sys
 VERBS = {
     "compare": "train a student both ways, black box and white box, and write a report (the main job)",
     "equivalence": "show that black-box distillation is SFT, why, and when it stops being true",
+    "inspect": "look at pairs before a training: what is in them, and which tokens carry loss",
+    "clean": "leave out repetitions, broken text, evaluation questions; say what that changes",
     "generate": "let a teacher answer prompts: pairs for the black box",
+    "plan": "how much memory a training will need and what a step costs, before anything is loaded",
+    "reasoning": "learn verified reasoning traces, and see what the verifier adds",
     "black_box": "fine-tune a student on a teacher's answers",
     "white_box": "match a teacher's distributions, hidden states and attention maps",
 }
+# A script named inspect.py would take the place of Python's own module for every other script of its folder.
+RECIPES = {"inspect": "inspect_pairs"}
 
 
 def main() -> None:
@@ -22,7 +28,7 @@ def main() -> None:
     if verb not in VERBS:
         raise SystemExit(f"distill: no verb {verb!r}; it must be one of {', '.join(VERBS)}.")
     try:
-        recipe = importlib.import_module(f"distill.recipes.{verb}")
+        recipe = importlib.import_module(f"distill.recipes.{RECIPES.get(verb, verb)}")
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     recipe.main(sys.argv[2:])

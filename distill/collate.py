@@ -5,7 +5,7 @@ A *supervised position* is a position t whose next token t+1 belongs to the comp
 shift, written once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,13 @@ IGNORE = -100
 class PairCollator:
     """Make a batch of pairs: `input_ids`, `attention_mask`, `labels`, each `[B, T]` int64.
 
-    Labels are the completion's ids. The first token of a row is never a label, because nothing precedes it; that matters
-    only for a pair without a prompt. Padding is known by position and not by id, so a pad token equal to EOS is fine.
+    Labels are the completion's ids; with a `loss_mask`, those of them where it is 1. The first token of a row is never a
+    label, because nothing precedes it; that matters only for a pair without a prompt. Padding is known by position and not
+    by id, so a pad token equal to EOS is fine.
+
+    An item may also be a list of pairs, a bin of `distill.packing`: its pairs stand one behind the other in one row, and
+    `position_ids`, which begin at 0 with each of them and at every pad token, take the place of `attention_mask`. That is
+    the form in which `transformers` keeps documents of a row apart.
 
     Args:
         tokenizer: gives the pad id (EOS where there is no pad token).
@@ -28,10 +33,12 @@ class PairCollator:
             put in its place). `None` keeps all.
         padding_side: `"right"` or `"left"`. Left padding adds `position_ids`, which models with absolute positions need.
         pad_to_multiple_of: round T up to a multiple of this.
-        with_ids: add `ids`, the list of the pairs' ids (for trainers that take it out again).
+        with_ids: add `ids`, the list of the pairs' ids, one string a row (for trainers that take it out again).
+        flatten_bins: put all bins of a batch behind each other in one row, without padding; flash attention keeps documents
+            apart only there.
 
     Raises:
-        ValueError: a row is left without any supervised token.
+        ValueError: a row is left without any supervised token; bins and pairs in one batch, or bins to be padded left.
 
     Example:
         >>> batch = PairCollator(tokenizer)([pairs[0], pairs[1]])
@@ -44,6 +51,7 @@ class PairCollator:
     padding_side: str = "right"
     pad_to_multiple_of: int | None = None
     with_ids: bool = False
+    flatten_bins: bool = False
 
     def __post_init__(self) -> None:
         if self.padding_side not in ("right", "left"):
@@ -52,38 +60,79 @@ class PairCollator:
         # Any id does where the attention mask is 0; one inside the vocabulary keeps the embedding lookup legal.
         self._pad_id = next((i for i in (pad, eos) if i is not None), 0)
 
-    def __call__(self, pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        rows = [self._row(pair) for pair in pairs]
-        longest = max(len(ids) for ids, _ in rows)
+    def __call__(self, items: Sequence[Any]) -> dict[str, Any]:
+        packed = not isinstance(items[0], Mapping)
+        if any(isinstance(item, Mapping) is packed for item in items):
+            raise ValueError("A batch has both pairs and bins of pairs; pack all rows of a dataset, or none.")
+        if packed and self.padding_side == "left":
+            raise ValueError("padding_side is 'left', but packed rows are padded at the right; leave it out.")
+        bins = list(items) if packed else [[pair] for pair in items]
+        if packed and self.flatten_bins:
+            bins = [[pair for pairs in bins for pair in pairs]]
+        rows = [_joined([self._document(pair) for pair in pairs]) for pairs in bins]
+        longest = max(len(ids) for ids, _, _ in rows)
         if self.pad_to_multiple_of:
             longest = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
         shape = (len(rows), longest)
         input_ids = torch.full(shape, self._pad_id, dtype=torch.long)
-        attention_mask = torch.zeros(shape, dtype=torch.long)
+        attention_mask, position_ids = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
         labels = torch.full(shape, IGNORE, dtype=torch.long)
-        for i, (ids, prompt_length) in enumerate(rows):
+        for i, (ids, label_ids, positions) in enumerate(rows):
             start = longest - len(ids) if self.padding_side == "left" else 0
-            end = start + len(ids)
-            input_ids[i, start:end] = torch.tensor(ids)
-            attention_mask[i, start:end] = 1
-            first = start + max(prompt_length, 1)
-            labels[i, first:end] = input_ids[i, first:end]
-        batch: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        if self.padding_side == "left":
-            batch["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+            place = slice(start, start + len(ids))
+            input_ids[i, place] = torch.tensor(ids)
+            labels[i, place] = torch.tensor(label_ids)
+            position_ids[i, place] = torch.tensor(positions)
+            attention_mask[i, place] = 1
+        batch: dict[str, Any] = {"input_ids": input_ids, "labels": labels}
+        if not packed:
+            batch["attention_mask"] = attention_mask
+        if packed or self.padding_side == "left":
+            batch["position_ids"] = position_ids
         if self.with_ids:
-            batch["ids"] = [str(pair.get("id", f"row {i} of the batch")) for i, pair in enumerate(pairs)]
+            batch["ids"] = [
+                ", ".join(str(pair.get("id", f"row {i} of the batch")) for pair in pairs)
+                for i, pairs in enumerate(bins)
+            ]
         return batch
 
-    def _row(self, pair: dict[str, Any]) -> tuple[list[int], int]:
+    def _document(self, pair: Mapping[str, Any]) -> tuple[list[int], list[int]]:
         prompt, completion = list(pair["prompt_ids"]), list(pair["completion_ids"])
+        mask = pair.get("loss_mask")
         ids = (prompt + completion)[: self.max_length]
-        if len(ids) <= max(len(prompt), 1):
+        carries = [0] * len(prompt) + ([1] * len(completion) if mask is None else list(mask))
+        labels = [i if m else IGNORE for i, m in zip(ids, carries, strict=False)]
+        labels[:1] = [IGNORE] * len(labels[:1])
+        if all(label == IGNORE for label in labels):
+            masked = "" if mask is None else f", {sum(mask)} of them with loss"
             raise ValueError(
                 f"Pair {pair.get('id', '?')} has no token to learn from: {len(prompt)} prompt tokens, {len(completion)} "
-                f"completion tokens, max_length {self.max_length}. Raise max_length, or remove the pair."
+                f"completion tokens{masked}, max_length {self.max_length}. Raise max_length, or remove the pair."
             )
-        return ids, len(prompt)
+        return ids, labels
+
+
+def _joined(documents: list[tuple[list[int], list[int]]]) -> tuple[list[int], list[int], list[int]]:
+    """Ids, labels and positions of documents that stand one behind the other."""
+    return (
+        [i for ids, _ in documents for i in ids],
+        [label for _, labels in documents for label in labels],
+        [position for ids, _ in documents for position in range(len(ids))],
+    )
+
+
+def document_tokens(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Mask `[B, T]` of the tokens of a batch that are no padding.
+
+    In packed rows every pad token stands at position 0 and every document has two tokens or more, so a token at position 0 is
+    one of a document if position 1 follows.
+    """
+    if "attention_mask" in batch:
+        return batch["attention_mask"].bool()
+    positions = batch["position_ids"]
+    real = positions > 0
+    real[:, :-1] |= positions[:, 1:] == 1
+    return real
 
 
 def supervised_rows(labels: torch.Tensor) -> torch.Tensor:

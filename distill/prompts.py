@@ -2,12 +2,12 @@
 
 import json
 import os
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from distill.duplicates import near_duplicates
 from distill.encode import Prompt, check_messages, user_header_ids
 from distill.pairs import fingerprint, read_jsonl
 from distill.teachers.base import Sampling
@@ -145,24 +145,7 @@ def drop_duplicates(texts: Sequence[str], threshold: float = 0.7) -> list[str]:
     Raises:
         ValueError: the `datasketch` package is missing.
     """
-    try:
-        from datasketch import MinHash, MinHashLSH
-    except ImportError:
-        raise ValueError(
-            "Removing near duplicates needs the 'datasketch' package: pip install 'distill[prompts]'."
-        ) from None
-    index, kept, seen = MinHashLSH(threshold=threshold, num_perm=64), [], set()
-    for i, text in enumerate(texts):
-        words = re.findall(r"\w+", text.lower())
-        if (exact := " ".join(words)) in seen:
-            continue
-        seen.add(exact)
-        sketch = MinHash(num_perm=64, seed=1)
-        sketch.update_batch([" ".join(words[j : j + 3]).encode() for j in range(max(1, len(words) - 2))])
-        if not index.query(sketch):
-            index.insert(i, sketch)
-            kept.append(text)
-    return kept
+    return [text for text, earlier in zip(texts, near_duplicates(texts, threshold), strict=True) if earlier is None]
 
 
 def without_duplicates(prompts: Iterable[Prompt]) -> list[Prompt]:

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from distill import AttentionMaps, HiddenStates, Logits, generate, load_pairs
+from distill.adapters import load_in_4bit
 from distill.arguments import parse
 from distill.encode import Prompt
 from distill.models import fast_dtype, load_model, load_tokenizer
@@ -20,7 +21,9 @@ from distill.pairs import are_tokens_of, fingerprint, retokenize
 from distill.prompts import read_distinct_prompts, write_prompts
 from distill.runs import RunFolder
 from distill.students import STRATEGIES
-from distill.teachers import LocalTeacher
+from distill.teachers import LocalTeacher, ServerTeacher
+from distill.teachers.server import is_address, server_teacher
+from distill.tuning import TuningArguments
 
 Arguments = TypeVar("Arguments")
 
@@ -43,10 +46,10 @@ DEMO_TRAINING: dict[str, Any] = {
 
 
 def parse_recipe(
-    arguments: type[Arguments], argv: list[str] | None, *, output_dir: str, description: str | None
+    arguments: type[Arguments], argv: list[str] | None, *, output_dir: str, description: str | None, **own_defaults: Any
 ) -> tuple[Arguments, TrainingArguments]:
-    """Flags of a training recipe: its own, and all of `TrainingArguments` with the demo's defaults."""
-    defaults = {**DEMO_TRAINING, "output_dir": output_dir}
+    """Flags of a training recipe: its own, and all of `TrainingArguments` with the demo's defaults or the recipe's own."""
+    defaults = {**DEMO_TRAINING, **own_defaults, "output_dir": output_dir}
     args, training = parse((arguments, TrainingArguments), argv, defaults=defaults, description=description)
     training.include_num_input_tokens_seen = "non_padding"  # its flag takes only yes and no
     if training.world_size > 1:
@@ -75,7 +78,12 @@ _INCIDENTAL = (
 class DataArguments:
     """Where pairs and student come from."""
 
-    teacher: str = field(default="smollm2-135m", metadata={"help": "Embedded name, local folder, or Hub id."})
+    teacher: str = field(
+        default="smollm2-135m",
+        metadata={
+            "help": "Embedded name, local folder, Hub id; for the black box also the http:// address of a server."
+        },
+    )
     pairs: str | None = field(
         default=None, metadata={"help": "Ready pairs (.jsonl or folder); else they are generated."}
     )
@@ -91,17 +99,59 @@ class DataArguments:
     layers: int = field(default=12, metadata={"help": "Teacher layers a cut student keeps."})
     strategy: str = field(default="block_influence", metadata={"help": f"Which layers: {', '.join(STRATEGIES)}."})
     max_length: int = field(default=512, metadata={"help": "Longest training row, in tokens."})
+    turns: str = field(
+        default="last", metadata={"help": "Of rows with messages: loss on the last or on all turns of the assistant."}
+    )
 
 
-def load_teacher(args: DataArguments) -> LocalTeacher | None:
-    """The teacher; None if it is not needed: ready pairs and a student that is not cut from it."""
-    return None if args.pairs and args.student else LocalTeacher(args.teacher)
+@dataclass
+class ServerArguments:
+    """How a teacher behind a server is asked. Its key is read from the environment variable OPENAI_API_KEY."""
+
+    teacher_model: str | None = field(default=None, metadata={"help": "The teacher's name on a server with several."})
+    concurrency: int = field(default=32, metadata={"help": "Requests to a server under way at once."})
+    extra_body: str | None = field(default=None, metadata={"help": "JSON: further fields of requests to a server."})
+    allow_refusals: bool = field(default=False, metadata={"help": "Go on without completions that a server refused."})
 
 
-def prepare_pairs(args: DataArguments, teacher: LocalTeacher | None, run: RunFolder) -> datasets.Dataset:
+@dataclass
+class BlackBoxArguments(DataArguments, TuningArguments, ServerArguments):
+    """Pairs, student, and a teacher that may be behind a server."""
+
+
+def load_teacher(args: BlackBoxArguments) -> LocalTeacher | ServerTeacher | None:
+    """The teacher; None if it is not needed: ready pairs and a student that is not cut from it.
+
+    Raises:
+        ValueError: no such teacher; a server without a student to train or prompts to ask.
+    """
+    if args.pairs and args.student:
+        return None
+    if not is_address(args.teacher):
+        return LocalTeacher(args.teacher)
+    if not args.student:
+        raise ValueError(
+            "A server shows no inside, so no student can be cut from its teacher; name a model to train with --student."
+        )
+    if not args.prompts:
+        raise ValueError("A server is asked prompts that are there already; give a file with --prompts.")
+    return server_teacher(
+        args.teacher,
+        args.teacher_model,
+        tokenizer=load_tokenizer(args.student),
+        concurrency=args.concurrency,
+        extra_body=args.extra_body,
+    )
+
+
+def prepare_pairs(
+    args: DataArguments, teacher: LocalTeacher | ServerTeacher | None, run: RunFolder
+) -> datasets.Dataset:
     """Pairs, read from a file or generated into the run's folder."""
     if args.pairs:
-        return load_pairs(args.pairs, teacher.tokenizer if teacher else load_tokenizer(str(args.student)))
+        return load_pairs(
+            args.pairs, teacher.tokenizer if teacher else load_tokenizer(str(args.student)), turns=args.turns
+        )
     assert teacher is not None, "load_teacher leaves the teacher out only where there are pairs"
     return generate(
         teacher,
@@ -111,19 +161,29 @@ def prepare_pairs(args: DataArguments, teacher: LocalTeacher | None, run: RunFol
         seed=args.generation_seed,
         batch_size=64,
         output=run / "pairs.jsonl",
+        allow_refusals=isinstance(args, ServerArguments) and args.allow_refusals,
     )
 
 
-def prepare_prompts(teacher: LocalTeacher, file: str | None, count: int, seed: int, run: RunFolder) -> list[Prompt]:
-    """Prompts of a file without its repetitions, or `count` of them written by the teacher."""
-    if file is None:
-        return demo_prompts(teacher, count, seed, run)
-    return read_distinct_prompts(file)
+def prepare_prompts(
+    teacher: LocalTeacher | ServerTeacher, file: str | None, count: int, seed: int, run: RunFolder
+) -> list[Prompt]:
+    """Prompts of a file without its repetitions, or `count` of them written by a local teacher.
+
+    Raises:
+        ValueError: no file and a server, which cannot be made to write them.
+    """
+    if file is not None:
+        return read_distinct_prompts(file)
+    if isinstance(teacher, ServerTeacher):
+        raise ValueError("A server is asked prompts that are there already; give a file with --prompts.")
+    return demo_prompts(teacher, count, seed, run)
 
 
 def load_student(args: DataArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model named by `--student`, in float32, and its tokenizer."""
-    return load_model(str(args.student), dtype=torch.float32), load_tokenizer(str(args.student))
+    more = {"quantization_config": load_in_4bit()} if isinstance(args, TuningArguments) and args.load_in_4bit else {}
+    return load_model(str(args.student), dtype=torch.float32, **more), load_tokenizer(str(args.student))
 
 
 def in_tokens_of(pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> datasets.Dataset:
@@ -206,8 +266,12 @@ def block_sample(pairs: datasets.Dataset, strategy: str, rows: int = 12) -> Sequ
 def settings_of(args: Any, training: TrainingArguments) -> dict[str, Any]:
     """The settings that decide a run's results, for its folder; files are told by their contents."""
     kept = {name: value for name, value in training.to_dict().items() if not name.startswith(_INCIDENTAL)}
-    # more seeds, answers or ways can be added to a run that is there
-    own = {k: value for k, value in dataclasses.asdict(args).items() if k not in ("seeds", "answers", "ablation")}
+    # more seeds, answers or ways can be added to a run that is there; how many requests at once decides nothing
+    own = {
+        k: value
+        for k, value in dataclasses.asdict(args).items()
+        if k not in ("seeds", "answers", "ablation", "concurrency")
+    }
     contents = {
         f"{name}_sha256": hashlib.sha256(Path(own[name]).read_bytes()).hexdigest()
         for name in ("prompts", "pairs")

@@ -17,6 +17,9 @@ from filelock import FileLock, Timeout
 from transformers import TrainerCallback
 from transformers.trainer_callback import TrainerState
 
+from distill.adapters import save_model
+from distill.card import CARD, is_edited
+
 RUN_FILE = "run.json"
 
 
@@ -88,8 +91,9 @@ def train_or_resume(trainer: Any) -> None:
     trainer.add_callback(stop)
     if checkpoint and _is_finished(checkpoint):
         # resuming it would take one more step; only what it left is wanted
-        trainer._load_from_checkpoint(str(checkpoint))
         trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+        trainer._load_from_checkpoint(str(folder / Path(best).name if best else checkpoint))
         return
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.asked and trainer.state.global_step < trainer.state.max_steps:
@@ -115,15 +119,29 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
 
 def _is_finished(checkpoint: Path) -> bool:
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    early: Any = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback")
+    for stop in early if isinstance(early, list) else [early] if early else []:
+        if stop["attributes"]["early_stopping_patience_counter"] >= stop["args"]["early_stopping_patience"]:
+            return True
     return bool(state["global_step"] >= state["max_steps"])
 
 
-def save_student(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Save model and tokenizer in one rename; an existing folder of that name is replaced."""
+def save_student(model: Any, tokenizer: Any, folder: Path, card: Callable[[Path], Any] | None = None) -> None:
+    """Save model and tokenizer in one rename; an existing folder of that name is replaced, but not an edited README.md.
+
+    A student with an adapter is merged, so that it loads anywhere, and its adapter saved beside it (`distill.adapters`).
+
+    Args:
+        card: writes what the student was trained on into the folder it is given; see `distill.card.write_card`.
+    """
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part)
+    save_model(model, part)
     tokenizer.save_pretrained(part)
+    if is_edited(folder):
+        shutil.copy2(folder / CARD, part / CARD)
+    if card:
+        card(part)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)
 

@@ -2,14 +2,20 @@
 
     python recipes/black_box.py --output_dir runs/black_box
     python recipes/black_box.py --pairs my_pairs.jsonl --student Qwen/Qwen2.5-0.5B --output_dir runs/mine
+    python recipes/black_box.py --teacher http://localhost:8000/v1 --prompts prompts.txt --student Qwen/Qwen2.5-0.5B
 
 With no other flag a student cut from the embedded 135M teacher is trained on a CPU. Interrupt it when you like: the same
 command goes on from there. Flags are those below and all of transformers.TrainingArguments.
 """
 
+from functools import partial
+
 from distill import BlackBoxTrainer, make_student
+from distill.card import write_card
+from distill.preflight import check_before_training
+from distill.provenance import drawn_as
 from distill.recipe import (
-    DataArguments,
+    BlackBoxArguments,
     block_sample,
     in_tokens_of,
     load_student,
@@ -20,17 +26,20 @@ from distill.recipe import (
     split_pairs,
 )
 from distill.runs import RunFolder, one_sentence, save_student, train_or_resume
+from distill.teachers import LocalTeacher
+from distill.tuning import tuning_of
 
 
 @one_sentence
 def main(argv: list[str] | None = None) -> None:
     """Pairs, student, training, evaluation."""
-    args, training = parse_recipe(DataArguments, argv, output_dir="runs/black_box", description=__doc__)
+    args, training = parse_recipe(BlackBoxArguments, argv, output_dir="runs/black_box", description=__doc__)
+    tuning, callbacks = tuning_of(args, training)
+    teacher = load_teacher(args)  # first: a mistyped address should leave no folder behind
     run = RunFolder(str(training.output_dir), settings_of(args, training))
 
-    teacher = load_teacher(args)
     pairs = prepare_pairs(args, teacher, run)
-    if teacher is None or args.student:
+    if args.student or not isinstance(teacher, LocalTeacher):
         student, tokenizer = load_student(args)
         train, held_out = split_pairs(in_tokens_of(pairs, tokenizer), args.held_out)
     else:
@@ -40,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
             teacher.model, args.layers, strategy=args.strategy, sample=block_sample(train, args.strategy)
         )
 
+    check_before_training(train, tokenizer, args.max_length, student, training.per_device_train_batch_size)
     trainer = BlackBoxTrainer(
         model=student,
         args=training,
@@ -47,10 +57,26 @@ def main(argv: list[str] | None = None) -> None:
         eval_dataset=held_out,
         processing_class=tokenizer,
         max_length=args.max_length,
+        callbacks=callbacks,
+        **tuning,
     )
     train_or_resume(trainer)
-    print(trainer.evaluate())
-    save_student(trainer.model, tokenizer, run / "student")
+    metrics = trainer.evaluate()
+    print(metrics)
+
+    identity, sampling = drawn_as(args.pairs or run / "pairs.jsonl")
+    card = partial(
+        write_card,
+        student=trainer.model,
+        pairs=train,
+        how="black box",
+        teacher=identity if args.pairs else teacher,
+        sampling=sampling,
+        training=training,
+        max_length=args.max_length,
+        metrics=metrics,
+    )
+    save_student(trainer.model, tokenizer, run / "student", card)
     print(f"The student is in {run / 'student'}.")
 
 

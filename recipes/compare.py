@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 import distill
 from distill import BlackBoxTrainer, WhiteBoxTrainer, generate, make_student
+from distill.card import write_card
 from distill.evaluation import Agreement, AgreementCurve, HeldOut
 from distill.models import fast_dtype
 from distill.pictures import check_report_extra
@@ -184,9 +186,21 @@ def _train(
     else:
         trainer = WhiteBoxTrainer(**common, teacher=teacher, objectives=build_objectives(_ways(args)[way]))
     train_or_resume(trainer)
-    save_student(student, teacher.tokenizer, folder / "student")
-    history = trainer.state.log_history
+    history: Any = trainer.state.log_history
     curve = [entry for entry in history if "held_out" in entry]
+    card = partial(
+        write_card,
+        student=student,
+        pairs=pairs,
+        how="black box" if way == "black_box" else "white box",
+        teacher=teacher,
+        sampling=Sampling(args.max_new_tokens, args.temperature, seed=args.generation_seed),
+        objectives=[part for part in _ways(args)[way].split(",") if part],
+        training=run_arguments,
+        max_length=args.max_length,
+        metrics=curve[-1]["held_out"],
+    )
+    save_student(student, teacher.tokenizer, folder / "student", card)
     result = {
         "way": way,
         "seed": seed,

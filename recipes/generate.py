@@ -2,6 +2,9 @@
 
     distill generate --teacher smollm2-135m --prompts prompts.txt --output pairs.jsonl
     distill generate --num_prompts 100 --output pairs.jsonl          (the teacher writes the prompts, too)
+    distill generate --teacher http://localhost:8000/v1 --tokenizer Qwen/Qwen3-0.6B --prompts prompts.txt
+
+The key of a server, if it wants one, is read from the environment variable OPENAI_API_KEY.
 
 Interrupt it when you like: the same command goes on from there.
 """
@@ -12,16 +15,22 @@ from pathlib import Path
 from distill import generate
 from distill.arguments import parse
 from distill.prompts import read_distinct_prompts, write_prompts
+from distill.recipe import ServerArguments
 from distill.runs import one_sentence
-from distill.teachers import LocalTeacher
+from distill.teachers import LocalTeacher, ServerTeacher
+from distill.teachers.server import is_address, server_teacher
 
 
 @dataclass
-class GenerateArguments:
+class GenerateArguments(ServerArguments):
     """What is asked of whom."""
 
     output: str = field(default="pairs.jsonl", metadata={"help": "JSONL file to write, and to continue."})
-    teacher: str = field(default="smollm2-135m", metadata={"help": "Embedded name, local folder, or Hub id."})
+    teacher: str = field(
+        default="smollm2-135m",
+        metadata={"help": "Embedded name, local folder, Hub id, or the http:// address of a server."},
+    )
+    tokenizer: str | None = field(default=None, metadata={"help": "The student's, for a teacher behind a server."})
     prompts: str | None = field(default=None, metadata={"help": "Prompt file (.jsonl, or one a line)."})
     num_prompts: int = field(default=100, metadata={"help": "Prompts the teacher writes, without a file."})
     plain: bool = field(default=False, metadata={"help": "Continue plain text, without the chat template."})
@@ -30,17 +39,37 @@ class GenerateArguments:
     temperature: float = field(default=1.0, metadata={"help": "1 is the teacher itself; 0 its most likely tokens."})
     top_p: float = field(default=1.0, metadata={"help": "1 is the teacher itself."})
     top_k: int = field(default=0, metadata={"help": "0 is the teacher itself."})
-    batch_size: int = field(default=32, metadata={"help": "Completions drawn at once."})
+    batch_size: int = field(default=32, metadata={"help": "Completions a local teacher draws at once."})
     seed: int = field(default=0, metadata={"help": "Of prompts and completions."})
+
+
+def load_teacher(args: GenerateArguments) -> LocalTeacher | ServerTeacher:
+    """The teacher; refused is a server without the tokenizer of a student, or without prompts."""
+    chat = False if args.plain else None
+    if not is_address(args.teacher):
+        return LocalTeacher(args.teacher, chat=chat)
+    if not args.tokenizer or not args.prompts:
+        raise ValueError(
+            "A server gives text and takes prompts: name the student's tokenizer with --tokenizer, and a file with "
+            "--prompts."
+        )
+    return server_teacher(
+        args.teacher,
+        args.teacher_model,
+        tokenizer=args.tokenizer,
+        chat=chat,
+        concurrency=args.concurrency,
+        extra_body=args.extra_body,
+    )
 
 
 @one_sentence
 def main(argv: list[str] | None = None) -> None:
     """Prompts, completions, a file."""
     (args,) = parse((GenerateArguments,), argv, defaults={}, description=__doc__)
-    teacher = LocalTeacher(args.teacher, chat=False if args.plain else None)
-    if args.prompts:
-        kept = read_distinct_prompts(args.prompts)
+    teacher = load_teacher(args)
+    if args.prompts or not isinstance(teacher, LocalTeacher):
+        kept = read_distinct_prompts(str(args.prompts))
     else:
         kept = write_prompts(
             teacher, args.num_prompts, seed=args.seed, output=Path(args.output).with_suffix(".prompts.jsonl")
@@ -56,6 +85,7 @@ def main(argv: list[str] | None = None) -> None:
         seed=args.seed,
         batch_size=args.batch_size,
         output=args.output,
+        allow_refusals=args.allow_refusals,
     )
     stopped = pairs["finish_reason"].count("stop")
     print(f"{len(pairs)} pairs in {args.output}; {stopped} ended by themselves, {len(pairs) - stopped} were cut.")

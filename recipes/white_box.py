@@ -7,11 +7,15 @@ command goes on from there. Flags are those below and all of transformers.Traini
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from distill import WhiteBoxTrainer, make_student
+from distill.card import write_card
 from distill.divergences import NAMES
 from distill.evaluation import AgreementCurve, HeldOut
+from distill.preflight import check_before_training
+from distill.provenance import drawn_as
 from distill.recipe import (
     DataArguments,
     block_sample,
@@ -25,11 +29,12 @@ from distill.recipe import (
 )
 from distill.runs import RunFolder, one_sentence, save_student, train_or_resume
 from distill.teachers import LocalTeacher
+from distill.tuning import TuningArguments, tuning_of
 from distill.vocabulary import shared_vocabulary
 
 
 @dataclass
-class WhiteBoxArguments(DataArguments):
+class WhiteBoxArguments(DataArguments, TuningArguments):
     """Where pairs and student come from, and what is matched."""
 
     objectives: str = field(
@@ -46,6 +51,7 @@ class WhiteBoxArguments(DataArguments):
 def main(argv: list[str] | None = None) -> None:
     """Pairs, student, training, evaluation."""
     args, training = parse_recipe(WhiteBoxArguments, argv, output_dir="runs/white_box", description=__doc__)
+    tuning, callbacks = tuning_of(args, training)
     objectives = build_objectives(
         args.objectives,
         divergence=args.divergence,
@@ -66,6 +72,7 @@ def main(argv: list[str] | None = None) -> None:
             teacher.model, args.layers, strategy=args.strategy, sample=block_sample(train, args.strategy)
         )
 
+    check_before_training(train, tokenizer, args.max_length, student, training.per_device_train_batch_size)
     curve = AgreementCurve(HeldOut(teacher.model, held_out, tokenizer, max_length=args.max_length))
     trainer = WhiteBoxTrainer(
         model=student,
@@ -76,14 +83,30 @@ def main(argv: list[str] | None = None) -> None:
         eval_dataset=held_out,
         processing_class=tokenizer,
         max_length=args.max_length,
-        callbacks=[curve],
+        callbacks=[curve, *callbacks],
+        **tuning,
     )
     train_or_resume(trainer)
-    print(trainer.evaluate())
+    metrics = trainer.evaluate()
+    print(metrics)
     points: Any = [entry for entry in trainer.state.log_history if "held_out" in entry]
     for point in points:
         print(f"step {point['step']}: held-out KL {point['held_out']['kl']:.3f}, top-1 {point['held_out']['top1']:.1%}")
-    save_student(trainer.model, tokenizer, run / "student")
+
+    _, sampling = drawn_as(args.pairs or run / "pairs.jsonl")
+    card = partial(
+        write_card,
+        student=trainer.model,
+        pairs=train,
+        how="white box",
+        teacher=teacher,
+        sampling=sampling,
+        objectives=objectives,
+        training=training,
+        max_length=args.max_length,
+        metrics={**metrics, **(points[-1]["held_out"] if points else {})},
+    )
+    save_student(trainer.model, tokenizer, run / "student", card)
     print(f"The student is in {run / 'student'}.")
 
 

@@ -4,10 +4,11 @@ import json
 
 import datasets
 import pytest
-from conftest import build_pairs
+from chat_templates import FAMILIES
+from conftest import build_pairs, build_tokenizer
 
 from distill import load_pairs
-from distill.pairs import COLUMNS, are_tokens_of, pairs_from_rows, retokenize, save_pairs
+from distill.pairs import COLUMNS, are_tokens_of, complete_row, pairs_from_rows, retokenize, save_pairs
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs"])
@@ -113,3 +114,39 @@ def test_retokenize_makes_other_tokens_of_the_same_text(tokenizer):
     again = retokenize(pairs_from_rows(rows, "test"), tokenizer)[0]
     assert tokenizer.decode(again["completion_ids"]) == "sat"
     assert again["id"] == rows[0]["id"]
+
+
+def test_ids_that_another_model_of_the_family_renamed_are_noticed():
+    """DeepSeek-R1-Distill-Qwen calls Qwen2.5's <|im_start|> <｜User｜>; ordinary text decodes the same with both."""
+    tokenizer = build_tokenizer()
+    row = {"prompt": [{"role": "user", "content": "the cat"}], "completion": "sat"}
+    pairs = pairs_from_rows([complete_row(row, "here", tokenizer)], "here")
+    assert are_tokens_of(pairs, tokenizer)
+    renamed = build_tokenizer(
+        "{{ '<|im_start|>' + messages[-1]['content'] + '<|im_end|>' }}"  # what <｜User｜> and <｜Assistant｜> stand for
+    )
+    assert not are_tokens_of(pairs, renamed)
+    assert retokenize(pairs, renamed)[0]["prompt_ids"] != pairs[0]["prompt_ids"]
+
+
+def test_tokens_made_from_text_are_marked_and_a_score_survives_another_tokenizer():
+    tokenizer = build_tokenizer()
+    row = complete_row({"prompt": "the cat", "completion": "sat", "score": 1.0}, "here", tokenizer, chat=False)
+    assert row["token_source"] == "text"
+    assert retokenize(pairs_from_rows([row], "here"), tokenizer)[0]["score"] == 1.0
+
+
+def test_a_trace_written_under_another_prompt_is_fitted_to_this_one():
+    opening = FAMILIES["deepseek-r1-distill"].tokenizer()
+    plain = FAMILIES["qwen3"].tokenizer()
+    row = {"prompt": [{"role": "user", "content": "the cat"}], "completion": "<think>\nsat on\n</think>\n\nthe mat"}
+    for tokenizer in (opening, plain):
+        pair = complete_row(row, "here", tokenizer)
+        whole = tokenizer.decode(pair["prompt_ids"] + pair["completion_ids"])
+        assert whole.count("<think>") == 1
+        assert whole.count("</think>\n\nthe mat") == 1
+
+
+def test_a_score_without_any_error_can_be_written_again():
+    scored = [{**row, "score": 1.0, "score_error": None} for row in build_pairs(2)]
+    assert pairs_from_rows(scored, "here").column_names == [*COLUMNS, "score"]

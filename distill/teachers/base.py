@@ -1,8 +1,8 @@
 """What a teacher is to the rest of the package: a name, a way to encode a prompt, a way to complete prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from distill.encode import Prompt
 
@@ -48,15 +48,40 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Completion:
-    """Tokens a teacher gave. `ids` ends with EOS exactly if `finish_reason` is `"stop"`."""
+    """Tokens a teacher gave. `ids` ends with EOS exactly if `finish_reason` is `"stop"`.
+
+    Args:
+        ids, text, finish_reason: as in `distill.pairs`.
+        token_source: `"teacher"` if the ids are those it emitted, `"text"` if they were made once from its text.
+        top_logprobs: its most likely tokens at each place, `{"tokens": [...], "logprobs": [...]}`, if asked for.
+    """
 
     ids: list[int]
     text: str
     finish_reason: str
+    token_source: str = "teacher"
+    top_logprobs: list[dict[str, Any]] | None = None
 
 
-class Teacher(Protocol):
-    """What `generate` needs of a teacher."""
+@dataclass(frozen=True)
+class Ask:
+    """One completion to ask for: its number among those asked, the prompt as it is asked, its ids, its own seed."""
+
+    index: int
+    prompt: Prompt
+    prompt_ids: list[int]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """This one completion cannot be had, and why in one sentence (the prompt is too long, a content filter, ...)."""
+
+    reason: str
+
+
+class AnyTeacher(Protocol):
+    """What every teacher has."""
 
     name: str
 
@@ -64,10 +89,28 @@ class Teacher(Protocol):
         """The prompt as it is asked (a string may become a user turn), and its token ids."""
         ...
 
+    def identity(self) -> dict[str, Any]:
+        """Plain values that tell this teacher from every other: name, weights, template. The same on every rerun."""
+        ...
+
+
+class Teacher(AnyTeacher, Protocol):
+    """A teacher that completes a batch of prompts at once."""
+
     def complete(self, prompts: Sequence[list[int]], sampling: Sampling, seed: int) -> list[Completion]:
         """One completion for each prompt, given as token ids."""
         ...
 
-    def identity(self) -> dict[str, Any]:
-        """Plain values that tell this teacher from every other: name, weights, template."""
+
+@runtime_checkable
+class ConcurrentTeacher(AnyTeacher, Protocol):
+    """A teacher that has many completions under way and gives each as it finishes."""
+
+    def complete_each(self, asks: Iterable[Ask], sampling: Sampling) -> Iterator[tuple[int, Completion | Refusal]]:
+        """`(index of the ask, its completion)`, exactly one for every ask, in any order, as they finish.
+
+        What hits every ask (nobody answers, an unknown model) is raised as `ValueError`, after what was already under
+        way has been given. An iterator may have `ready()`, which tells whether its next item is there already, so that
+        several go to disk in one write; and `close()`, which gives up what is under way.
+        """
         ...

@@ -12,6 +12,7 @@ from distill.encode import Prompt, as_prompt, encode_prompt
 from distill.models import fast_dtype, load_model, load_tokenizer
 from distill.pairs import fingerprint
 from distill.teachers.base import Completion, Sampling
+from distill.teachers.endpoint import checked_url
 
 
 class LocalTeacher:
@@ -46,6 +47,11 @@ class LocalTeacher:
                 raise ValueError("A loaded model needs its tokenizer: LocalTeacher(model, tokenizer).")
             self.model, self.tokenizer = model, tokenizer
             self.name = name or model.config.name_or_path or type(model).__name__
+        elif "://" in (address := os.fspath(model)):
+            raise ValueError(
+                f"{checked_url(address)} is the address of a server, which gives text and shows no inside; the black box "
+                "and `distill generate` take it, everything else needs a model that runs here."
+            )
         else:
             self.tokenizer = tokenizer or load_tokenizer(model)
             self.model = load_model(model, dtype=dtype or fast_dtype())

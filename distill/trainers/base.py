@@ -4,11 +4,13 @@ import logging
 from typing import Any
 
 import datasets
-import numpy as np
-import pyarrow.compute as pc
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from distill.collate import PairCollator
+from distill.adapters import add_adapter, base_of, is_adapted
+from distill.collate import PairCollator, document_tokens, supervised_rows
+from distill.packing import check_keeps_documents_apart, pack_pairs
+from distill.trainers.checks import check_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -16,16 +18,23 @@ logger = logging.getLogger(__name__)
 class PairTrainer(Trainer):
     """A `transformers.Trainer` whose datasets are pairs; its collator is `PairCollator`.
 
+    `eval_loss` is the mean over supervised tokens. (Trainer's own is a mean of batch means, which depends on the batch size.)
+
     Args:
-        model: the student.
+        model: the student; it may be a `peft.PeftModel`.
         args: `TrainingArguments`.
         train_dataset, eval_dataset: pairs (see `distill.pairs`).
         processing_class: the student's tokenizer.
         max_length: longest row in tokens; what it cuts is logged. Ignored with an own `data_collator`.
+        packing: put several pairs into each row of `max_length` tokens (`distill.packing`): the same loss and gradients with
+            less padding. A batch then has `per_device_train_batch_size` rows, so more pairs. Evaluation is not packed.
+        peft_config: e.g. `peft.LoraConfig(...)`: train this adapter, drawn from the seed, on a frozen student. Checkpoints then
+            hold the adapter only.
         kwargs: as for `transformers.Trainer`.
 
     Raises:
-        ValueError: no tokenizer and no collator; pairs that the model cannot learn from.
+        ValueError: no tokenizer and no collator; pairs that the model cannot learn from; packing without a length, or with a
+            model that does not keep the pairs of a row apart.
     """
 
     collates_ids = False
@@ -39,6 +48,8 @@ class PairTrainer(Trainer):
         eval_dataset: datasets.Dataset | Any = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         max_length: int | None = None,
+        packing: bool = False,
+        peft_config: Any = None,
         **kwargs: Any,
     ) -> None:
         if kwargs.get("data_collator") is None:
@@ -48,7 +59,9 @@ class PairTrainer(Trainer):
         evaluations = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
         for name, pairs in {"train_dataset": train_dataset, **evaluations}.items():
             if isinstance(pairs, datasets.Dataset):
-                check_pairs(pairs, name, getattr(kwargs["data_collator"], "max_length", None), model)
+                check_pairs(pairs, name, getattr(kwargs["data_collator"], "max_length", None), base_of(model))
+        if peft_config is not None:
+            model = add_adapter(model, peft_config, 42 if args is None else args.seed)  # 42 is TrainingArguments' own
         super().__init__(
             model=model,
             args=args,
@@ -57,61 +70,69 @@ class PairTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
+        self._eval_sum = self._eval_items = 0.0
+        if is_adapted(self.model) and self.args.gradient_checkpointing:
+            # the frozen embeddings' output has no gradient, so a checkpointed layer would have none either
+            student: Any = self.model
+            student.enable_input_require_grads()
+        if packing:
+            self._pack()
+
+    def _pack(self) -> None:
+        collator, pairs, name = self.data_collator, self.train_dataset, type(self).__name__
+        if not isinstance(collator, PairCollator) or collator.max_length is None or collator.padding_side != "right":
+            raise ValueError(
+                f"packing=True needs max_length=, the length of a packed row, and the collator of {name} with its padding at "
+                "the right."
+            )
+        if not isinstance(pairs, datasets.Dataset):
+            raise ValueError(f"packing=True needs a train_dataset of pairs, not {type(pairs).__name__}.")
+        if str(getattr(self.args, "train_sampling_strategy", "")) == "group_by_length":
+            raise ValueError(
+                "train_sampling_strategy='group_by_length' saves padding, as packing does; give one of them."
+            )
+        # only in a single row do flash kernels see where documents begin
+        collator.flatten_bins = "flash" in str(base_of(self.model).config._attn_implementation)
+        self._check_packing(self.model, use_cache=self.args.use_cache)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self.train_dataset = pack_pairs(pairs, collator.max_length, seed)
+        logger.warning("%s", self.train_dataset.describe(self.args.per_device_train_batch_size, seed))
+
+    def _check_packing(self, model: Any, *, use_cache: bool) -> None:
+        assert isinstance(self.data_collator, PairCollator)
+        check_keeps_documents_apart(model, self.data_collator, self.compute_loss_context_manager(), use_cache=use_cache)
 
     def _set_signature_columns_if_needed(self) -> None:
         # The collator, not the model, reads the columns; without this, Trainer would remove all of them as unused.
         if self._signature_columns is None:
-            self._signature_columns: Any = ["id", "prompt_ids", "completion_ids"]
+            self._signature_columns: Any = ["id", "prompt_ids", "completion_ids", "loss_mask"]
 
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        """As Trainer's; in packed rows, where it would take every EOS for padding, by position."""
+        if "attention_mask" not in inputs and "position_ids" in inputs:
+            inputs = {**inputs, "attention_mask": document_tokens(inputs)}
+        super()._track_num_input_tokens(inputs)
 
-def check_pairs(pairs: datasets.Dataset, name: str, max_length: int | None, model: Any = None) -> None:
-    """Refuse pairs that cannot be learned from, and log what `max_length` will cut. Vectorised: 1e6 rows in a second.
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's, and it keeps the sum of the loss over tokens."""
+        items = supervised_rows(inputs["labels"]).sum().item() if "labels" in inputs else 0
+        counted = self._get_num_items_in_batch([inputs], self.args.device)
+        if counted is not None and self.args.average_tokens_across_devices:
+            items = float(counted) / self.accelerator.num_processes  # what this process's loss was divided by
+        output: Any = super().prediction_step(model, inputs, *args, **kwargs)
+        if output[0] is not None:
+            self._eval_sum += float(output[0]) * items
+            self._eval_items += items
+        return output
 
-    Raises:
-        ValueError: a missing column, an empty completion, a row left without supervised token, a token id beyond the
-            model's vocabulary.
-    """
-    missing = [column for column in ("prompt_ids", "completion_ids") if column not in pairs.column_names]
-    if missing:
-        raise ValueError(
-            f"{name} has no column {' and '.join(missing)} (it has {', '.join(pairs.column_names)}); these are not pairs. "
-            "Make pairs with distill.generate, or read them with distill.load_pairs(path, tokenizer)."
-        )
-    if len(pairs) == 0:
-        raise ValueError(f"{name} has no rows.")
-    table = pairs.with_format("arrow")[:]
-    prompt, completion = (
-        np.asarray(pc.list_value_length(table[column]).to_numpy()) for column in ("prompt_ids", "completion_ids")
-    )
-    length, limit = prompt + completion, max_length if max_length is not None else np.inf
-    useless = np.flatnonzero(np.minimum(length, limit) <= np.maximum(prompt, 1))
-    if len(useless):
-        row = int(useless[0])
-        raise ValueError(
-            f"{name}: {len(useless)} of {len(pairs)} pairs have no token to learn from, the first is row {row} "
-            f"({prompt[row]} prompt tokens, {completion[row]} completion tokens, max_length {max_length}). "
-            "Remove them, or raise max_length."
-        )
-    config = getattr(model, "config", None)
-    positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None) if config else None
-    if positions and min(int(length.max()), limit) > positions:
-        raise ValueError(
-            f"{name} has a row of {length.max()} tokens, but the model has {positions} positions; give max_length={positions} "
-            "or less, which cuts the ends of such completions."
-        )
-    cut = length > limit
-    if cut.any():
-        lost = int((length - limit)[cut].sum())
-        logger.warning(
-            "%s: %d of %d pairs are longer than max_length=%d and lose the end of their completion, %d of %d completion "
-            "tokens in all (no EOS is put in its place).",
-            name, cut.sum(), len(pairs), max_length, lost, completion.sum(),
-        )  # fmt: skip
-    embeddings: Any = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
-    if embeddings is not None:
-        highest = max(pc.max(pc.list_flatten(table[c])).as_py() or 0 for c in ("prompt_ids", "completion_ids"))
-        if highest >= embeddings.weight.shape[0]:
-            raise ValueError(
-                f"{name} has token id {highest}, but the model's vocabulary has {embeddings.weight.shape[0]} tokens: the "
-                "pairs were made with another tokenizer. Make them anew, or load them as text with this one."
-            )
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's, but the loss is a mean over tokens."""
+        self._eval_sum = self._eval_items = 0.0
+        output: Any = super().evaluation_loop(*args, **kwargs)
+        sums = torch.tensor([self._eval_sum, self._eval_items], dtype=torch.float64)
+        if self.args.world_size > 1:
+            sums = self.accelerator.reduce(sums.to(self.args.device), "sum")
+        name = f"{kwargs.get('metric_key_prefix', 'eval')}_loss"
+        if name in output.metrics and sums[1] > 0:
+            output.metrics[name] = (sums[0] / sums[1]).item()
+        return output

@@ -22,8 +22,7 @@ class BlackBoxTrainer(PairTrainer):
         teacher, prompts: the pairs are generated first.
         generation: with `teacher`, keyword arguments of `distill.generate` (`max_new_tokens`, `output`, ...).
         processing_class: the student's tokenizer.
-        max_length: longest row in tokens.
-        kwargs: as for `transformers.Trainer`.
+        kwargs: `max_length`, `packing`, `peft_config` as for `PairTrainer`, and as for `transformers.Trainer`.
 
     Raises:
         ValueError: pairs and teacher both or neither; pairs that cannot be learned from; a model whose loss Trainer cannot

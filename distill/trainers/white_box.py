@@ -10,8 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
+from distill.adapters import base_of
 from distill.collate import supervised_rows, supervised_tokens
-from distill.objectives import Objective, Schedule
+from distill.objectives import HiddenStates, Objective, Schedule
+from distill.packing import PackedPairs
 from distill.taps import Wants, run_with_taps
 from distill.teachers.local import LocalTeacher
 from distill.trainers.base import PairTrainer
@@ -35,7 +37,8 @@ class WhiteBoxTrainer(PairTrainer):
         args: `TrainingArguments`.
         train_dataset, eval_dataset: pairs.
         processing_class: the student's tokenizer.
-        kwargs: as for `transformers.Trainer`, without `compute_loss_func` and `compute_metrics`.
+        kwargs: `max_length`, `packing`, `peft_config` as for `PairTrainer`; and as for `transformers.Trainer`, without
+            `compute_loss_func` and `compute_metrics`.
 
     Raises:
         ValueError: no objectives; something an objective needs cannot be had from these two models; settings under which
@@ -73,10 +76,13 @@ class WhiteBoxTrainer(PairTrainer):
         if isinstance(teacher, str):
             teacher = LocalTeacher(teacher)
         teacher_model = teacher.model if isinstance(teacher, LocalTeacher) else teacher
-        if teacher_model is model:
+        if base_of(teacher_model) is base_of(model):
             raise ValueError("Student and teacher are the same object; load the model twice, or use make_student.")
         vocabulary = shared_vocabulary(
-            model, teacher_model, processing_class, teacher.tokenizer if isinstance(teacher, LocalTeacher) else None
+            base_of(model),
+            teacher_model,
+            processing_class,
+            teacher.tokenizer if isinstance(teacher, LocalTeacher) else None,
         )
         super().__init__(
             model=model,
@@ -88,7 +94,7 @@ class WhiteBoxTrainer(PairTrainer):
         )
         self._refuse_other_losses()
         self.teacher: PreTrainedModel = teacher_model.to(self.args.device).eval()  # type: ignore[arg-type]
-        self.student: PreTrainedModel = model  # unwrapped; self.model may come to be a wrapper
+        self.student: PreTrainedModel = base_of(self.model)  # unwrapped; self.model may be or come to be a wrapper
         self.objectives = list(objectives)
         self._learned = torch.nn.ModuleList(objectives)  # their projections, to train and to save
         for objective in objectives:
@@ -98,6 +104,13 @@ class WhiteBoxTrainer(PairTrainer):
             raise ValueError(
                 "Learned projections do not work in several processes yet; pair layers of equal width, or use one process."
             )
+        if isinstance(self.train_dataset, PackedPairs):
+            self._check_packing(self.teacher, use_cache=False)
+            if any(isinstance(o, HiddenStates) and o.distance == "cka" for o in objectives):
+                raise ValueError(
+                    "HiddenStates(distance='cka') compares the states of a whole row, and a packed row holds several pairs; "
+                    "leave packing out, or choose distance='mse' or 'cosine'."
+                )
         self._student_wants = _union(o.student_wants() for o in objectives)
         self._teacher_wants = _union(o.teacher_wants() for o in objectives)
         self._train_terms: dict[str, Tensor] = {}  # sums of values already divided, since the last log
@@ -225,12 +238,17 @@ class WhiteBoxTrainer(PairTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._load_projections(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_projections(str(self.state.best_model_checkpoint))
+
+    def _load_projections(self, checkpoint: str) -> None:
         if self._projections():
-            file = os.path.join(resume_from_checkpoint, OBJECTIVES_FILE)
+            file = os.path.join(checkpoint, OBJECTIVES_FILE)
             if not os.path.isfile(file):
-                raise ValueError(
-                    f"{resume_from_checkpoint} has no {OBJECTIVES_FILE}: it was saved with other objectives."
-                )
+                raise ValueError(f"{checkpoint} has no {OBJECTIVES_FILE}: it was saved with other objectives.")
             self._learned.load_state_dict(load_file(file, device=str(self.args.device)))
 
     def _projections(self) -> list[torch.nn.Parameter]:

@@ -1,0 +1,281 @@
+"""A teacher behind an OpenAI-compatible server: vLLM, SGLang, llama.cpp, `transformers serve`, a hosted API."""
+
+import asyncio
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from distill.encode import Prompt, as_prompt, encode_prompt
+from distill.models import load_tokenizer
+from distill.pairs import fingerprint
+from distill.teachers.answers import Answer, completion_of, read_answers
+from distill.teachers.base import Ask, Completion, Refusal, Sampling
+from distill.teachers.endpoint import Endpoint, Malformed, NotThere, Refused, Unavailable, checked_url
+from distill.teachers.under_way import UnderWay
+
+# What a server needs to be told to draw from the model itself, and to show the tokens: vLLM takes top-k, top-p and a
+# repetition penalty from the model's generation config otherwise, llama.cpp has top-k 40 and min-p 0.05 of its own. Only
+# sent to a server that calls itself so in /v1/models, because others refuse fields that they do not know.
+_FIELDS: dict[str, dict[str, Any]] = {
+    "vllm": {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True},
+    "sglang": {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True},
+    "llamacpp": {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0, "return_tokens": True},
+}
+_OURS = {"model", "messages", "prompt", "n", "stream"}
+
+
+class ServerTeacher:
+    """A model behind an OpenAI-compatible server, asked for many completions at once.
+
+    Nothing is believed that was not seen in an answer: a server may ignore `n`, the seed or log-probabilities without a
+    word. So every sample is a request of its own, with its own seed, unless `n_per_request` says otherwise. Servers keep
+    the cache of a prompt, so asking for it again costs them little.
+
+    Args:
+        url: the address, e.g. `http://localhost:8000/v1`; nothing secret may be in it.
+        model: the model's name on the server; may be left out where the server has one.
+        tokenizer: the student's, or its name. Prompts and completions are kept as its token ids.
+        chat: `None` asks a bare string as one user turn if the tokenizer has a chat template; `False` never, by plain
+            completion; `True` always. Messages always go to `/chat/completions`.
+        api_key_env: the environment variable with the key. There is no other way to give one.
+        concurrency: requests under way at once.
+        timeout: seconds for one attempt of a request.
+        retries: further attempts of a request that failed; see `distill.teachers.endpoint`.
+        backoff: seconds before the first of these, doubled each time.
+        top_logprobs: the server's most likely tokens to keep at each place; 0 asks for none.
+        n_per_request: samples of one prompt asked for in one request with `n`; what is missing is asked for singly.
+        extra_body: further fields of every request, e.g. `{"top_k": 20}`, or others in place of ours; `None` as a value
+            leaves a field out: `{"max_tokens": None, "max_completion_tokens": 256}`. They are part of `identity`.
+        name: what pairs are labelled with; by default the model's name.
+
+    Raises:
+        ValueError: the `openai` package is missing; an address that is none, or nobody there; a key that is not taken; a
+            server with several models and no `model`; a value out of its range.
+
+    Example:
+        >>> teacher = ServerTeacher("http://localhost:8000/v1", tokenizer="Qwen/Qwen3-0.6B")
+        >>> pairs = generate(teacher, ["Name a colour."], samples=4, output="pairs.jsonl")
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str | None = None,
+        *,
+        tokenizer: PreTrainedTokenizerBase | str | os.PathLike[str],
+        chat: bool | None = None,
+        api_key_env: str = "OPENAI_API_KEY",
+        concurrency: int = 32,
+        timeout: float = 600.0,
+        retries: int = 8,
+        backoff: float = 0.5,
+        top_logprobs: int = 0,
+        n_per_request: int = 1,
+        extra_body: Mapping[str, Any] | None = None,
+        name: str | None = None,
+    ) -> None:
+        numbers = {"concurrency": (concurrency, 1), "retries": (retries, 0), "top_logprobs": (top_logprobs, 0)}
+        for label, (value, least) in {**numbers, "n_per_request": (n_per_request, 1)}.items():
+            if value < least:
+                raise ValueError(f"{label} is {value}; it must be at least {least}.")
+        if timeout <= 0 or backoff < 0:
+            raise ValueError(f"timeout is {timeout} and backoff is {backoff}; they must be above 0, and 0 or more.")
+        self.extra_body = dict(extra_body or {})
+        if taken := sorted(_OURS & self.extra_body.keys()):
+            raise ValueError(f"extra_body has {', '.join(taken)}, which are set from the other arguments.")
+        self.url, self.api_key_env = checked_url(url), api_key_env
+        self.timeout, self.retries, self.backoff = timeout, retries, backoff
+        listed = _in_a_thread(self._list_models)
+        self.model = model or _only(listed, self.url)
+        self.says = {k: v for k in ("owned_by", "root") if (v := listed.get(self.model, {}).get(k)) is not None}
+        self.tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else load_tokenizer(tokenizer)
+        self._cut = _tokenizer_fingerprint(self.tokenizer)
+        self.chat, self.concurrency = chat, concurrency
+        self.top_logprobs, self.n_per_request = top_logprobs, n_per_request
+        self.name = name or self.model
+        self._said: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"ServerTeacher({self.url!r}, {self.model!r})"
+
+    def resolve_prompt(self, prompt: Prompt) -> tuple[Prompt, list[int]]:
+        """The prompt as it is asked and its ids in the student's tokens; see `distill.encode`."""
+        asked = as_prompt(prompt, self.tokenizer, self.chat)
+        return asked, encode_prompt(asked, self.tokenizer)
+
+    def identity(self) -> dict[str, Any]:
+        """Address, model, what the server says of it, further fields, tokenizer, template. Nothing that a restart changes.
+
+        A time of creation is left out: servers put the time of the question there.
+        """
+        return {
+            "teacher": self.name,
+            "teacher_url": self.url,
+            "teacher_model": self.model,
+            "teacher_says": self.says,
+            "teacher_fields": {**_FIELDS.get(self.says.get("owned_by", ""), {}), **self.extra_body},
+            "chat": self.chat,
+            "top_logprobs": self.top_logprobs,
+            "tokenizer": self._cut,
+            "chat_template": fingerprint(str(self.tokenizer.chat_template)),
+        }
+
+    def complete_each(self, asks: Iterable[Ask], sampling: Sampling) -> UnderWay:
+        """`(index, completion)` for every ask as it finishes; see `distill.teachers.base.ConcurrentTeacher`.
+
+        Raises:
+            ValueError: `top_k` with a server that is not known to take it; while iterating, what hits every request.
+        """
+        if sampling.top_k and not {"top_k"} & {*_FIELDS.get(self.says.get("owned_by", ""), {}), *self.extra_body}:
+            raise ValueError(
+                f"top_k is {sampling.top_k}, but OpenAI's API has no such field and {self.url} does not say that "
+                'it is vLLM, SGLang or llama.cpp. If it takes the field, give extra_body={"top_k": ...} in its place.'
+            )
+        return UnderWay(
+            groups=_groups(asks, self.n_per_request),
+            ask=lambda endpoint, group: self._ask(endpoint, group, sampling),
+            finish=self._finish,
+            endpoint=self._endpoint(),
+            concurrency=self.concurrency,
+        )
+
+    def request(self, prompt: Prompt, sampling: Sampling, seed: int, n: int = 1) -> tuple[str, dict[str, Any]]:
+        """Path and body of a request; `prompt` as `resolve_prompt` gives it."""
+        chat = not isinstance(prompt, str)
+        body: dict[str, Any] = {
+            "model": self.model,
+            **({"messages": prompt} if chat else {"prompt": prompt}),
+            "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": seed,
+            **_FIELDS.get(self.says.get("owned_by", ""), {}),
+        }
+        if sampling.top_k:
+            body["top_k"] = sampling.top_k
+        if n > 1:
+            body["n"] = n
+        if self.top_logprobs:
+            body |= {"logprobs": True, "top_logprobs": self.top_logprobs} if chat else {"logprobs": self.top_logprobs}
+        body |= self.extra_body
+        return "/chat/completions" if chat else "/completions", {k: v for k, v in body.items() if v is not None}
+
+    def _endpoint(self) -> Endpoint:
+        return Endpoint(self.url, self.api_key_env, timeout=self.timeout, retries=self.retries, backoff=self.backoff)
+
+    async def _ask(self, endpoint: Endpoint, asks: Sequence[Ask], sampling: Sampling) -> list[tuple[Ask, Answer]]:
+        """One request for some samples of one prompt; as many answers as came, at most as many as were asked for."""
+        path, body = self.request(asks[0].prompt, sampling, asks[0].seed, len(asks))
+        try:
+            answers = await endpoint.post(path, body, read_answers)
+        except Refused as error:
+            if len(asks) == 1:
+                raise
+            self._say(f"{self.name} refuses requests for {len(asks)} samples ({error}); they are asked for singly.")
+            return []
+        if len(answers) < len(asks):
+            self._say(
+                f"{self.name} gave {len(answers)} of {len(asks)} samples in one answer; the rest is asked for singly."
+            )
+        if self.top_logprobs and any(answer.top_logprobs is None and answer.text for answer in answers):
+            raise Unavailable(
+                f"{self.url} was asked for {self.top_logprobs} top log-probabilities and gave none; leave top_logprobs at "
+                "0, or use a server that has them."
+            )
+        return list(zip(asks, answers, strict=False))
+
+    def _finish(self, ask: Ask, answer: Answer) -> Completion | Refusal:
+        completion = completion_of(answer, ask.prompt, self.tokenizer)
+        if answer.ids is not None and isinstance(completion, Completion) and completion.token_source == "text":
+            self._say(
+                f"{self.name} gives token ids that are not this tokenizer's (they do not decode to its text); the text is "
+                "tokenised in their place."
+            )
+        return completion
+
+    def _say(self, sentence: str) -> None:
+        """Tell the user, once."""
+        key = sentence.partition("(")[0]
+        if key not in self._said:
+            self._said.add(key)
+            tqdm.write(sentence, file=sys.stderr)
+
+    async def _list_models(self) -> dict[str, dict[str, Any]]:
+        """What `/v1/models` lists; nothing where that fails, as it does for some servers that answer well otherwise."""
+        quick = Endpoint(
+            self.url, self.api_key_env, timeout=min(self.timeout, 20.0), retries=5, backoff=min(self.backoff, 0.1)
+        )
+        async with quick:
+            try:
+                return await quick.get("/models", _read_models)
+            except (Refused, NotThere):
+                return {}
+
+
+def is_address(teacher: str) -> bool:
+    """Whether a `--teacher` flag names a server and not a model."""
+    return "://" in teacher
+
+
+def server_teacher(
+    url: str,
+    model: str | None,
+    *,
+    tokenizer: PreTrainedTokenizerBase | str,
+    chat: bool | None = None,
+    concurrency: int = 32,
+    extra_body: str | None = None,
+) -> ServerTeacher:
+    """A `ServerTeacher` from flags, where `extra_body` is JSON.
+
+    Raises:
+        ValueError: text that is no JSON object; as `ServerTeacher`.
+    """
+    try:
+        fields = json.loads(extra_body or "{}")
+    except ValueError as error:
+        raise ValueError(f"--extra_body {extra_body} is not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f'--extra_body {extra_body} must be a JSON object, such as {{"top_k": 20}}.')
+    return ServerTeacher(url, model, tokenizer=tokenizer, chat=chat, concurrency=concurrency, extra_body=fields)
+
+
+def _groups(asks: Iterable[Ask], most: int) -> Iterator[list[Ask]]:
+    """Neighbours with one prompt, at most `most` together."""
+    for _, same in itertools.groupby(asks, key=lambda ask: ask.prompt_ids):
+        while group := list(itertools.islice(same, most)):
+            yield group
+
+
+def _read_models(payload: Any) -> dict[str, dict[str, Any]]:
+    rows = payload.get("data") if isinstance(payload, dict) else None
+    if not isinstance(rows, list):
+        raise Malformed("a list of models without data")
+    return {str(row["id"]): row for row in rows if isinstance(row, dict) and "id" in row}
+
+
+def _only(listed: Mapping[str, Any], url: str) -> str:
+    if len(listed) != 1:
+        found = f"lists {', '.join(sorted(listed)[:8])}" if listed else "does not list its models (does it end in /v1?)"
+        raise ValueError(f"The server at {url} {found}; name one of its models: ServerTeacher(url, model, ...).")
+    return next(iter(listed))
+
+
+def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of the vocabulary, its ends, and how a text of many kinds is cut."""
+    probe = "The naïve  café, 12345 + 6.78e-9;\n\tdef f(x): return '日本語' # 🙂"
+    cut = tokenizer(probe, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    return fingerprint(sorted(tokenizer.get_vocab().items()), tokenizer.eos_token_id, list(cut))
+
+
+def _in_a_thread(function: Callable[[], Any]) -> Any:
+    """The result of a coroutine function, also where a loop runs already, as in a notebook."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(function())).result()

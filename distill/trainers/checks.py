@@ -1,0 +1,87 @@
+"""Whether pairs can be learned from, asked before any step."""
+
+import logging
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+
+def check_pairs(pairs: datasets.Dataset, name: str, max_length: int | None, model: Any = None) -> None:
+    """Refuse pairs that cannot be learned from, and log what `max_length` will cut. Vectorised: 1e6 rows in a second.
+
+    Raises:
+        ValueError: a missing column, an empty completion, a row left without supervised token, a `loss_mask` that does not fit,
+            a token id beyond the model's vocabulary.
+    """
+    missing = [column for column in ("prompt_ids", "completion_ids") if column not in pairs.column_names]
+    if missing:
+        raise ValueError(
+            f"{name} has no column {' and '.join(missing)} (it has {', '.join(pairs.column_names)}); these are not pairs. "
+            "Make pairs with distill.generate, or read them with distill.load_pairs(path, tokenizer)."
+        )
+    if len(pairs) == 0:
+        raise ValueError(f"{name} has no rows.")
+    table = pairs.with_format("arrow")[:]
+    prompt, completion = (
+        np.asarray(pc.list_value_length(table[column]).to_numpy()) for column in ("prompt_ids", "completion_ids")
+    )
+    length, limit = prompt + completion, max_length if max_length is not None else np.inf
+    supervised = np.minimum(length, limit) - np.maximum(prompt, 1)
+    if "loss_mask" in pairs.column_names:
+        supervised = np.minimum(supervised, _unmasked(table["loss_mask"], prompt, completion, limit, name))
+    useless = np.flatnonzero(supervised <= 0)
+    if len(useless):
+        row = int(useless[0])
+        raise ValueError(
+            f"{name}: {len(useless)} of {len(pairs)} pairs have no token to learn from, the first is row {row} "
+            f"({prompt[row]} prompt tokens, {completion[row]} completion tokens, max_length {max_length}). "
+            "Remove them, or raise max_length."
+        )
+    config = getattr(model, "config", None)
+    positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None) if config else None
+    if positions and min(int(length.max()), limit) > positions:
+        raise ValueError(
+            f"{name} has a row of {length.max()} tokens, but the model has {positions} positions; give max_length={positions} "
+            "or less, which cuts the ends of such completions."
+        )
+    cut = length > limit
+    if cut.any():
+        lost = int((length - limit)[cut].sum())
+        logger.warning(
+            "%s: %d of %d pairs are longer than max_length=%d and lose the end of their completion, %d of %d completion "
+            "tokens in all (no EOS is put in its place).",
+            name, cut.sum(), len(pairs), max_length, lost, completion.sum(),
+        )  # fmt: skip
+    embeddings: Any = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
+    if embeddings is not None:
+        highest = max(pc.max(pc.list_flatten(table[c])).as_py() or 0 for c in ("prompt_ids", "completion_ids"))
+        if highest >= embeddings.weight.shape[0]:
+            raise ValueError(
+                f"{name} has token id {highest}, but the model's vocabulary has {embeddings.weight.shape[0]} tokens: the "
+                "pairs were made with another tokenizer. Make them anew, or load them as text with this one."
+            )
+
+
+def _unmasked(column: pa.ChunkedArray, prompt: Any, completion: Any, limit: float, name: str) -> Any:
+    """`[rows]`: how many tokens of each row its mask leaves with loss; all of a row without a mask."""
+    masks = column.combine_chunks()
+    sizes = np.asarray(pc.fill_null(pc.list_value_length(masks), -1))
+    wrong = np.flatnonzero((sizes >= 0) & (sizes != completion))
+    if len(wrong):
+        row = int(wrong[0])
+        raise ValueError(
+            f"{name}: loss_mask of row {row} has {sizes[row]} places, but its completion has {completion[row]} tokens; it "
+            "needs one 0 or 1 for each."
+        )
+    rows = np.repeat(np.arange(len(sizes)), np.maximum(sizes, 0))
+    first = np.concatenate([[0], np.cumsum(np.maximum(sizes, 0))[:-1]])
+    place = prompt[rows] + np.arange(len(rows)) - first[rows]
+    carries = (np.asarray(pc.list_flatten(masks)) != 0) & (place >= 1) & (place < limit)
+    counts = np.bincount(rows[carries], minlength=len(sizes))
+    return np.where(sizes < 0, completion, counts)

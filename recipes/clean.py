@@ -1,0 +1,107 @@
+"""Clean pairs: leave out repetitions, broken text, loops, other languages, and questions of your evaluation sets.
+
+    distill clean pairs.jsonl --against gsm8k_test.jsonl --output clean.jsonl
+    distill clean pairs.jsonl --near prompt --language en --max_tokens 2048 --must_not "(?i)as an ai" --output clean.jsonl
+
+Only what you ask for is done; without flags, that is the same draw recorded twice, and broken text. Every step says how many rows it took, and
+what that does to the distribution the student learns; beside the output, a .steps.json says it for a model card.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from distill import load_pairs
+from distill.arguments import parse
+from distill.cleaning import DUPLICATES, drop_duplicates, drop_near_duplicates
+from distill.contamination import drop_contaminated, find_contamination, read_evaluation
+from distill.filters import drop_broken, drop_cut, filter_format, filter_language, filter_length, filter_repetition
+from distill.models import load_tokenizer
+from distill.pairs import save_pairs
+from distill.runs import one_sentence, write_json
+from distill.steps import Step, steps_table
+
+Cleaner = Callable[[datasets.Dataset], tuple[datasets.Dataset, Step]]
+
+
+@dataclass
+class CleanArguments:
+    """What is left out."""
+
+    pairs: str = field(default="pairs.jsonl", metadata={"help": "Pairs (.jsonl or folder); may also stand first."})
+    output: str = field(default="clean.jsonl", metadata={"help": "Where the rest goes (.jsonl, or a folder)."})
+    tokenizer: str | None = field(default=None, metadata={"help": "Only for pairs without token ids."})
+    duplicates: str = field(default="draw", metadata={"help": f"Exact repetitions: none, {', '.join(DUPLICATES)}."})
+    near: str | None = field(default=None, metadata={"help": "Near duplicates of: prompt, completion, pair."})
+    near_threshold: float = field(default=0.7, metadata={"help": "Share of common runs of three words."})
+    broken: bool = field(default=True, metadata={"help": "Leave out blank completions and broken characters."})
+    drop_cut: bool = field(default=False, metadata={"help": "Leave out completions cut at the limit."})
+    min_tokens: int | None = field(default=None, metadata={"help": "Of a completion."})
+    max_tokens: int | None = field(default=None, metadata={"help": "Of a completion."})
+    language: list[str] = field(default_factory=list, metadata={"help": "Keep completions in these, e.g. en de."})
+    must: str | None = field(default=None, metadata={"help": "Regular expression that a completion must have."})
+    must_not: str | None = field(default=None, metadata={"help": "Regular expression that it must not have."})
+    repetition: bool = field(default=False, metadata={"help": "Leave out completions that repeat themselves (Gopher)."})
+    against: list[str] = field(default_factory=list, metadata={"help": "Evaluation sets (.jsonl, or a text a line)."})
+    n: int = field(default=8, metadata={"help": "Words in a row that count as common with an evaluation set."})
+    share: float = field(default=0.5, metadata={"help": "Of a question's words, how many must be in common; 0: any n."})
+    report_only: bool = field(default=False, metadata={"help": "Only say what would be left out; write nothing."})
+
+
+@one_sentence
+def main(argv: list[str] | None = None) -> None:
+    """Read, clean, say, write."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and not argv[0].startswith("-"):
+        argv = ["--pairs", *argv]
+    (args,) = parse((CleanArguments,), argv, defaults={}, description=__doc__)
+    against = {path: read_evaluation(path) for path in args.against}
+    if not args.report_only and Path(args.output).exists():
+        raise ValueError(f"{args.output} exists already; give another --output, or remove it first.")
+    pairs = load_pairs(args.pairs, load_tokenizer(args.tokenizer) if args.tokenizer else None)
+
+    steps: list[Step] = []
+    for clean in _cleaners(args, against):
+        pairs, step = clean(pairs)
+        steps.append(step)
+        print(step)
+        for example in step.examples:
+            print(f"    {example}")
+    if against and args.report_only:
+        for overlap in find_contamination(pairs, against, n=args.n, share=args.share):
+            print(overlap)
+    print("\n" + steps_table(steps))
+    if args.report_only:
+        return
+    if len(pairs) == 0:
+        raise ValueError("Nothing is left of the pairs; ask for less to be left out. Nothing was written.")
+    save_pairs(pairs, args.output)
+    write_json(Path(args.output).with_suffix(".steps.json"), [step.as_dict() for step in steps])
+    print(f"\n{len(pairs)} pairs in {args.output}.")
+
+
+def _cleaners(args: CleanArguments, against: dict[str, list[str]]) -> list[Cleaner]:
+    """The steps asked for: cheap and certain ones first."""
+    listed: list[tuple[Any, Cleaner]] = [
+        (args.duplicates != "none", lambda pairs: drop_duplicates(pairs, args.duplicates)),
+        (args.broken, drop_broken),
+        (args.drop_cut, drop_cut),
+        (
+            args.min_tokens is not None or args.max_tokens is not None,
+            lambda pairs: filter_length(pairs, args.min_tokens, args.max_tokens),
+        ),
+        (args.must or args.must_not, lambda pairs: filter_format(pairs, must=args.must, must_not=args.must_not)),
+        (args.language, lambda pairs: filter_language(pairs, args.language)),
+        (args.repetition, filter_repetition),
+        (against, lambda pairs: drop_contaminated(pairs, against, n=args.n, share=args.share)),
+        (args.near, lambda pairs: drop_near_duplicates(pairs, args.near_threshold, of=str(args.near))),
+    ]
+    return [clean for wanted, clean in listed if wanted]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Look at pairs before a training: what is in them, what would go wrong, and which tokens of one example carry loss.
+
+    distill inspect pairs.jsonl
+    distill inspect pairs.jsonl --tokenizer Qwen/Qwen2.5-0.5B --max_length 2048 --row 17 --against gsm8k_test.jsonl
+
+The exit status is 1 where training could not work with these pairs.
+"""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import PreTrainedTokenizerBase
+
+from distill import load_pairs
+from distill.arguments import parse
+from distill.contamination import find_contamination, read_evaluation
+from distill.embedded import EMBEDDED
+from distill.inspection import check_rich, example, findings_list, preflight_table, show
+from distill.models import load_tokenizer
+from distill.preflight import preflight
+from distill.runs import one_sentence
+
+
+@dataclass
+class InspectArguments:
+    """What is looked at."""
+
+    pairs: str = field(default="pairs.jsonl", metadata={"help": "Pairs (.jsonl or folder); may also stand first."})
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "Model whose tokens these are; by default the teacher's, where it lies here."}
+    )
+    max_length: int | None = field(default=None, metadata={"help": "Longest row of the training, in tokens."})
+    batch_size: int = field(default=8, metadata={"help": "Rows a batch, for the share of padding."})
+    row: str | None = field(
+        default=None, metadata={"help": "Id or number of the pair that is shown; by default the first."}
+    )
+    tokens: int = field(default=160, metadata={"help": "Most tokens of it that are shown."})
+    against: list[str] = field(
+        default_factory=list, metadata={"help": "Evaluation sets (.jsonl, or a text a line) to look for in the pairs."}
+    )
+    n: int = field(default=8, metadata={"help": "Words in a row that count as common with an evaluation set."})
+    share: float = field(default=0.5, metadata={"help": "Of a question's words, how many must be in common; 0: any n."})
+    svg: str | None = field(default=None, metadata={"help": "Save the terminal's picture here."})
+    json: str | None = field(default=None, metadata={"help": "Save figures and findings here."})
+
+
+@one_sentence
+def main(argv: list[str] | None = None) -> None:
+    """Preflight, overlap, one example."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and not argv[0].startswith("-"):
+        argv = ["--pairs", *argv]
+    (args,) = parse((InspectArguments,), argv, defaults={}, description=__doc__)
+    check_rich()
+    against = {path: read_evaluation(path) for path in args.against}
+    tokenizer, pairs = _load(args)
+    shown = pairs[_row_number(pairs, args.row)]
+    report = preflight(pairs, tokenizer, args.max_length, batch_size=args.batch_size)
+    overlaps = find_contamination(pairs, against, n=args.n, share=args.share) if against else []
+
+    parts: list[Any] = [preflight_table(report, f"{args.pairs}"), "", findings_list(report, overlaps)]
+    try:
+        parts.append(example(shown, tokenizer, args.max_length, most_tokens=args.tokens))
+    except ValueError as error:  # nothing to learn from this one: said, and all the rest shown
+        parts.append(f"\n{error}")
+    show(parts, svg=args.svg, title=f"distill inspect {Path(args.pairs).name}")
+    if args.json:
+        found = {**report.as_dict(), "overlap": [overlap.as_dict() for overlap in overlaps]}
+        Path(args.json).write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
+    if report.errors:
+        raise SystemExit(1)
+
+
+def _load(args: InspectArguments) -> tuple[PreTrainedTokenizerBase, datasets.Dataset]:
+    """The pairs and the tokenizer of their ids."""
+    if args.tokenizer:
+        tokenizer = load_tokenizer(args.tokenizer)
+        return tokenizer, load_pairs(args.pairs, tokenizer)
+    pairs = load_pairs(args.pairs)
+    teachers = sorted(set(pairs["teacher"][:]))
+    if len(teachers) == 1 and (teachers[0] in EMBEDDED or Path(teachers[0]).is_dir()):
+        return load_tokenizer(teachers[0]), pairs
+    raise ValueError(
+        f"The pairs are by {', '.join(teachers[:3])}, whose tokenizer is not known here; give --tokenizer, the model whose "
+        "tokens these are."
+    )
+
+
+def _row_number(pairs: datasets.Dataset, row: str | None) -> int:
+    ids = pairs["id"][:]
+    if row is None:
+        return 0
+    if row in ids:
+        return ids.index(row)
+    if row.isdigit() and int(row) < len(ids):
+        return int(row)
+    raise ValueError(f"There is no pair {row!r}; give an id, or a number from 0 to {len(ids) - 1}.")
+
+
+if __name__ == "__main__":
+    main()

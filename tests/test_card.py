@@ -1,0 +1,308 @@
+"""The model card: true facts, a valid front matter, nothing private in it, and nobody's own README lost."""
+
+import json
+import socket
+from functools import partial
+
+import pytest
+from conftest import build_model, build_pairs, build_tokenizer
+from huggingface_hub import ModelCard
+from transformers import TrainingArguments
+
+from distill import Logits, make_student
+from distill.card import CARD, PROVENANCE, is_edited, write_card
+from distill.embedded import EMBEDDED, cache_folder
+from distill.pairs import load_pairs, pairs_from_rows, save_pairs
+from distill.provenance import describe_pairs, describe_training, drawn_as, pairs_sha256
+from distill.runs import save_student
+from distill.steps import Step
+from distill.teachers import LocalTeacher, Sampling
+
+STEP = Step(
+    "near duplicates", 20, 12, "Rare prompts weigh more.", {"similarity": 0.8}, examples=("a question of the test set",)
+)
+
+
+def rows_of(pairs, **changes):
+    return pairs_from_rows([{**row, **changes} for row in pairs], "test")
+
+
+def both_texts(folder):
+    return (folder / CARD).read_text(encoding="utf-8") + (folder / PROVENANCE).read_text(encoding="utf-8")
+
+
+def teacher_in(folder, front_matter="license: mit"):
+    build_model(layers=3).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    (folder / "README.md").write_text(f"---\n{front_matter}\n---\n# A model\n")
+    return LocalTeacher(folder)
+
+
+def test_the_hash_is_of_the_pairs_and_not_of_their_file_or_order(tmp_path):
+    rows = [{**row, "loss_mask": [1] * len(row["completion_ids"])} for row in build_pairs(12)]
+    pairs = pairs_from_rows(rows, "test")
+    save_pairs(pairs, tmp_path / "a.jsonl")
+    save_pairs(pairs, tmp_path / "arrow")
+    wanted = pairs_sha256(pairs)
+    others = [load_pairs(tmp_path / "a.jsonl"), load_pairs(tmp_path / "arrow"), pairs.shuffle(seed=1), build_pairs(12)]
+    assert [pairs_sha256(other) for other in others] == [wanted] * 4  # a mask of ones says what no mask says
+    assert pairs_sha256(rows_of(pairs, completion="text is for people", score=1.0)) == wanted
+    assert pairs_sha256(pairs.select([3, 1, 2])) == pairs_sha256(pairs.select([1, 2, 3]))
+
+
+def test_every_change_that_can_be_learned_changes_the_hash():
+    rows = build_pairs(6).to_list()
+    ids, prompt = rows[0]["completion_ids"], rows[0]["prompt_ids"]
+    changes = [
+        {"completion_ids": [*ids[:-1], ids[-1] + 1]},
+        {"prompt_ids": prompt[:-1], "completion_ids": [prompt[-1], *ids]},  # the same row, divided elsewhere
+        {"prompt_ids": [*prompt, ids[0]], "completion_ids": [*ids[1:], 7]},
+        {"id": "another"},
+        {"loss_mask": [0] + [1] * (len(ids) - 1)} if len(ids) > 1 else {"completion_ids": [*ids, 5]},
+    ]
+    found = {pairs_sha256(pairs_from_rows([{**rows[0], **change}, *rows[1:]], "test")) for change in changes}
+    found |= {pairs_sha256(pairs_from_rows(listed, "test")) for listed in (rows, rows[1:], [*rows, rows[0]])}
+    assert len(found) == len(changes) + 3
+
+
+def test_counts_of_the_pairs():
+    rows = build_pairs(9).to_list()
+    for i, row in enumerate(rows):
+        row.update(score=float(i % 2) if i < 8 else None, score_error=None if i < 8 else "raised", token_source="text")
+    rows[1]["loss_mask"] = [0] * (len(rows[1]["completion_ids"]) - 1) + [1]
+    rows[2] = {**rows[2], "prompt_ids": rows[3]["prompt_ids"]}
+    facts = describe_pairs(pairs_from_rows(rows, "test"))
+    tokens = sum(len(row["completion_ids"]) for i, row in enumerate(rows) if i != 1) + 1
+    assert facts["supervised_tokens"] == tokens
+    assert (facts["count"], facts["prompts"]) == (9, 8)
+    assert facts["finish_reasons"] == {"stop": 6, "length": 3}
+    assert facts["token_source"] == {"text": 9}
+    assert (facts["mean_score"], facts["without_score"]) == (0.5, 1)
+    assert describe_pairs(build_pairs(3))["token_source"] == {"unknown": 3}
+
+
+@pytest.mark.parametrize("max_length", [None, 8, 12])
+@pytest.mark.parametrize("masked", [False, True])
+def test_supervised_tokens_are_those_the_collator_supervises(max_length, masked):
+    from distill.collate import PairCollator, supervised_rows
+
+    rows = build_pairs(30).to_list()
+    rows[0]["prompt_ids"] = []
+    if masked:
+        for row in rows[::2]:
+            row["loss_mask"] = [1] + [i % 2 for i in range(1, len(row["completion_ids"]))]
+    rows = [row for row in rows if max_length is None or len(row["prompt_ids"]) < max_length]
+    rows = [row for row in rows if row["prompt_ids"] or len(row["completion_ids"]) > 1]
+    collator = PairCollator(build_tokenizer(), max_length=max_length)
+    pairs = pairs_from_rows(rows, "test")
+    labels = collator(list(pairs))["labels"]
+    facts = describe_pairs(pairs, max_length)
+    assert facts["supervised_tokens"] == int(supervised_rows(labels).sum())
+    longest = max_length or 10**6
+    assert facts["rows_cut_at_max_length"] == sum(
+        len(row["prompt_ids"]) + len(row["completion_ids"]) > longest for row in rows
+    )
+
+
+def test_the_front_matter_is_valid_and_the_facts_stand_in_both_files(tmp_path, arguments):
+    teacher = teacher_in(tmp_path)
+    pairs = rows_of(build_pairs(12), teacher=teacher.name)
+    objective = Logits("reverse_kl", temperature=2.0)
+    out = tmp_path / "student"
+    out.mkdir()
+    facts = write_card(
+        out, student=make_student(teacher.model, 2), pairs=pairs, teacher=teacher, how="white box",
+        sampling=Sampling(temperature=0.6, top_p=0.95, seed=5), objectives=[objective], steps=[STEP],
+        training=arguments(gradient_accumulation_steps=4), max_length=99,
+        metrics={"eval_loss": 2.5, "eval_runtime": 1.0, "epoch": 3.0, "note": "no number", "kl": 0.25},
+        hub_datasets=["open-r1/Mixture-of-Thoughts"],
+    )  # fmt: skip
+    card = ModelCard.load(out / CARD)
+    assert card.data.license == "mit"
+    assert card.data.library_name == "transformers"
+    assert card.data.pipeline_tag == "text-generation"
+    assert {"distillation", "white-box"} <= set(card.data.tags)
+    assert card.data.datasets == ["open-r1/Mixture-of-Thoughts"]
+    assert card.data.base_model is None, "a folder of this machine is no model of the Hub"
+    assert json.loads((out / PROVENANCE).read_text()) == json.loads(json.dumps(facts))
+    assert facts["teachers"][0]["identity"]["teacher_weights"] == teacher.identity()["teacher_weights"]
+    assert facts["student"]["kept_layers"] == make_student(teacher.model, 2).config.distill_kept_layers
+    assert facts["sampling"]["top_p"] == 0.95
+    assert (
+        facts["objectives"][0] | {"name": "logits", "divergence": "reverse_kl", "temperature": 2.0}
+        == (facts["objectives"][0])
+    )
+    assert facts["training"]["rows_in_a_step"] == 8
+    assert (facts["training"]["learning_rate"], facts["training"]["seed"]) == (1e-2, 3)
+    assert facts["held_out"] == {"eval_loss": 2.5, "kl": 0.25}
+    assert facts["steps"][0]["rows_out"] == 12
+    for words in (
+        "near duplicates",
+        "Rare prompts weigh more.",
+        facts["pairs"]["sha256"],
+        "4 of 12 completions were cut",
+    ):
+        assert words in card.text
+    assert "a question of the test set" not in both_texts(out)
+
+
+def test_an_unknown_teacher_is_said_to_be_unknown(tmp_path):
+    facts = write_card(
+        tmp_path, student=build_model(), pairs=rows_of(build_pairs(4), teacher="unknown"), how="black box"
+    )
+    text = (tmp_path / CARD).read_text()
+    assert "their teacher is unknown" in text
+    assert "Many hosted APIs forbid training" in text
+    assert (facts["license"], facts["sampling"]) == (None, None)
+    assert ModelCard.load(tmp_path / CARD).data.license is None
+    assert "Sampling: not on record" in text
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, None), ("apache-2.0", None), ("mit", "mit")])
+def test_a_licence_is_named_only_where_start_and_teacher_agree(tmp_path, own, expected):
+    (tmp_path / "base").mkdir()
+    start = teacher_in(tmp_path / "base", "license: mit")
+    pairs = rows_of(build_pairs(4), teacher="hosted/model")
+    facts = write_card(tmp_path, student=start.model, pairs=pairs, how="black box", teacher_license=own)
+    assert facts["license"] == expected
+    assert facts["student"]["license"] == "mit"
+
+
+def test_the_embedded_model_is_known_by_its_folder_too(tmp_path):
+    student = build_model()
+    student.config._name_or_path = str(cache_folder() / "smollm2-135m")
+    facts = write_card(
+        tmp_path, student=student, pairs=rows_of(build_pairs(4), teacher="smollm2-135m"), how="black box"
+    )
+    data = ModelCard.load(tmp_path / CARD).data
+    assert data.base_model == EMBEDDED["smollm2-135m"].hub_id
+    assert data.license == facts["teachers"][0]["license"] == "apache-2.0"
+
+
+def test_nothing_private_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "correct-horse-battery")
+    monkeypatch.setenv("HOME", "/home/jo doe")
+    folder = tmp_path / "models" / "mine"
+    folder.mkdir(parents=True)
+    teacher = teacher_in(folder)
+    name = teacher.name
+    monkeypatch.setattr(
+        LocalTeacher,
+        "identity",
+        lambda self: {
+            "teacher": name,
+            "url": "https://jo:pw12345@api.example.com/v1?key=correct-horse-battery",
+            "inside": "http://gpu-17.corp:8000/v1",
+            "note": f"Authorization: Bearer correct-horse-battery, from {socket.gethostname()}, see /home/jo doe/x/notes.txt",
+            "api_key": "sk-abcdefghijklmnop",
+            "hf_token": "hf_abcdefghijklmnopqrst",
+        },
+    )
+    step = Step(
+        "verified", 5, 4, "Read from /srv/jo/answers.jsonl by jo@example.com.", {"file": str(tmp_path / "a b.txt")}
+    )
+    out = tmp_path / "out"
+    out.mkdir()
+    write_card(
+        out, student=teacher.model, pairs=rows_of(build_pairs(4), teacher=name), how="black box", teacher=teacher,
+        steps=[step], training={"token": "correct-horse-battery", "output_dir": "/srv/jo/runs/one", "learning_rate": 1},
+        metrics={"/srv/jo/loss": 1.0},
+    )  # fmt: skip
+    text = both_texts(out)
+    private = [
+        "correct-horse-battery", "pw12345", "sk-abc", "hf_abc", "jo doe", "/srv", "jo@", "gpu-17", str(tmp_path), "/home",
+        tmp_path.parts[1] + "/",
+    ]  # fmt: skip
+    if len(socket.gethostname()) > 3:
+        private.append(socket.gethostname())
+    assert [secret for secret in private if secret in text] == []
+    assert "https://api.example.com/v1" in text
+    assert "answers.jsonl" in text
+    assert "mine" in text
+
+
+def test_text_of_others_cannot_forge_markup(tmp_path):
+    name = "evil` | x |\n---\nlicense: mit\n---\n<script>alert(1)</script> [a](http://b)"
+    step = Step("a | b\n## c", 2, 1, "<b>bold</b>\n| - |")
+    write_card(
+        tmp_path, student=build_model(), pairs=rows_of(build_pairs(4), teacher=name), how="black box", steps=[step]
+    )
+    card = ModelCard.load(tmp_path / CARD)
+    assert card.data.license is None
+    assert "\n## c" not in card.text
+    assert "<b>" not in card.text
+    outside_code = "".join(card.text.split("`")[::2])
+    assert "<script>" not in outside_code
+
+
+def test_a_rerun_writes_the_same_and_an_edited_readme_stays(tmp_path, capsys):
+    model, tokenizer, folder = build_model(), build_tokenizer(), tmp_path / "student"
+    card = partial(write_card, student=model, pairs=build_pairs(4), how="black box")
+    save_student(model, tokenizer, folder, card)
+    first = both_texts(folder)
+    assert not is_edited(folder)
+    save_student(model, tokenizer, folder, card)
+    assert both_texts(folder) == first
+    save_student(model, tokenizer, folder, partial(card, pairs=build_pairs(5)))
+    assert "5 pairs of 5 prompts" in (folder / CARD).read_text()
+    (folder / CARD).write_text((folder / CARD).read_text().replace("# Student of", "# My student of"))
+    own = (folder / CARD).read_bytes()
+    save_student(model, tokenizer, folder, card)
+    assert (folder / CARD).read_bytes() == own
+    assert "left as it is" in capsys.readouterr().out
+    assert json.loads((folder / PROVENANCE).read_text())["pairs"]["count"] == 4
+    save_student(model, tokenizer, folder)
+    assert (folder / CARD).read_bytes() == own
+    assert not (folder / PROVENANCE).exists(), "facts of another training must not stay beside these weights"
+
+
+def test_a_teacher_behind_a_server_is_named_by_its_address(tmp_path):
+    identity = {
+        "teacher": "org/big",
+        "teacher_url": "https://me:pw@api.example.com/v1?k=1",
+        "teacher_says": {"root": "/srv/x/big"},
+    }
+    pairs = rows_of(build_pairs(4), teacher="org/big")
+    facts = write_card(tmp_path, student=build_model(), pairs=pairs, how="black box", teacher=identity)
+    assert facts["teachers"][0]["identity"] == {
+        "teacher_url": "https://api.example.com/v1",
+        "teacher_says": {"root": "big"},
+    }
+    assert "| `org/big` | 4 | `https://api.example.com/v1` | unknown |" in (tmp_path / CARD).read_text()
+
+
+def test_an_adapter_is_called_one(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    write_card(tmp_path, student=build_model(), pairs=build_pairs(4), how="black box")
+    assert ModelCard.load(tmp_path / CARD).data.library_name == "peft"
+
+
+def test_settings_beside_the_pairs(tmp_path):
+    beside = tmp_path / "pairs.settings.json"
+    assert drawn_as(tmp_path / "pairs.jsonl") == (None, None)
+    for bad in (b"{", b"\xff\xfe", b"[1]", b"{}"):
+        beside.write_bytes(bad)
+        assert drawn_as(tmp_path / "pairs.jsonl") == (None, None)
+    beside.write_text(json.dumps({"teacher": "t", "stop_ids": [2], "journal_format": 2, **Sampling(seed=4).as_dict()}))
+    identity, sampling = drawn_as(tmp_path / "pairs.jsonl")
+    assert sampling == Sampling(seed=4).as_dict()
+    facts = write_card(
+        tmp_path, student=build_model(), pairs=rows_of(build_pairs(4), teacher="t"), how="black box", teacher=identity
+    )
+    (found,) = facts["teachers"]
+    assert (found["name"], found["pairs"], found["identity"]) == ("t", 4, {"stop_ids": [2]})
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(ValueError, match="how is 'grey box'; it must be one of 'black box', 'white box'"):
+        write_card(tmp_path, student=build_model(), pairs=build_pairs(4), how="grey box")
+
+
+def test_settings_of_the_training_are_names_that_exist(tmp_path):
+    from distill.provenance import TRAINING
+
+    training = TrainingArguments(str(tmp_path), use_cpu=True)
+    assert [name for name in TRAINING if not hasattr(training, name)] == []
+    found = describe_training(training)
+    assert "output_dir" not in found
+    assert (found["lr_scheduler_type"], found["seed"]) == ("linear", 42)

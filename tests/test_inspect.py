@@ -1,0 +1,214 @@
+"""`distill inspect` and `distill clean`: what is shown is what the collator does, with and without colour."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import build_model, build_tokenizer
+from rich.console import Console
+from test_contamination import QUESTION
+from test_preflight import row
+
+from distill import load_pairs
+from distill.collate import IGNORE, PairCollator
+from distill.inspection import example, findings_list, preflight_table, show
+from distill.pairs import pairs_from_rows, save_pairs
+from distill.preflight import preflight
+from recipes import clean, inspect_pairs
+
+ROOT = Path(__file__).parent.parent
+MARK = "▔"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+def lines_of(renderable, width=100):
+    console = Console(width=width, file=open(os.devnull, "w"), record=True, color_system=None)  # noqa: SIM115
+    console.print(renderable)
+    return console.export_text().splitlines()
+
+
+def is_marks(line):
+    return MARK in line and not line.replace(MARK, "").strip()
+
+
+def tokens_and_marks(renderable, width=100):
+    """`(token, underlined)` of an example, read off the plain text as a person does."""
+    lines = [line.ljust(width) for line in lines_of(renderable, 200)[2:]]  # the first two are its head
+    assert max(map(len, lines)) <= width
+    found = []
+    for shown, marks in zip(lines, [*lines[1:], ""], strict=True):
+        if is_marks(shown):
+            continue
+        marks = marks if is_marks(marks) else " " * width
+        start = 0
+        for piece in shown.rstrip().removesuffix("│").split("│"):
+            under = marks[start : start + len(piece)]
+            assert under.strip(MARK) == "" or under.strip(" ") == "", (piece, under)  # a whole token or none of it
+            found.append((piece, MARK in under))
+            start += len(piece) + 1
+    return found
+
+
+@pytest.mark.parametrize("max_length", [None, 12])
+@pytest.mark.parametrize("width", [100, 30])
+def test_exactly_the_collators_labels_are_underlined(tokenizer, max_length, width):
+    pair = row(tokenizer, completion="the cat sat on the mat and why is it so", loss_mask=None)
+    pair["loss_mask"] = [int(i % 3 > 0) for i in range(len(pair["completion_ids"]))]
+    batch = PairCollator(tokenizer, max_length=max_length)([pair])
+    found = tokens_and_marks(example(pair, tokenizer, max_length, width=width), width)
+    assert [under for _, under in found] == (batch["labels"][0] != IGNORE).tolist()
+    assert [piece for piece, _ in found] == [
+        "·" if (text := tokenizer.decode([i])) == " " else text for i in batch["input_ids"][0].tolist()
+    ]
+
+
+def test_every_token_is_visible(tokenizer):
+    ids = [*tokenizer("the\n cat  \t€")["input_ids"], 2, 400]
+    pair = row(tokenizer, prompt_ids=[1, 2], completion_ids=ids)
+    pieces = [piece for piece, _ in tokens_and_marks(example(pair, tokenizer))]
+    assert pieces[:2] == ["<|im_start|>", "<|im_end|>"]
+    assert "the" in pieces
+    assert any("⏎" in piece for piece in pieces)
+    assert any("⇥" in piece for piece in pieces)
+    assert any(set(piece) == {"·"} for piece in pieces)
+    assert pieces[-2:] == ["<|im_end|>", "<no token 400>"]
+    assert sum(piece.startswith("<") and len(piece) < 6 for piece in pieces) == 3  # the bytes of the euro sign
+
+
+def test_of_a_long_row_the_borders_of_the_loss_stay_visible(tokenizer):
+    pair = row(tokenizer, prompt_ids=[5] * 500, completion_ids=[*range(10, 210), 2])
+    text = "\n".join(lines_of(example(pair, tokenizer, most_tokens=40)))
+    assert "… 480 more tokens without loss …" in text
+    assert "… 181 more tokens with loss …" in text
+    assert "701 tokens, 201 with loss" in text
+    assert "<|im_end|>" in text
+
+
+def test_colour_is_an_addition(tokenizer, monkeypatch, capsys, tmp_path):
+    pairs = pairs_from_rows([row(tokenizer), row(tokenizer, 1, completion="the <|im_end|> sat")], where="test")
+    report = preflight(pairs, tokenizer)
+    parts = [preflight_table(report, "pairs"), findings_list(report), example(pairs[0], tokenizer)]
+    monkeypatch.setenv("NO_COLOR", "1")
+    show(parts, svg=tmp_path / "picture.svg")
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert max(map(len, printed.splitlines())) <= 100
+    assert MARK in printed
+    assert "control token written out in the text of the completion" in " ".join(printed.split())
+    drawn = (tmp_path / "picture.svg").read_text()
+    assert drawn.count("<svg") == 1
+    assert len(set(re.findall(r"fill: (#\w{6})", drawn))) > 4  # colours are there even so
+    assert "http" not in drawn.replace("http://www.w3.org/2000/svg", "").replace("https://www.textualize.io", "")
+
+
+@pytest.fixture
+def folder(tokenizer, tmp_path):
+    """A model's folder and pairs: two draws of one prompt, one of them twice, an evaluation question, a blank."""
+    build_model().save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = [
+        row(tokenizer, 0, teacher=str(tmp_path / "model")),
+        row(tokenizer, 0, id="again", teacher=str(tmp_path / "model")),
+        row(tokenizer, 0, id="draw", sample=1, teacher=str(tmp_path / "model")),
+        row(tokenizer, 1, prompt=QUESTION, teacher=str(tmp_path / "model")),
+        row(tokenizer, 2, completion=" ", teacher=str(tmp_path / "model")),
+    ]
+    save_pairs(pairs_from_rows(rows, where="test"), tmp_path / "pairs.jsonl")
+    (tmp_path / "gsm8k.jsonl").write_text(json.dumps({"question": QUESTION}) + "\n")
+    return tmp_path
+
+
+def test_the_verb_inspect_shows_all_and_says_it_in_json_too(folder):
+    command = [
+        sys.executable,
+        "-m",
+        "distill.cli",
+        "inspect",
+        "pairs.jsonl",
+        "--against",
+        "gsm8k.jsonl",
+        "--row",
+        "draw",
+    ]
+    result = subprocess.run(
+        [*command, "--max_length", "128", "--json", "found.json", "--svg", "picture.svg"],
+        cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    said = " ".join(result.stdout.split())
+    assert "gsm8k.jsonl: 1 of 1 questions found, in 1 pairs (1 by the prompt, 0 by the completion)." in said
+    assert "1 of 5 rows (20.0%) repeat the same draw" in said
+    assert "Pair draw, " in said
+    found = json.loads((folder / "found.json").read_text())
+    assert (found["figures"]["rows"], found["overlap"][0]["rows"]) == (5, 1)
+    assert (folder / "picture.svg").read_text().startswith("<svg")
+
+
+def test_clean_leaves_out_what_it_is_asked_to_and_says_so(folder, capsys):
+    flags = [str(folder / "pairs.jsonl"), "--against", str(folder / "gsm8k.jsonl")]
+    clean.main([*flags, "--report_only"])
+    assert "1 of 1 questions found" not in capsys.readouterr().err
+    assert not (folder / "clean.jsonl").exists()
+    clean.main([*flags, "--output", str(folder / "clean.jsonl")])
+    printed = capsys.readouterr().out
+    assert "| evaluation questions | 3 | 2 | 1 |" in printed
+    assert load_pairs(folder / "clean.jsonl")["id"][:] == ["row0", "draw"]
+    steps = json.loads((folder / "clean.steps.json").read_text())
+    assert [step["rows_out"] for step in steps] == [4, 3, 2]
+
+
+def bad(flags):
+    return ["pairs.jsonl", *flags]
+
+
+@pytest.mark.parametrize(
+    ("main", "flags", "message"),
+    [
+        (inspect_pairs.main, ["none.jsonl"], "No file none.jsonl."),
+        (inspect_pairs.main, ["texts.jsonl"], "texts.jsonl:1: no token ids; pass the student's tokenizer"),
+        (
+            inspect_pairs.main,
+            ["unknown.jsonl"],
+            "The pairs are by gpt, whose tokenizer is not known here; give --tokenizer",
+        ),
+        (inspect_pairs.main, bad(["--against", "empty.txt"]), "empty.txt has no texts"),
+        (inspect_pairs.main, bad(["--row", "77"]), "There is no pair '77'; give an id, or a number from 0 to 4."),
+        (inspect_pairs.main, bad(["--max_length", "0"]), "both must be at least 1"),
+        (clean.main, bad(["--must", "(a"]), "The pattern '(a' is no regular expression"),
+        (clean.main, bad(["--against", "none.txt"]), "No file none.txt."),
+        (clean.main, bad(["--near", "prompt", "--near_threshold", "2"]), "threshold of near duplicates is 2.0"),
+        (clean.main, bad(["--output", "pairs.jsonl"]), "pairs.jsonl exists already"),
+        (clean.main, bad(["--min_tokens", "900"]), "Nothing is left of the pairs"),
+    ],
+)
+def test_bad_input_is_told_in_one_sentence(folder, monkeypatch, capsys, main, flags, message):
+    monkeypatch.chdir(folder)
+    (folder / "empty.txt").write_text("")
+    (folder / "texts.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    (folder / "unknown.jsonl").write_text(
+        '{"prompt": "a", "completion": "b", "prompt_ids": [4], "completion_ids": [5], "teacher": "gpt"}\n'
+    )
+    with pytest.raises(SystemExit) as stopped:
+        main(flags)
+    assert stopped.value.code == 1
+    assert message in capsys.readouterr().err
+
+
+def test_another_models_tokenizer_is_told_and_ends_with_status_1(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    other = build_tokenizer()
+    rows = [row(other, i, completion_ids=[100 + i, 110, 120, 2]) for i in range(4)]
+    save_pairs(pairs_from_rows(rows, where="test"), "other.jsonl")
+    with pytest.raises(SystemExit) as stopped:
+        inspect_pairs.main(["other.jsonl", "--tokenizer", "model"])
+    assert stopped.value.code == 1
+    assert "they are another tokenizer's; give that model's tokenizer" in " ".join(capsys.readouterr().out.split())
