@@ -1,0 +1,23 @@
+"""What a training will hold in memory and cost, before anything is loaded."""
+
+from distill.planning.configs import Shape, cut, read_config, shape_of
+from distill.planning.plan import Plan, plan
+from distill.planning.setting import OPTIMISERS, SHARDINGS, Setting
+from distill.planning.tell import advice, cost_table, gib, matrix_rate, memory_table
+
+__all__ = [
+    "OPTIMISERS",
+    "SHARDINGS",
+    "Plan",
+    "Setting",
+    "Shape",
+    "advice",
+    "cost_table",
+    "cut",
+    "gib",
+    "matrix_rate",
+    "memory_table",
+    "plan",
+    "read_config",
+    "shape_of",
+]

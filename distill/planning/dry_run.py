@@ -1,0 +1,212 @@
+"""One step of either trainer on tensors without values: the same forward passes, objectives and backward pass, counted."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import convert_outputs_to_fp32
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import PreTrainedModel
+
+from distill.adapters import add_adapter, base_of, lora_config
+from distill.objectives import AttentionMaps, HiddenStates, Logits, Objective
+from distill.objectives.base import resolve_layers
+from distill.planning.chunks import CHUNKS, attention_buffers, head_buffers
+from distill.planning.configs import Shape
+from distill.planning.live import LiveBytes
+from distill.planning.setting import Setting
+from distill.taps import Finish, Signals, Wants, run_with_taps
+from distill.taps.head import head_of
+
+TEACHER, FORWARD, BACKWARD = "teacher forward", "student forward", "backward"
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a step holds beside weights and optimiser states.
+
+    Args:
+        moments: bytes by label, where their sum is highest: in the teacher's forward pass, the student's with the loss, and
+            the backward pass.
+        gradients: bytes of the gradients when the backward pass is through.
+        weights: bytes of the student's weights, an adapter's among them.
+        trained: parameters that train, projections of an objective among them.
+        teacher_flops, student_flops: of the teacher's forward pass, and of everything else.
+    """
+
+    moments: dict[str, dict[str, int]]
+    gradients: int
+    weights: int
+    trained: int
+    teacher_flops: int
+    student_flops: int
+
+
+def dry_run(setting: Setting, student: Shape, teacher: Shape | None = None) -> DryRun:
+    """Count a step; without a teacher, of the black box.
+
+    Args:
+        setting: the batch and the rest.
+        student, teacher: shapes; they are not changed.
+
+    Raises:
+        ValueError: an objective that these two models do not allow; an adapter that fits no layer; a model whose code cannot
+            run on tensors without values.
+    """
+    # rows of unequal length have padding, which makes transformers build a mask [B, 1, T, T]; one row has none
+    ways = (True, False) if setting.rows > 1 else (False,)
+    for masked in ways:
+        model: Any = copy.deepcopy(student.model)
+        if setting.lora_r is not None:
+            model = add_adapter(model, lora_config(setting.lora_r), 0)
+        frozen = None if teacher is None else copy.deepcopy(teacher.model).requires_grad_(False).eval()
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            try:
+                model, frozen = _on_cpu(model), None if frozen is None else _on_cpu(frozen)
+                return _Step(setting, model, frozen, masked).run()
+            except ValueError:
+                raise
+            except (
+                Exception
+            ) as error:  # whatever a model's own code raises where it looks at values, or takes no such mask
+                failed = error
+    first = (str(failed).strip().splitlines() or [""])[0]
+    raise ValueError(
+        f"{type(student.model).__name__} cannot be counted without its values ({type(failed).__name__}: {first[:160]})."
+    ) from failed
+
+
+class _Step:
+    def __init__(self, setting: Setting, student: Any, teacher: PreTrainedModel | None, masked: bool) -> None:
+        self.masked = masked
+        self.setting, self.student, self.teacher = setting, student, teacher
+        self.projections = torch.nn.ModuleList(setting.objectives if teacher is not None else [])
+        if teacher is not None:
+            for objective in setting.objectives:
+                _bind(objective, base_of(student), teacher)
+        held = torch.nn.ModuleList([student, self.projections, *([] if teacher is None else [teacher])])
+        self.live = LiveBytes(held, setting.supervised)
+        self.signals: Signals | None = None
+
+    def run(self) -> DryRun:
+        setting, live = self.setting, self.live
+        _as_accelerate_does(self.student, setting.compute_dtype)
+        self.student.train()
+        if setting.checkpointing:
+            base_of(self.student).activation_checkpointing_enable({"use_reentrant": False})
+            if setting.lora_r is not None:
+                self.student.enable_input_require_grads()
+        with live:
+            inputs = self._inputs()
+            for _ in range(min(setting.accumulation, 2)):
+                live.flops = 0
+                if self.teacher is not None:
+                    with live.moment(TEACHER, "teacher's signals"), torch.no_grad():
+                        self.signals = self._taps(self.teacher, inputs, self._wants("teacher"))
+                teacher_flops = live.flops
+                with live.moment(FORWARD, "activations"):
+                    loss = self._black_box(inputs) if self.teacher is None else self._white_box(inputs)
+                self.signals = None
+                with live.moment(BACKWARD, "gradients"):
+                    loss.backward()
+                del loss
+        parameters = [*self.student.parameters(), *self.projections.parameters()]
+        graded = [p.grad for p in parameters if p.grad is not None]
+        return DryRun(
+            moments={name: dict(found) for name, found in live.highest.items() if name},
+            gradients=sum(g.numel() * g.element_size() for g in graded),
+            weights=sum(p.numel() * p.element_size() for p in parameters),
+            trained=sum(p.numel() for p in parameters if p.requires_grad),
+            teacher_flops=teacher_flops,
+            student_flops=live.flops - teacher_flops,
+        )
+
+    def _inputs(self) -> dict[str, Tensor]:
+        rows, length = self.setting.rows, self.setting.length
+        inputs = {"input_ids": torch.zeros((rows, length), dtype=torch.long)}
+        if self.masked:
+            inputs["attention_mask"] = torch.ones((rows, 1, length, length), dtype=torch.bool)
+        return inputs
+
+    def _black_box(self, inputs: dict[str, Tensor]) -> Tensor:
+        labels = torch.zeros_like(inputs["input_ids"])
+        loss: Tensor = self.student(**inputs, labels=labels, use_cache=False).loss
+        return loss
+
+    def _white_box(self, inputs: dict[str, Tensor]) -> Tensor:
+        student, teacher = self._taps(self.student, inputs, self._wants("student")), self.signals
+        assert teacher is not None
+        with self.live.labelled(CHUNKS):
+            terms = [self._term(objective, student, teacher).sum() for objective in self.setting.objectives]
+        return torch.stack(terms).sum()
+
+    def _wants(self, side: str) -> Wants:
+        total = Wants()
+        for objective in self.setting.objectives:
+            total = total | (objective.student_wants() if side == "student" else objective.teacher_wants())
+        return total
+
+    def _taps(self, model: Any, inputs: dict[str, Tensor], wants: Wants) -> Signals:
+        rows = torch.ones((self.setting.rows, self.setting.length), dtype=torch.bool)
+        signals = run_with_taps(model, base_of(model), inputs, rows, wants)
+        if not wants.logits or signals.logits is None or len(signals.logits) == self.setting.supervised:
+            return signals
+        raise ValueError(f"{type(model).__name__} makes the logits of all positions, which is not counted here.")
+
+    def _term(self, objective: Objective, student: Signals, teacher: Signals) -> Tensor:
+        live, device = self.live, self.setting.device
+        if isinstance(objective, Logits) and student.head is not None and teacher.head is not None:
+            return head_buffers(student.head, teacher.head, objective.divergence, live, device)
+        if isinstance(objective, AttentionMaps):
+            count = self.setting.supervised
+            values = [
+                attention_buffers(student.attention[s], teacher.attention[t], count, objective.divergence, live, device)
+                for s, t in objective.pairs
+            ]
+            return torch.stack(values).mean(0)
+        found = objective(student, teacher)
+        assert isinstance(found, Tensor)
+        return found
+
+
+def _on_cpu(model: Any) -> Any:
+    model.to_empty(device="cpu")  # of a fake tensor: a CPU's kernels are chosen, and there is no storage
+    base_of(model).tie_weights()
+    return model
+
+
+def _as_accelerate_does(model: Any, dtype: torch.dtype | None) -> None:
+    """Mixed precision of `Accelerator.prepare_model`: autocast around the forward pass, and its outputs in float32."""
+    if dtype is not None:
+        model.forward = convert_outputs_to_fp32(torch.autocast("cpu", dtype=dtype)(model.forward))
+
+
+def _bind(objective: Objective, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """What `Objective.bind` decides, without the forward passes by which it asks the models."""
+    if isinstance(objective, Logits):
+        plain = all(head_of(model) is not None for model in (student, teacher)) and not objective.sharded
+        objective.heads = (Finish(), Finish()) if plain else None
+        ours, theirs = (model.config.get_text_config(decoder=True).vocab_size for model in (student, teacher))
+        objective.vocabulary = None if ours == theirs else min(ours, theirs)
+    elif isinstance(objective, HiddenStates):
+        objective.pairs = resolve_layers(objective.layers, student, teacher, span_end=True)
+        ours, theirs = (model.config.get_text_config(decoder=True).hidden_size for model in (student, teacher))
+        objective.projections = torch.nn.ModuleDict()
+        if objective.distance != "cka" and (ours != theirs or objective.projection):
+            objective.projections = torch.nn.ModuleDict(
+                {f"{s}_{t}": torch.nn.Linear(ours, theirs, bias=False) for s, t in objective.pairs}
+            )
+    elif isinstance(objective, AttentionMaps):
+        if objective.relations is not None:
+            raise ValueError("relations of AttentionMaps are not counted by the plan; leave them out.")
+        objective.pairs = resolve_layers(objective.layers, student, teacher, span_end=False)
+        ours, theirs = (model.config.get_text_config(decoder=True).num_attention_heads for model in (student, teacher))
+        if ours != theirs and objective.heads is None:
+            raise ValueError(
+                f"The student has {ours} attention heads and the teacher {theirs}, so their maps cannot be compared head by "
+                "head; leave attention out of the objectives."
+            )
+    else:
+        raise ValueError(f"The plan knows logits, hidden and attention, not {type(objective).__name__}.")
