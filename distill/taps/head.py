@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 
@@ -50,7 +51,9 @@ def head_of(model: PreTrainedModel) -> nn.Linear | None:
     """The head, if it is a plain matrix product whose rows can be read; None for all others (adapters, quantised, ...)."""
     head = model.get_output_embeddings()
     # exactly Linear: a subclass or a patched forward (LoRA, 8 bit, offloading) computes something else
-    is_plain = type(head) is nn.Linear and "forward" not in vars(head) and not head._forward_hooks
+    is_plain = type(head) is nn.Linear and not head._forward_hooks
+    # fully_shard makes a class of these two and hooks that gather the weight before the forward pass
+    is_plain = (is_plain or type(head).__bases__ == (FSDPModule, nn.Linear)) and "forward" not in vars(head)
     return head if is_plain and head.weight.device.type != "meta" else None
 
 

@@ -9,8 +9,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 
 from distill.adapters import add_adapter, base_of, is_adapted
 from distill.collate import PairCollator, document_tokens, supervised_rows
-from distill.packing import check_keeps_documents_apart, pack_pairs
-from distill.trainers.checks import check_pairs
+from distill.packing import PackedPairs, check_keeps_documents_apart, pack_pairs
+from distill.trainers import fsdp
+from distill.trainers.checks import check_pairs, check_processes
+from distill.trainers.sharing import SharedOrder, WithEmptyRows
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ class PairTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
+        check_processes(self.train_dataset, self.args.world_size)
         self._eval_sum = self._eval_items = 0.0
         if is_adapted(self.model) and self.args.gradient_checkpointing:
             # the frozen embeddings' output has no gradient, so a checkpointed layer would have none either
@@ -77,6 +80,12 @@ class PairTrainer(Trainer):
             student.enable_input_require_grads()
         if packing:
             self._pack()
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As Trainer's, and FSDP2 also on CPUs."""
+        super().create_accelerator_and_postprocess()
+        if fsdp.switch_on_for_cpu(self.accelerator, self.args):
+            self.is_fsdp_enabled = True
 
     def _pack(self) -> None:
         collator, pairs, name = self.data_collator, self.train_dataset, type(self).__name__
@@ -101,6 +110,28 @@ class PairTrainer(Trainer):
     def _check_packing(self, model: Any, *, use_cache: bool) -> None:
         assert isinstance(self.data_collator, PairCollator)
         check_keeps_documents_apart(model, self.data_collator, self.compute_loss_context_manager(), use_cache=use_cache)
+
+    def _get_dataloader(
+        self, dataset: Any, description: str, batch_size: int, sampler_fn: Any = None, **kwargs: Any
+    ) -> torch.utils.data.DataLoader:
+        """As Trainer's; in several processes every row comes once, where accelerate would repeat some (`distill.trainers.sharing`)."""
+        config: Any = self.args.accelerator_config
+        strategy = str(getattr(self.args, "train_sampling_strategy", "random"))
+        if (
+            self.args.world_size > 1
+            and isinstance(self.data_collator, PairCollator)
+            and isinstance(dataset, datasets.Dataset | PackedPairs)
+            and strategy in ("random", "sequential")
+            and not (self.args.dataloader_drop_last or config.split_batches or config.dispatch_batches)
+        ):
+            order, multiple = sampler_fn and sampler_fn(dataset), batch_size * self.args.world_size
+            shared = SharedOrder(dataset, order, multiple, self.args.data_seed)
+            if isinstance(dataset, datasets.Dataset):
+                dataset = self._remove_unused_columns(dataset, description=description)
+            dataset = WithEmptyRows(dataset)
+            sampler_fn = lambda _: shared  # noqa: E731
+        loader: Any = super()._get_dataloader(dataset, description, batch_size, sampler_fn, **kwargs)
+        return loader
 
     def _set_signature_columns_if_needed(self) -> None:
         # The collator, not the model, reads the columns; without this, Trainer would remove all of them as unused.

@@ -5,6 +5,7 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate.utils import broadcast
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
@@ -98,12 +99,12 @@ class WhiteBoxTrainer(PairTrainer):
         self.objectives = list(objectives)
         self._learned = torch.nn.ModuleList(objectives)  # their projections, to train and to save
         for objective in objectives:
-            objective.sharded = bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
-            objective.bind(self.student, self.teacher, vocabulary)
-        if self._projections() and self.args.world_size > 1:
-            raise ValueError(
-                "Learned projections do not work in several processes yet; pair layers of equal width, or use one process."
+            # FSDP2 keeps the head whole from the forward pass until its gradient is there
+            objective.sharded = bool(
+                self.is_deepspeed_enabled or (self.is_fsdp_enabled and not self.accelerator.is_fsdp2)
             )
+            objective.bind(self.student, self.teacher, vocabulary)
+        self._share_projections()
         if isinstance(self.train_dataset, PackedPairs):
             self._check_packing(self.teacher, use_cache=False)
             if any(isinstance(o, HiddenStates) and o.distance == "cka" for o in objectives):
@@ -119,7 +120,7 @@ class WhiteBoxTrainer(PairTrainer):
         self._eval_terms: dict[str, Tensor] = {}  # sums over rows, and the number of rows
         # so that Trainer counts the supervised positions whatever the model's forward accepts
         self.model_accepts_loss_kwargs = True
-        self.add_callback(_ClearGradients(self._learned))
+        self.add_callback(_Projections(self._learned, self.accelerator))
 
     def compute_loss(
         self,
@@ -140,7 +141,7 @@ class WhiteBoxTrainer(PairTrainer):
         items = torch.as_tensor(items, device=rows.device).clamp(min=1)  # a batch with nothing to learn from is a zero
         # weight 0 still shows the term in the log; it must not turn inf into NaN
         terms = [weight * sums[name] for name, weight in weights.items() if weight > 0]
-        if model is not self.student or not terms:
+        if model is not self.student or self.args.world_size > 1 or not terms:
             terms.append(anchor)
         loss = torch.stack(terms).sum() / items
         if not torch.isfinite(loss):
@@ -254,6 +255,19 @@ class WhiteBoxTrainer(PairTrainer):
     def _projections(self) -> list[torch.nn.Parameter]:
         return list(self._learned.parameters())
 
+    def _share_projections(self) -> None:
+        """The same ones in all processes."""
+        if not self._projections() or self.args.world_size == 1:
+            return
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                "HiddenStates needs a learned projection between layers of different widths, and with FSDP or DeepSpeed the "
+                "optimiser takes only the student's own parameters; use DDP (accelerate launch --multi_gpu), "
+                "HiddenStates(distance='cka'), or leave HiddenStates out."
+            )
+        for parameter in self._projections():
+            broadcast(parameter.data)
+
     def _refuse_other_losses(self) -> None:
         if self.args.label_smoothing_factor:
             raise ValueError(
@@ -267,13 +281,21 @@ class WhiteBoxTrainer(PairTrainer):
             )
 
 
-class _ClearGradients(TrainerCallback):
-    """Trainer clears the model's gradients after a step, not the optimiser's; the projections' would add up for ever."""
+class _Projections(TrainerCallback):
+    """Learned projections stand outside the wrapped model, so what is done there to gradients is done here to theirs."""
 
-    def __init__(self, objectives: torch.nn.ModuleList) -> None:
-        self.objectives = objectives
+    def __init__(self, objectives: torch.nn.ModuleList, accelerator: Any) -> None:
+        self.objectives, self.accelerator = objectives, accelerator
+
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Mean over processes, as DDP does it."""
+        if self.accelerator.num_processes > 1:
+            for parameter in self.objectives.parameters():
+                found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.accelerator.reduce(found, "mean")
 
     def on_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Trainer clears the model's gradients after a step, not the optimiser's; these would add up for ever."""
         self.objectives.zero_grad()
 
 
