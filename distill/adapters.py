@@ -1,6 +1,8 @@
 """Adapters (LoRA) through `peft`: a few trained weights beside a frozen student."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ import torch
 from transformers import PreTrainedModel
 
 from distill.redact import public_name
+
+_REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # ways to start a LoRA, of peft
 
 
 def lora_config(rank: int, *, alpha: float | None = None, dropout: float = 0.0, targets: str = "all-linear") -> Any:
@@ -67,6 +71,55 @@ def is_adapted(model: Any) -> bool:
 def base_of(model: Any) -> Any:
     """The model inside a `PeftModel`, with the adapter's layers in it; any other model as it is."""
     return model.get_base_model() if is_adapted(model) else model
+
+
+@contextmanager
+def adapter_off(model: Any) -> Iterator[None]:
+    """Within it a `PeftModel` computes what its base does: every adapter is off, `modules_to_save` are the originals.
+
+    Which parameters are trained is as it was afterwards; peft would set every weight of an active adapter to be trained.
+    """
+    trained = {name: p.requires_grad for name, p in model.named_parameters()}
+    model.base_model.disable_adapter_layers()
+    try:
+        yield
+    finally:
+        model.base_model.enable_adapter_layers()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(trained[name])
+
+
+def check_off_is_base(model: Any) -> None:
+    """Refuse an adapter which, when it is off, does not leave the weights that were there before it.
+
+    Raises:
+        ValueError: virtual tokens; weights of the base that are trained too; an adapter that is merged, or that has written
+            into the base when it was made.
+    """
+    for name, config in model.peft_config.items():
+        if config.is_prompt_learning:
+            raise ValueError(
+                f"The adapter {name!r} ({config.peft_type.value}) puts virtual tokens before the text, and white box compares "
+                "position by position; take an adapter on the weights, such as LoRA."
+            )
+        start = str(getattr(config, "init_lora_weights", "")).lower()
+        if start.startswith(_REWRITES_BASE):
+            raise ValueError(
+                f"init_lora_weights={start!r} takes part of the base's weights into the adapter, so that with the adapter off "
+                "the base is another model than before; leave it at its default, or load the teacher by itself."
+            )
+    layers = [module for module in model.modules() if getattr(module, "merged", False) is True]
+    if layers:
+        raise ValueError(
+            "The adapter is merged into the base's weights, so it cannot be off; call unmerge_adapter() first."
+        )
+    with adapter_off(model):
+        moving = [name for name, p in model.named_parameters() if p.requires_grad]
+    if moving:
+        raise ValueError(
+            f"{len(moving)} weights of the base are trained beside the adapter, the first is {moving[0]}, so the teacher would "
+            "move with the student. Freeze them (bias='none'), or name them in modules_to_save, which trains a copy."
+        )
 
 
 def merged(model: Any) -> PreTrainedModel:

@@ -18,6 +18,7 @@ from distill.packing import PackedPairs
 from distill.taps import Wants, run_with_taps
 from distill.teachers.local import LocalTeacher
 from distill.trainers.base import PairTrainer
+from distill.trainers.teacher_side import AdapterOff, OwnModel, TeacherSide, is_students_own
 from distill.vocabulary import shared_vocabulary
 
 logger = logging.get_logger(__name__)
@@ -33,7 +34,8 @@ class WhiteBoxTrainer(PairTrainer):
 
     Args:
         model: the student.
-        teacher: a `LocalTeacher`, a loaded model, or a name. It is put in evaluation mode and never trained.
+        teacher: a `LocalTeacher`, a loaded model, or a name. It is put in evaluation mode and never trained. `"self"` (or the
+            student itself): the student's own weights with its adapter off, without a second copy.
         objectives: e.g. `[Logits("forward_kl"), AttentionMaps(weight=0.1), HiddenStates(weight=0.1)]`.
         args: `TrainingArguments`.
         train_dataset, eval_dataset: pairs.
@@ -74,14 +76,13 @@ class WhiteBoxTrainer(PairTrainer):
         names = [objective.name for objective in objectives]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"objectives are {names}; give at least one, and each kind at most once.")
-        if isinstance(teacher, str):
+        of_itself = is_students_own(teacher, model, kwargs.get("peft_config") is not None)
+        if isinstance(teacher, str) and not of_itself:
             teacher = LocalTeacher(teacher)
-        teacher_model = teacher.model if isinstance(teacher, LocalTeacher) else teacher
-        if base_of(teacher_model) is base_of(model):
-            raise ValueError("Student and teacher are the same object; load the model twice, or use make_student.")
+        teacher_model = teacher.model if isinstance(teacher, LocalTeacher) else model if of_itself else teacher
         vocabulary = shared_vocabulary(
             base_of(model),
-            teacher_model,
+            base_of(teacher_model),
             processing_class,
             teacher.tokenizer if isinstance(teacher, LocalTeacher) else None,
         )
@@ -94,7 +95,8 @@ class WhiteBoxTrainer(PairTrainer):
             **kwargs,
         )
         self._refuse_other_losses()
-        self.teacher: PreTrainedModel = teacher_model.to(self.args.device).eval()  # type: ignore[arg-type]
+        side: TeacherSide = AdapterOff(self.model) if of_itself else OwnModel(teacher_model, self.args.device)
+        self.teacher_side, self.teacher = side, side.model
         self.student: PreTrainedModel = base_of(self.model)  # unwrapped; self.model may be or come to be a wrapper
         self.objectives = list(objectives)
         self._learned = torch.nn.ModuleList(objectives)  # their projections, to train and to save
@@ -169,12 +171,11 @@ class WhiteBoxTrainer(PairTrainer):
                 "A batch has no supervised position: it adds nothing. Is max_length shorter than prompts?"
             )
         values: dict[str, Tensor] = {}
-        # The teacher first: what it needs while it runs is gone before the student's activations are there. Whatever
-        # precision the student runs in, the teacher keeps its own, and objectives are computed in float32.
-        with torch.autocast(self.args.device.type, enabled=False), torch.no_grad():
-            teacher = run_with_taps(self.teacher, self.teacher, inputs, rows, self._teacher_wants, tokens)
+        # The teacher first: what it needs while it runs is gone before the student's activations are there.
+        with self.teacher_side.forward_pass() as forward:
+            teacher = run_with_taps(forward, self.teacher, inputs, rows, self._teacher_wants, tokens)
         student = run_with_taps(model, self.student, inputs, rows, self._student_wants, tokens)
-        with torch.autocast(self.args.device.type, enabled=False):
+        with torch.autocast(self.args.device.type, enabled=False):  # whatever the models run in, this is in float32
             for objective in self.objectives:
                 # a term without weight is computed for the log alone
                 with torch.set_grad_enabled(torch.is_grad_enabled() and weights[objective.name] > 0):
