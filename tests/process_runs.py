@@ -1,13 +1,16 @@
 """What the tests of several processes run in each of them; see `processes.run_processes`."""
 
 import tempfile
+from functools import partial
 
 import torch
-from conftest import build_arguments, build_model, build_pairs, build_tokenizer
+from conftest import build_arguments, build_model, build_pairs, build_tokenizer, family
 from torch.distributed.tensor.debug import CommDebugMode
+from transformers import Gemma2ForCausalLM
 from white_box_runs import OBJECTIVES, black_box_trainer, gradient_of_one_step, trainer, weights_of
 
 from distill import HiddenStates, Logits, Schedule
+from distill.adapters import lora_config
 from distill.collate import PairCollator
 from distill.maps import next_token
 
@@ -40,6 +43,25 @@ def _gradient(arguments, name, split, left, rows):
     return gradient_of_one_step(arguments, objectives, collator=collator, pairs=build_pairs(rows), **teacher, **split)
 
 
+def gradients_with(settings):
+    """Of teachers that are divided over the processes (if `settings` say so), and of one that is the student without its adapter."""
+    shared = {"shard_teacher": settings.pop("shard_teacher", False)}
+    cases = {
+        "untied": {"teacher": build_model(3, seed=1), **shared},
+        "tied": {"teacher": build_model(3, seed=1, tie_word_embeddings=True), **shared},
+        "own logits": {"teacher": family("gemma2"), **shared},
+        "self": {"teacher": "self", "peft_config": lora_config(4)},
+    }
+    return {name: in_folder(partial(_gradient_of_all, {**case, **settings})) for name, case in cases.items()}
+
+
+def _gradient_of_all(settings, arguments):
+    objectives = [Logits(cross_entropy=0.5)] if settings["teacher"] == "self" else OBJECTIVES["all"]()
+    if isinstance(settings["teacher"], Gemma2ForCausalLM):
+        objectives = [Logits(), HiddenStates(weight=0.3)]
+    return gradient_of_one_step(arguments, objectives, **settings)
+
+
 def training(name, settings):
     """Weights, logged losses and evaluation after two shuffled epochs of 13 rows with accumulation, clipping and decay."""
 
@@ -63,16 +85,17 @@ def training(name, settings):
     return in_folder(run)
 
 
-def gathers_of_a_step(chunk):
-    """How often weights are gathered in a forward and backward pass under FSDP2, with so many rows in a chunk of the head."""
+def gathers_of_a_step(chunk, settings):
+    """How often weights are gathered in a forward and backward pass, with so many rows in a chunk of the head."""
     next_token.CHUNK, next_token.GROUP = chunk, 320 * 4 * chunk
 
     def run(arguments):
-        it = trainer(arguments, OBJECTIVES["logits"](), max_steps=1, per_device_train_batch_size=4, **FSDP)
+        it = trainer(arguments, OBJECTIVES["logits"](), max_steps=1, per_device_train_batch_size=4, **settings)
         it.train()
         batch = it.data_collator(list(build_pairs(4)))
         with CommDebugMode() as counted:
-            it.compute_loss(it.model, batch, num_items_in_batch=torch.tensor(50)).backward()
-        return {str(operation): number for operation, number in counted.get_comm_counts().items()}
+            it.compute_loss(it.model_wrapped, batch, num_items_in_batch=torch.tensor(50)).backward()
+        counts = {str(operation): number for operation, number in counted.get_comm_counts().items()}
+        return counts["c10d._allgather_base_"]
 
     return in_folder(run)

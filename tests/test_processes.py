@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import build_arguments, build_model, build_pairs
-from process_runs import CASES, FSDP, gathers_of_a_step, gradients, training
+from process_runs import CASES, FSDP, gathers_of_a_step, gradients, gradients_with, training
 from processes import run_processes
 from white_box_runs import trainer
 
@@ -60,10 +60,31 @@ def test_a_training_of_two_processes_ends_where_that_of_one_does(name, sharded):
         assert terms == pytest.approx(evaluated, rel=1e-5)
 
 
-def test_the_head_is_gathered_once_a_step_and_not_once_a_chunk():
-    few, many = ({**run_processes(2, gathers_of_a_step, chunk)[0]} for chunk in (256, 2))
-    assert few == many
-    assert sum(few.values()) > 0
+@pytest.mark.parametrize("settings", [{}, FSDP], ids=["ddp", "fsdp2"])
+def test_a_sharded_teacher_and_a_student_that_teaches_itself(settings):
+    wanted = gradients_with({"per_device_train_batch_size": 8})
+    found = run_processes(2, gradients_with, {"per_device_train_batch_size": 4, "shard_teacher": True, **settings})
+    for result in found:
+        for name, whole in wanted.items():
+            assert max(g.abs().max() for g in whole.values()) > 1e-3, name
+            assert result[name].keys() == whole.keys()
+            for key, gradient in whole.items():
+                torch.testing.assert_close(result[name][key], gradient, rtol=1e-3, atol=2e-5, msg=f"{name} {key}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "gathers"),
+    [
+        # forward: embeddings, 2 layers, norm and head together; backward: the first three again
+        (FSDP, 4 + 3),
+        # the teacher of a replicated student: the same four, once
+        ({"shard_teacher": True}, 4),
+    ],
+    ids=["student", "teacher"],
+)
+def test_a_head_is_gathered_once_a_step_and_not_once_a_chunk(settings, gathers):
+    for chunk in (256, 2):
+        assert run_processes(2, gathers_of_a_step, chunk, settings) == [gathers, gathers]
 
 
 def test_more_processes_than_rows_are_refused():
@@ -73,6 +94,11 @@ def test_more_processes_than_rows_are_refused():
 
 def training_of_three_rows():
     trainer(lambda **changes: build_arguments("unused", **changes), CASES["logits"](), pairs=build_pairs(3))
+
+
+def test_a_teacher_is_not_sharded_over_one_process(arguments):
+    with pytest.raises(ValueError, match="there is one; start several with accelerate launch"):
+        trainer(arguments, CASES["logits"](), shard_teacher=True)
 
 
 def test_a_learned_projection_is_refused_where_the_optimiser_would_not_take_it():

@@ -17,7 +17,17 @@ OBJECTIVES = {
 }
 
 
-def trainer(arguments, objectives, student=None, teacher=None, pairs=None, collator=None, **changes):
+def trainer(
+    arguments,
+    objectives,
+    student=None,
+    teacher=None,
+    pairs=None,
+    collator=None,
+    shard_teacher=False,
+    peft_config=None,
+    **changes,
+):
     return WhiteBoxTrainer(
         model=student or build_model(seed=7),
         teacher=teacher or build_model(seed=1),
@@ -26,6 +36,8 @@ def trainer(arguments, objectives, student=None, teacher=None, pairs=None, colla
         train_dataset=pairs or build_pairs(8),
         processing_class=build_tokenizer(),
         data_collator=collator,
+        shard_teacher=shard_teacher,
+        peft_config=peft_config,
     )
 
 

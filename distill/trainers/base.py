@@ -111,7 +111,7 @@ class PairTrainer(Trainer):
         assert isinstance(self.data_collator, PairCollator)
         check_keeps_documents_apart(model, self.data_collator, self.compute_loss_context_manager(), use_cache=use_cache)
 
-    def _get_dataloader(
+    def _get_dataloader(  # type: ignore[override]
         self, dataset: Any, description: str, batch_size: int, sampler_fn: Any = None, **kwargs: Any
     ) -> torch.utils.data.DataLoader:
         """As Trainer's; in several processes every row comes once, where accelerate would repeat some (`distill.trainers.sharing`)."""

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from distill.adapters import adapter_off, base_of, check_off_is_base, is_adapted
 from distill.teachers.local import LocalTeacher
+from distill.trainers.fsdp import release, shard
 
 SELF = "self"  # the word for: the student, with its adapter off
 
@@ -31,6 +32,9 @@ class TeacherSide(Protocol):
     def forward_pass(self) -> Iterator[Any]:
         """Within it the teacher may be run, in evaluation mode and without gradients; yields what is to be called."""
         ...
+
+    def release(self) -> None:
+        """Called when the signals of a forward pass have been used and are gone."""
 
 
 class OwnModel:
@@ -55,6 +59,29 @@ class OwnModel:
         """See `TeacherSide`."""
         with torch.autocast(self.device_type, enabled=False), torch.no_grad():
             yield self.model
+
+    def release(self) -> None:
+        """It stays whole."""
+
+
+class ShardedModel(OwnModel):
+    """A teacher of its own whose weights are divided over all processes (`distill.trainers.fsdp.shard`).
+
+    Args:
+        model: any causal language model but the student, whole in every process; or one that was sharded when it was loaded.
+        device: of this process.
+
+    Raises:
+        ValueError: it cannot be sharded.
+    """
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        shard(base_of(model), device)
+        super().__init__(model, device)
+
+    def release(self) -> None:
+        """Free the head, which stayed gathered for the objectives."""
+        release(self.model)
 
 
 class AdapterOff:
@@ -86,6 +113,9 @@ class AdapterOff:
             for module in training:
                 module.training = True
 
+    def release(self) -> None:
+        """The weights are the student's, and stay."""
+
 
 def is_students_own(teacher: LocalTeacher | PreTrainedModel | Any, student: Any, gets_adapter: bool) -> bool:
     """Whether the teacher is the student's own weights: the word `"self"`, or the same object.
@@ -107,3 +137,24 @@ def is_students_own(teacher: LocalTeacher | PreTrainedModel | Any, student: Any,
             "with every adapter off; give teacher='self', or load the base a second time for the other adapter."
         )
     return True
+
+
+def teacher_side(model: Any, student: Any, device: torch.device, shard_it: bool) -> TeacherSide:
+    """The kind of teacher that is asked for.
+
+    Args:
+        model: the teacher, where it is another model than the student.
+        student: the student that teaches itself with its adapter off; None: `model` teaches.
+        device: where training runs.
+        shard_it: divide the teacher's weights over all processes.
+
+    Raises:
+        ValueError: it cannot be had; see the classes.
+    """
+    if student is None:
+        return ShardedModel(model, device) if shard_it else OwnModel(model, device)
+    if shard_it:
+        raise ValueError(
+            "The teacher is the student's own weights, which are sharded with the student (FSDP); leave shard_teacher out."
+        )
+    return AdapterOff(student)

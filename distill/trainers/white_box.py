@@ -18,7 +18,7 @@ from distill.packing import PackedPairs
 from distill.taps import Wants, run_with_taps
 from distill.teachers.local import LocalTeacher
 from distill.trainers.base import PairTrainer
-from distill.trainers.teacher_side import AdapterOff, OwnModel, TeacherSide, is_students_own
+from distill.trainers.teacher_side import is_students_own, teacher_side
 from distill.vocabulary import shared_vocabulary
 
 logger = logging.get_logger(__name__)
@@ -40,6 +40,7 @@ class WhiteBoxTrainer(PairTrainer):
         args: `TrainingArguments`.
         train_dataset, eval_dataset: pairs.
         processing_class: the student's tokenizer.
+        shard_teacher: divide the teacher's weights over all processes; each layer is gathered when it runs.
         kwargs: `max_length`, `packing`, `peft_config` as for `PairTrainer`; and as for `transformers.Trainer`, without
             `compute_loss_func` and `compute_metrics`.
 
@@ -66,6 +67,7 @@ class WhiteBoxTrainer(PairTrainer):
         train_dataset: datasets.Dataset | Any = None,
         eval_dataset: datasets.Dataset | Any = None,
         processing_class: PreTrainedTokenizerBase | None = None,
+        shard_teacher: bool = False,
         **kwargs: Any,
     ) -> None:
         for name in ("compute_loss_func", "compute_metrics"):
@@ -95,8 +97,10 @@ class WhiteBoxTrainer(PairTrainer):
             **kwargs,
         )
         self._refuse_other_losses()
-        side: TeacherSide = AdapterOff(self.model) if of_itself else OwnModel(teacher_model, self.args.device)
-        self.teacher_side, self.teacher = side, side.model
+        self.teacher_side = teacher_side(
+            teacher_model, self.model if of_itself else None, self.args.device, shard_teacher
+        )
+        self.teacher = self.teacher_side.model
         self.student: PreTrainedModel = base_of(self.model)  # unwrapped; self.model may be or come to be a wrapper
         self.objectives = list(objectives)
         self._learned = torch.nn.ModuleList(objectives)  # their projections, to train and to save
@@ -123,6 +127,7 @@ class WhiteBoxTrainer(PairTrainer):
         # so that Trainer counts the supervised positions whatever the model's forward accepts
         self.model_accepts_loss_kwargs = True
         self.add_callback(_Projections(self._learned, self.accelerator))
+        self.teacher_side.release()
 
     def compute_loss(
         self,
@@ -181,6 +186,7 @@ class WhiteBoxTrainer(PairTrainer):
                 with torch.set_grad_enabled(torch.is_grad_enabled() and weights[objective.name] > 0):
                     found = objective(student, teacher)
                 values.update(found if isinstance(found, dict) else {objective.name: found})
+        self.teacher_side.release()
         assert student.anchor is not None
         return values, student.anchor.float()
 
