@@ -12,6 +12,7 @@ from distill.collate import PairCollator, document_tokens, supervised_rows
 from distill.packing import PackedPairs, check_keeps_documents_apart, pack_pairs
 from distill.trainers import fsdp
 from distill.trainers.checks import check_pairs, check_processes
+from distill.trainers.rates import Rates
 from distill.trainers.sharing import SharedOrder, WithEmptyRows
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class PairTrainer(Trainer):
             **kwargs,
         )
         check_processes(self.train_dataset, self.args.world_size)
+        self.rates = Rates(self.accelerator, self.args.device)
         self._eval_sum = self._eval_items = 0.0
         if is_adapted(self.model) and self.args.gradient_checkpointing:
             # the frozen embeddings' output has no gradient, so a checkpointed layer would have none either
@@ -144,6 +146,24 @@ class PairTrainer(Trainer):
             inputs = {**inputs, "attention_mask": document_tokens(inputs)}
         super()._track_num_input_tokens(inputs)
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's, and counted."""
+        self.rates.begin()
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        for batch in batches:
+            self.rates.count(batch)
+        return batches, items
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As Trainer's; training logs also say how fast it goes, by `distill.trainers.rates`."""
+        if "loss" in logs:
+            logs.update(self.rates.close())
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with self.rates.pause():
+            super()._save_checkpoint(*args, **kwargs)
+
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As Trainer's, and it keeps the sum of the loss over tokens."""
         items = supervised_rows(inputs["labels"]).sum().item() if "labels" in inputs else 0
@@ -159,7 +179,8 @@ class PairTrainer(Trainer):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's, but the loss is a mean over tokens."""
         self._eval_sum = self._eval_items = 0.0
-        output: Any = super().evaluation_loop(*args, **kwargs)
+        with self.rates.pause():
+            output: Any = super().evaluation_loop(*args, **kwargs)
         sums = torch.tensor([self._eval_sum, self._eval_items], dtype=torch.float64)
         if self.args.world_size > 1:
             sums = self.accelerator.reduce(sums.to(self.args.device), "sum")

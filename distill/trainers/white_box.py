@@ -177,7 +177,7 @@ class WhiteBoxTrainer(PairTrainer):
             )
         values: dict[str, Tensor] = {}
         # The teacher first: what it needs while it runs is gone before the student's activations are there.
-        with self.teacher_side.forward_pass() as forward:
+        with self.rates.teacher(), self.teacher_side.forward_pass() as forward:
             teacher = run_with_taps(forward, self.teacher, inputs, rows, self._teacher_wants, tokens)
         student = run_with_taps(model, self.student, inputs, rows, self._student_wants, tokens)
         with torch.autocast(self.args.device.type, enabled=False):  # whatever the models run in, this is in float32
