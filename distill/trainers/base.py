@@ -5,17 +5,19 @@ from typing import Any
 
 import datasets
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from distill.adapters import add_adapter, base_of, is_adapted
 from distill.collate import PairCollator, document_tokens, supervised_rows
 from distill.packing import check_keeps_documents_apart, pack_pairs
 from distill.trainers.checks import check_pairs
+from distill.trainers.identity import describe_student
+from distill.trainers.resume import ResumingTrainer
 
 logger = logging.getLogger(__name__)
 
 
-class PairTrainer(Trainer):
+class PairTrainer(ResumingTrainer):
     """A `transformers.Trainer` whose datasets are pairs; its collator is `PairCollator`.
 
     `eval_loss` is the mean over supervised tokens. (Trainer's own is a mean of batch means, which depends on the batch size.)
@@ -106,6 +108,10 @@ class PairTrainer(Trainer):
         # The collator, not the model, reads the columns; without this, Trainer would remove all of them as unused.
         if self._signature_columns is None:
             self._signature_columns: Any = ["id", "prompt_ids", "completion_ids", "loss_mask"]
+
+    def identity(self) -> dict[str, Any]:
+        """See `ResumingTrainer.identity`."""
+        return {"student": describe_student(self.model, (self.optimizer, self.lr_scheduler))}
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
         """As Trainer's; in packed rows, where it would take every EOS for padding, by position."""
