@@ -20,6 +20,7 @@ from distill.objectives import Objective
 from distill.pairs import are_tokens_of, fingerprint, retokenize
 from distill.prompts import read_distinct_prompts, write_prompts
 from distill.runs import RunFolder
+from distill.settings import training_settings
 from distill.students import STRATEGIES
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address, server_teacher
@@ -56,22 +57,6 @@ def parse_recipe(
         raise ValueError("The recipes run in one process; for several, import the trainers into a script of your own.")
     training._n_gpu = min(training.n_gpu, 1)  # else Trainer would spread one process over all GPUs (DataParallel)
     return args, training
-
-
-# Training settings that do not decide the result of a run, so that a run may be continued with other values of them.
-_INCIDENTAL = (
-    "output_dir",
-    "logging",
-    "disable_tqdm",
-    "report_to",
-    "run_name",
-    "save_",
-    "dataloader_",
-    "log_level",
-    "hub_",
-    "_n_gpu",
-    "push_to",
-)
 
 
 @dataclass
@@ -265,7 +250,6 @@ def block_sample(pairs: datasets.Dataset, strategy: str, rows: int = 12) -> Sequ
 
 def settings_of(args: Any, training: TrainingArguments) -> dict[str, Any]:
     """The settings that decide a run's results, for its folder; files are told by their contents."""
-    kept = {name: value for name, value in training.to_dict().items() if not name.startswith(_INCIDENTAL)}
     # more seeds, answers or ways can be added to a run that is there; how many requests at once decides nothing
     own = {
         k: value
@@ -277,4 +261,4 @@ def settings_of(args: Any, training: TrainingArguments) -> dict[str, Any]:
         for name in ("prompts", "pairs")
         if own.get(name) and Path(own[name]).is_file()
     }
-    return {**own, **contents, **kept}
+    return {**own, **contents, **training_settings(training)}

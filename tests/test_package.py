@@ -35,6 +35,8 @@ FLOORS = [
         "language",
         "phrases",
         "repetition",
+        "settings",
+        "checkpoints",
     },
     {"pairs", "models", "taps", "students", "adapters", "worked_examples"},
     {

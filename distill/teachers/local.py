@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.encode import Prompt, as_prompt, encode_prompt
-from distill.models import fast_dtype, load_model, load_tokenizer
+from distill.models import fast_dtype, load_model, load_tokenizer, weights_fingerprint
 from distill.pairs import fingerprint
 from distill.teachers.base import Completion, Sampling
 from distill.teachers.endpoint import checked_url
@@ -70,7 +70,7 @@ class LocalTeacher:
         return {
             "teacher": self.name,
             "teacher_dtype": str(self.model.dtype),
-            "teacher_weights": _weights_fingerprint(self.model),
+            "teacher_weights": weights_fingerprint(self.model.state_dict()),
             "stop_ids": sorted(self.eos_ids()),
             "chat_template": fingerprint(str(self.tokenizer.chat_template)),
         }
@@ -144,13 +144,3 @@ def _own_generation_config(model: PreTrainedModel, config: GenerationConfig) -> 
     finally:
         model.generation_config = before
         model.train(was_training)
-
-
-def _weights_fingerprint(model: PreTrainedModel) -> str:
-    """64 values of every tensor: enough to tell two checkpoints apart, without reading all of them."""
-    parts = []
-    for name, tensor in model.state_dict().items():
-        flat = tensor.detach().reshape(-1)
-        picked = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
-        parts.append((name, list(tensor.shape), picked.tolist()))
-    return fingerprint(parts)

@@ -5,20 +5,22 @@ from typing import Any
 
 import datasets
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from distill.adapters import add_adapter, base_of, is_adapted
 from distill.collate import PairCollator, document_tokens, supervised_rows
 from distill.packing import PackedPairs, check_keeps_documents_apart, pack_pairs
 from distill.trainers import fsdp
 from distill.trainers.checks import check_pairs, check_processes
+from distill.trainers.identity import describe_student
 from distill.trainers.rates import Rates
+from distill.trainers.resume import ResumingTrainer
 from distill.trainers.sharing import SharedOrder, WithEmptyRows
 
 logger = logging.getLogger(__name__)
 
 
-class PairTrainer(Trainer):
+class PairTrainer(ResumingTrainer):
     """A `transformers.Trainer` whose datasets are pairs; its collator is `PairCollator`.
 
     `eval_loss` is the mean over supervised tokens. (Trainer's own is a mean of batch means, which depends on the batch size.)
@@ -140,6 +142,10 @@ class PairTrainer(Trainer):
         if self._signature_columns is None:
             self._signature_columns: Any = ["id", "prompt_ids", "completion_ids", "loss_mask"]
 
+    def identity(self) -> dict[str, Any]:
+        """See `ResumingTrainer.identity`."""
+        return {"student": describe_student(self.model, (self.optimizer, self.lr_scheduler))}
+
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
         """As Trainer's; in packed rows, where it would take every EOS for padding, by position."""
         if "attention_mask" not in inputs and "position_ids" in inputs:
@@ -153,6 +159,13 @@ class PairTrainer(Trainer):
         for batch in batches:
             self.rates.count(batch)
         return batches, items
+
+    def _open_window(self) -> dict[str, Any]:
+        return {**super()._open_window(), "tokens": self.rates.open_window()}
+
+    def _take_up_window(self, window: dict[str, Any]) -> None:
+        super()._take_up_window(window)
+        self.rates.take_up_window(window.get("tokens", [0, 0]))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As Trainer's; training logs also say how fast it goes, by `distill.trainers.rates`."""

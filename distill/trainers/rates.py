@@ -26,6 +26,7 @@ class Rates:
         self.accelerator, self.device = accelerator, device
         self._begun: float | None = None
         self._counts: list[Tensor] = []  # tokens and supervised tokens of each micro-batch
+        self._earlier = [0, 0]  # of the same window, before this process took up a checkpoint
         self._teacher_seconds = 0.0
         self._events: list[tuple[Any, Any]] = []
 
@@ -74,15 +75,27 @@ class Rates:
             torch.cuda.synchronize(self.device)
             self._teacher_seconds += sum(first.elapsed_time(last) for first, last in self._events) / 1000
         seconds = time.perf_counter() - self._begun
-        tokens, supervised = torch.stack(self._counts).sum(0).tolist()
-        mine = torch.tensor([tokens, supervised, seconds, self._teacher_seconds], dtype=torch.float64)
+        tokens, _ = self._sums()
+        counted = [first + now for first, now in zip(self._earlier, self._sums(), strict=True)]
+        mine = torch.tensor([*counted, tokens, seconds, self._teacher_seconds], dtype=torch.float64)
         if self.accelerator.num_processes > 1:
             wide = mine if self.device.type != "mps" else mine.float()
             mine = self.accelerator.reduce(wide.to(self.device), "sum").cpu()
-            mine[2:] /= self.accelerator.num_processes
-        tokens, supervised, seconds, teacher = mine.tolist()
-        self._begun, self._counts, self._events, self._teacher_seconds = None, [], [], 0.0
+            mine[3:] /= self.accelerator.num_processes
+        whole, supervised, tokens, seconds, teacher = mine.tolist()
+        self._begun, self._counts, self._earlier, self._events, self._teacher_seconds = None, [], [0, 0], [], 0.0
         found = {"student_tokens_per_second": tokens / max(seconds - teacher, 1e-9)}
         if teacher:
             found["teacher_tokens_per_second"] = tokens / teacher
-        return {**found, "supervised_share": supervised / max(tokens, 1)}
+        return {**found, "supervised_share": supervised / max(whole, 1)}
+
+    def open_window(self) -> list[int]:
+        """Tokens and supervised tokens since the last log, for a checkpoint."""
+        return [first + now for first, now in zip(self._earlier, self._sums(), strict=True)]
+
+    def take_up_window(self, counts: list[int]) -> None:
+        """Put back what `open_window` gave; it counts for the share, and for no speed."""
+        self._earlier = list(counts)
+
+    def _sums(self) -> list[int]:
+        return torch.stack(self._counts).sum(0).tolist() if self._counts else [0, 0]

@@ -18,6 +18,7 @@ from distill.packing import PackedPairs
 from distill.taps import Wants, run_with_taps
 from distill.teachers.local import LocalTeacher
 from distill.trainers.base import PairTrainer
+from distill.trainers.identity import describe_objectives, describe_teacher
 from distill.trainers.teacher_side import is_students_own, teacher_side
 from distill.vocabulary import shared_vocabulary
 
@@ -228,6 +229,24 @@ class WhiteBoxTrainer(PairTrainer):
             return {}
         total = self.accelerator.reduce(torch.stack([value.to(self.args.device) for value in sums.values()]), "sum")
         return dict(zip(sums, total.tolist(), strict=True))
+
+    def identity(self) -> dict[str, Any]:
+        """As for the black box, and which teacher and objectives."""
+        mine = {
+            "teacher": describe_teacher(self.teacher, self.student),
+            "objectives": describe_objectives(self.objectives),
+        }
+        return super().identity() | mine
+
+    def _open_window(self) -> dict[str, Any]:
+        terms = {name: float(value) for name, value in self._train_terms.items()}
+        return {**super()._open_window(), "terms": terms, "steps": self._train_steps}
+
+    def _take_up_window(self, window: dict[str, Any]) -> None:
+        super()._take_up_window(window)
+        device = self.args.device
+        self._train_steps = window["steps"]
+        self._train_terms = {n: torch.tensor(v, dtype=torch.float64, device=device) for n, v in window["terms"].items()}
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As Trainer's, and the projections train too."""
