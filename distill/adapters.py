@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import is_bitsandbytes_available
 
+from distill.quantising import in_bits, is_quantised
 from distill.redact import public_name
 
 _REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # ways to start a LoRA, of peft
@@ -136,7 +138,7 @@ def save_model(model: Any, folder: Path) -> None:
     A quantised base cannot be merged without loss: there only the adapter is saved, which names its base.
     """
     if is_adapted(model):
-        quantised = bool(getattr(base_of(model), "is_quantized", False))
+        quantised = is_quantised(base_of(model))
         adapter = folder if quantised else folder / "adapter"
         model.save_pretrained(adapter)
         (adapter / "README.md").unlink(missing_ok=True)  # peft's form to fill in
@@ -166,20 +168,12 @@ def load_in_4bit() -> Any:
 
     Source: QLoRA (Dettmers et al. 2023): 4-bit NormalFloat, double quantisation, bfloat16 products.
     """
-    from transformers import BitsAndBytesConfig
-    from transformers.utils import is_bitsandbytes_available
-
     if not torch.cuda.is_available() or not is_bitsandbytes_available():
         raise ValueError(
-            "load_in_4bit needs an NVIDIA GPU and the package bitsandbytes: pip install bitsandbytes. Without them, leave it "
-            "out; LoRA on unquantised weights needs neither."
+            "load_in_4bit needs an NVIDIA GPU and the package bitsandbytes: pip install 'distill[quantised]'. Without them, leave "
+            "it out; LoRA on unquantised weights needs neither."
         )
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
+    return in_bits(4)
 
 
 def _peft() -> Any:

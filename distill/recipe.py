@@ -84,6 +84,9 @@ class DataArguments:
             "help": "Embedded name, local folder, Hub id; for the black box also the http:// address of a server."
         },
     )
+    teacher_bits: int | None = field(
+        default=None, metadata={"help": "Load the teacher in 8 or 4 bits (bitsandbytes); needs --student."}
+    )
     pairs: str | None = field(
         default=None, metadata={"help": "Ready pairs (.jsonl or folder); else they are generated."}
     )

@@ -16,7 +16,7 @@ OBJECTIVES = {
 }
 
 
-def trainer(arguments, objectives, student=None, teacher=None, pairs=None, collator=None, **changes):
+def trainer(arguments, objectives, student=None, teacher=None, pairs=None, collator=None, peft_config=None, **changes):
     return WhiteBoxTrainer(
         model=student or build_model(seed=7),
         teacher=teacher or build_model(seed=1),
@@ -25,4 +25,5 @@ def trainer(arguments, objectives, student=None, teacher=None, pairs=None, colla
         train_dataset=pairs or build_pairs(8),
         processing_class=build_tokenizer(),
         data_collator=collator,
+        peft_config=peft_config,
     )

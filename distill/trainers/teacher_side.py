@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from distill.adapters import adapter_off, base_of, check_off_is_base, is_adapted
+from distill.quantising import is_dispatched, is_quantised
 from distill.teachers.local import LocalTeacher
 
 SELF = "self"  # the word for: the student, with its adapter off
@@ -47,7 +48,7 @@ class OwnModel:
     def __init__(self, model: Any, device: torch.device) -> None:
         self.model: PreTrainedModel = base_of(model)
         self.device_type = device.type
-        self.model.to(device)
+        _place(self.model, device)
         self.model.eval()
 
     @contextmanager
@@ -55,6 +56,26 @@ class OwnModel:
         """See `TeacherSide`."""
         with torch.autocast(self.device_type, enabled=False), torch.no_grad():
             yield self.model
+
+
+def _place(model: Any, device: torch.device) -> None:
+    """Move a model to where training runs, unless it stays where it was loaded."""
+    if is_dispatched(model):
+        return  # accelerate's hooks bring every layer and its inputs together, and the outputs back
+    absent = [name for name, p in model.named_parameters() if p.is_meta]
+    if absent:
+        raise ValueError(
+            f"The teacher has no weights: {len(absent)} of its parameters are on the meta device, the first is {absent[0]}. Load "
+            "it with from_pretrained(...), or LocalTeacher(name)."
+        )
+    is_there = model.device.type == device.type and device.index in (None, model.device.index)
+    if not is_quantised(model):
+        model.to(device)
+    elif not is_there:  # some quantisers cannot be moved, others only lose their kernels
+        raise ValueError(
+            f"The teacher is quantised and on {model.device}, but training runs on {device}; load it there: "
+            f"LocalTeacher(name, quantization_config=..., device_map={str(device)!r})."
+        )
 
 
 class AdapterOff:
