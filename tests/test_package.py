@@ -35,6 +35,7 @@ FLOORS = [
         "language",
         "phrases",
         "repetition",
+        "quantising",
     },
     {"pairs", "models", "taps", "students", "adapters", "worked_examples"},
     {

@@ -73,7 +73,7 @@ class LocalTeacher:
             self.name = name or os.fspath(model)
         self.chat = chat
         # taken at once, because bitsandbytes lays 4-bit weights out anew when they are first used on a CPU
-        self._fingerprint = _weights_fingerprint(self.model) if is_quantised(self.model) else None
+        self._quantised = _weights_fingerprint(self.model, quantised=True) if is_quantised(self.model) else None
 
     def resolve_prompt(self, prompt: Prompt) -> tuple[Prompt, list[int]]:
         """The prompt as it is asked and its token ids; see `distill.encode`."""
@@ -82,12 +82,15 @@ class LocalTeacher:
 
     def identity(self) -> dict[str, Any]:
         """Name, dtype, chat template and a fingerprint of the weights (a sample of values of every tensor)."""
-        quantised = is_quantised(self.model)
+        quantised: dict[str, Any] = {}
+        if self._quantised is not None:
+            config: Any = self.model.config.quantization_config
+            quantised = {"teacher_quantisation": config.to_dict(), "teacher_quantised_weights": self._quantised}
         return {
             "teacher": self.name,
             "teacher_dtype": str(self.model.dtype),
-            "teacher_weights": self._fingerprint or _weights_fingerprint(self.model),
-            **({"teacher_quantisation": self.model.config.quantization_config.to_dict()} if quantised else {}),
+            "teacher_weights": _weights_fingerprint(self.model),
+            **quantised,
             "stop_ids": sorted(self.eos_ids()),
             "chat_template": fingerprint(str(self.tokenizer.chat_template)),
         }
@@ -163,13 +166,19 @@ def _own_generation_config(model: PreTrainedModel, config: GenerationConfig) -> 
         model.train(was_training)
 
 
-def _weights_fingerprint(model: PreTrainedModel) -> str:
-    """64 values of every tensor: enough to tell two checkpoints apart, without reading all of them."""
+def _weights_fingerprint(model: PreTrainedModel, quantised: bool = False) -> str:
+    """64 values of every tensor of the layers that are quantised, or of all others: enough to tell two checkpoints apart."""
+    rounded = tuple(
+        f"{name}."
+        for name, module in model.named_modules()
+        if any(not p.is_floating_point() for p in module.parameters(recurse=False))
+    )
     parts = []
     for name, tensor in _weights(model):
-        flat = tensor.detach().reshape(-1)
-        picked = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
-        parts.append((name, list(tensor.shape), picked.tolist()))
+        if name.startswith(rounded) is quantised:
+            flat = tensor.detach().reshape(-1)
+            picked = flat[:: max(1, flat.numel() // 64)][:64].float().cpu()
+            parts.append((name, list(tensor.shape), picked.tolist()))
     return fingerprint(parts)
 
 
