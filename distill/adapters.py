@@ -91,19 +91,28 @@ def adapter_off(model: Any) -> Iterator[None]:
             parameter.requires_grad_(trained[name])
 
 
-def check_off_is_base(model: Any) -> None:
-    """Refuse an adapter which, when it is off, does not leave the weights that were there before it.
+def check_no_virtual_tokens(model: Any) -> None:
+    """Refuse a student with prompt tuning or its like; its positions are not the teacher's.
 
     Raises:
-        ValueError: virtual tokens; weights of the base that are trained too; an adapter that is merged, or that has written
-            into the base when it was made.
+        ValueError: such an adapter.
     """
-    for name, config in model.peft_config.items():
+    for name, config in model.peft_config.items() if is_adapted(model) else ():
         if config.is_prompt_learning:
             raise ValueError(
                 f"The adapter {name!r} ({config.peft_type.value}) puts virtual tokens before the text, and white box compares "
                 "position by position; take an adapter on the weights, such as LoRA."
             )
+
+
+def check_off_is_base(model: Any) -> None:
+    """Refuse an adapter which, when it is off, does not leave the weights that were there before it.
+
+    Raises:
+        ValueError: weights of the base that are trained too; an adapter that is merged, or that has written into the base when
+            it was made.
+    """
+    for config in model.peft_config.values():
         start = str(getattr(config, "init_lora_weights", "")).lower()
         if start.startswith(_REWRITES_BASE):
             raise ValueError(
@@ -127,9 +136,18 @@ def check_off_is_base(model: Any) -> None:
 def merged(model: Any) -> PreTrainedModel:
     """The student as a plain model, its adapter added into its weights in place; any other model as it is.
 
-    A merged weight is W + scale * B A, rounded once more, so its logits differ from the adapted model's by rounding.
+    A merged weight is W + scale * B A, rounded once more, so its logits differ from the adapted model's by rounding. Where the
+    head and the embeddings are one matrix and one of them has an adapter, they are two afterwards.
     """
-    return model.merge_and_unload() if is_adapted(model) else model
+    if not is_adapted(model):
+        return model
+    base = base_of(model)
+    embeddings, head = base.get_input_embeddings(), base.get_output_embeddings()
+    if any(hasattr(module, "base_layer") for module in (embeddings, head)):
+        ours, theirs = (getattr(module, "base_layer", module) for module in (embeddings, head))
+        if ours.weight is theirs.weight:  # peft would add the update of the one to both
+            theirs.weight = torch.nn.Parameter(theirs.weight.detach().clone(), requires_grad=False)
+    return model.merge_and_unload()
 
 
 def save_model(model: Any, folder: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from distill.adapters import base_of
+from distill.adapters import base_of, check_no_virtual_tokens
 from distill.collate import supervised_rows, supervised_tokens
 from distill.objectives import HiddenStates, Objective, Schedule
 from distill.packing import PackedPairs
@@ -94,6 +94,7 @@ class WhiteBoxTrainer(PairTrainer):
             **kwargs,
         )
         self._refuse_other_losses()
+        check_no_virtual_tokens(self.model)
         side: TeacherSide = AdapterOff(self.model) if of_itself else OwnModel(teacher_model, self.args.device)
         self.teacher_side, self.teacher = side, side.model
         self.student: PreTrainedModel = base_of(self.model)  # unwrapped; self.model may be or come to be a wrapper
