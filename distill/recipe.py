@@ -19,6 +19,7 @@ from distill.models import fast_dtype, load_model, load_tokenizer
 from distill.objectives import Objective
 from distill.pairs import are_tokens_of, fingerprint, retokenize
 from distill.prompts import read_distinct_prompts, write_prompts
+from distill.quantising import in_bits
 from distill.runs import RunFolder
 from distill.settings import training_settings
 from distill.students import STRATEGIES
@@ -69,6 +70,9 @@ class DataArguments:
             "help": "Embedded name, local folder, Hub id; for the black box also the http:// address of a server."
         },
     )
+    teacher_bits: int | None = field(
+        default=None, metadata={"help": "Load the teacher in 8 or 4 bits (bitsandbytes); needs --student."}
+    )
     pairs: str | None = field(
         default=None, metadata={"help": "Ready pairs (.jsonl or folder); else they are generated."}
     )
@@ -113,7 +117,9 @@ def load_teacher(args: BlackBoxArguments) -> LocalTeacher | ServerTeacher | None
     if args.pairs and args.student:
         return None
     if not is_address(args.teacher):
-        return LocalTeacher(args.teacher)
+        return local_teacher(args)
+    if args.teacher_bits:
+        raise ValueError("teacher_bits loads a teacher here, and this one runs behind a server; leave it out.")
     if not args.student:
         raise ValueError(
             "A server shows no inside, so no student can be cut from its teacher; name a model to train with --student."
@@ -127,6 +133,20 @@ def load_teacher(args: BlackBoxArguments) -> LocalTeacher | ServerTeacher | None
         concurrency=args.concurrency,
         extra_body=args.extra_body,
     )
+
+
+def local_teacher(args: DataArguments) -> LocalTeacher:
+    """The teacher named by `--teacher`, in so many bits as `--teacher_bits` says.
+
+    Raises:
+        ValueError: no such teacher; bits without a named student (one that is cut from the teacher needs its weights whole).
+    """
+    if args.teacher_bits and not args.student:
+        raise ValueError(
+            "teacher_bits rounds the teacher's weights, and without --student the student would be cut from them; name a model "
+            "to train with --student."
+        )
+    return LocalTeacher(args.teacher, quantization_config=in_bits(args.teacher_bits) if args.teacher_bits else None)
 
 
 def prepare_pairs(

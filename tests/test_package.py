@@ -37,6 +37,7 @@ FLOORS = [
         "repetition",
         "settings",
         "checkpoints",
+        "quantising",
     },
     {"pairs", "models", "taps", "students", "adapters", "worked_examples"},
     {

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from distill.adapters import add_adapter, base_of, is_adapted
 from distill.collate import PairCollator, document_tokens, supervised_rows
 from distill.packing import PackedPairs, check_keeps_documents_apart, pack_pairs
+from distill.quantising import check_student_keeps_gradients
 from distill.trainers import fsdp
 from distill.trainers.checks import check_pairs, check_processes
 from distill.trainers.identity import describe_student
@@ -78,6 +79,7 @@ class PairTrainer(ResumingTrainer):
         check_processes(self.train_dataset, self.args.world_size)
         self.rates = Rates(self.accelerator, self.args.device)
         self._eval_sum = self._eval_items = 0.0
+        check_student_keeps_gradients(self.model, self.args.device)
         if is_adapted(self.model) and self.args.gradient_checkpointing:
             # the frozen embeddings' output has no gradient, so a checkpointed layer would have none either
             student: Any = self.model

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from distill.adapters import adapter_off, base_of, check_off_is_base, is_adapted
+from distill.quantising import is_dispatched, is_quantised
 from distill.teachers.local import LocalTeacher
 from distill.trainers.fsdp import release, shard
 
@@ -51,7 +53,7 @@ class OwnModel:
     def __init__(self, model: Any, device: torch.device) -> None:
         self.model: PreTrainedModel = base_of(model)
         self.device_type = device.type
-        self.model.to(device)
+        _place(self.model, device)
         self.model.eval()
 
     @contextmanager
@@ -76,12 +78,39 @@ class ShardedModel(OwnModel):
     """
 
     def __init__(self, model: Any, device: torch.device) -> None:
+        if is_quantised(base_of(model)) or is_dispatched(base_of(model)):
+            raise ValueError(
+                "A teacher that is quantised, or spread over devices by device_map, cannot be divided over processes as well; load "
+                "it plainly, or leave shard_teacher out."
+            )
         shard(base_of(model), device)
         super().__init__(model, device)
 
     def release(self) -> None:
         """Free the head, which stayed gathered for the objectives."""
         release(self.model)
+
+
+def _place(model: Any, device: torch.device) -> None:
+    """Move a model to where training runs, unless it stays where it was loaded."""
+    if isinstance(model, FSDPModule):
+        return  # its parts lie where they belong
+    if is_dispatched(model):
+        return  # accelerate's hooks bring every layer and its inputs together, and the outputs back
+    absent = [name for name, p in model.named_parameters() if p.is_meta]
+    if absent:
+        raise ValueError(
+            f"The teacher has no weights: {len(absent)} of its parameters are on the meta device, the first is {absent[0]}. Load "
+            "it with from_pretrained(...), or LocalTeacher(name)."
+        )
+    is_there = model.device.type == device.type and device.index in (None, model.device.index)
+    if not is_quantised(model):
+        model.to(device)
+    elif not is_there:  # some quantisers cannot be moved, others only lose their kernels
+        raise ValueError(
+            f"The teacher is quantised and on {model.device}, but training runs on {device}; load it there: "
+            f"LocalTeacher(name, quantization_config=..., device_map={str(device)!r})."
+        )
 
 
 class AdapterOff:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from distill.adapters import base_of
+from distill.adapters import base_of, check_no_virtual_tokens
 from distill.collate import supervised_rows, supervised_tokens
 from distill.objectives import HiddenStates, Objective, Schedule
 from distill.packing import PackedPairs
@@ -98,6 +98,7 @@ class WhiteBoxTrainer(PairTrainer):
             **kwargs,
         )
         self._refuse_other_losses()
+        check_no_virtual_tokens(self.model)
         self.teacher_side = teacher_side(
             teacher_model, self.model if of_itself else None, self.args.device, shard_teacher
         )
