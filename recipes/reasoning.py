@@ -1,7 +1,7 @@
 """Verified reasoning distillation: sample traces from a teacher, keep those whose answer is right, fine-tune on them.
 
     python recipes/reasoning.py --output_dir runs/reasoning        (or: distill reasoning ...)
-    python recipes/reasoning.py --config recipes/settings/r1_qwen2.5_7b.yaml --teacher http://localhost:8000/v1 \\
+    python recipes/reasoning.py --config recipes/settings/r1_qwen2.5_math_7b.yaml --teacher http://localhost:8000/v1 \\
         --student Qwen/Qwen2.5-Math-7B --prompts questions.jsonl --output_dir runs/r1
 
 With no other flag the embedded 135M model learns from itself on a CPU (STaR, Zelikman et al. 2022; rejection sampling as in
@@ -28,12 +28,12 @@ from distill.evaluation.accuracy import Accuracy, accuracy, accuracy_table
 from distill.models import fast_dtype, load_model, load_tokenizer
 from distill.pairs import fingerprint
 from distill.reasoning import CUT_TRACES, cut_traces
-from distill.recipe import ServerArguments, in_tokens_of, parse_recipe, settings_of
+from distill.recipe import ServerArguments, in_tokens_of, parse_recipe, settings_of, teacher_behind
 from distill.runs import RunFolder, one_sentence, save_student, train_or_resume, write_json
 from distill.selection import KEEP, pass_rates, select
 from distill.steps import Step, steps_table
 from distill.teachers import LocalTeacher, Sampling, ServerTeacher
-from distill.teachers.server import is_address, server_teacher
+from distill.teachers.server import is_address
 from distill.verifiers import load_verifier, read_rows, task_rows, verify
 from distill.worked_examples import CHAIN_SUM, Example, read_examples, with_examples, without_examples
 
@@ -103,9 +103,9 @@ def main(argv: list[str] | None = None) -> None:
     _check(args)
     verifier = load_verifier(args.verifier)
     examples = _examples(args)
-    run = RunFolder(str(training.output_dir), settings_of(args, training))
     tokenizer = load_tokenizer(args.student or args.teacher)
-    teacher = _teacher(args, tokenizer)
+    teacher = _teacher(args, tokenizer)  # first: a mistyped address should leave no folder behind
+    run = RunFolder(str(training.output_dir), settings_of(args, training))
     train_rows, held_out_rows = _questions(args)
 
     sampling = Sampling(args.max_new_tokens, args.temperature, args.top_p, seed=args.generation_seed)
@@ -204,9 +204,7 @@ def _train(
 def _teacher(args: ReasoningArguments, tokenizer: PreTrainedTokenizerBase) -> LocalTeacher | ServerTeacher:
     if not is_address(args.teacher):
         return LocalTeacher(args.teacher)
-    return server_teacher(
-        args.teacher, args.teacher_model, tokenizer=tokenizer, concurrency=args.concurrency, extra_body=args.extra_body
-    )
+    return teacher_behind(args.teacher, args, tokenizer)
 
 
 def _questions(args: ReasoningArguments) -> tuple[Rows, Rows]:

@@ -119,8 +119,31 @@ def test_the_recipe_from_its_flags(tmp_path, capsys):
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"messages": row}) for row in rows))
     flags = [
         *f"--pairs {tmp_path}/rows.jsonl --student {tmp_path}/base --output_dir {tmp_path}/run --turns all".split(),
-        *["--lora_r", "2", "--packing", "--max_length", "96", "--held_out", "3", "--early_stopping_patience", "2", "--num_train_epochs", "30"],
-        *["--learning_rate", "0.5", "--per_device_train_batch_size", "1", "--bf16", "False", "--disable_tqdm", "True", "--use_cpu", "True"],
+        *[
+            "--lora_r",
+            "2",
+            "--packing",
+            "--max_length",
+            "96",
+            "--held_out",
+            "3",
+            "--early_stopping_patience",
+            "2",
+            "--num_train_epochs",
+            "30",
+        ],
+        *[
+            "--learning_rate",
+            "0.5",
+            "--per_device_train_batch_size",
+            "1",
+            "--bf16",
+            "False",
+            "--disable_tqdm",
+            "True",
+            "--use_cpu",
+            "True",
+        ],
     ]
     black_box.main(flags)
     said = capsys.readouterr().out
