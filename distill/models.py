@@ -40,7 +40,10 @@ def resolve_model(name: str | os.PathLike[str]) -> str:
 
 
 def load_tokenizer(name: str | os.PathLike[str], **kwargs: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, by any name `resolve_model` takes; errors as there."""
+    """The tokenizer of a model, by any name `resolve_model` takes, or of a folder with a tokenizer alone; errors as there."""
+    folder = Path(os.fspath(name)).expanduser()
+    if (folder / "tokenizer_config.json").is_file():
+        return AutoTokenizer.from_pretrained(str(folder), **kwargs)
     return _from_pretrained(AutoTokenizer, name, **kwargs)
 
 

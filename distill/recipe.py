@@ -95,10 +95,12 @@ class DataArguments:
 
 @dataclass
 class ServerArguments:
-    """How a teacher behind a server is asked. Its key is read from the environment variable OPENAI_API_KEY."""
+    """How a teacher behind a server is asked. Its key is read from an environment variable."""
 
     teacher_model: str | None = field(default=None, metadata={"help": "The teacher's name on a server with several."})
+    api_key_env: str = field(default="OPENAI_API_KEY", metadata={"help": "Environment variable with a server's key."})
     concurrency: int = field(default=32, metadata={"help": "Requests to a server under way at once."})
+    timeout: float = field(default=600.0, metadata={"help": "Seconds a server may take for one completion."})
     extra_body: str | None = field(default=None, metadata={"help": "JSON: further fields of requests to a server."})
     allow_refusals: bool = field(default=False, metadata={"help": "Go on without completions that a server refused."})
 
@@ -106,6 +108,22 @@ class ServerArguments:
 @dataclass
 class BlackBoxArguments(DataArguments, TuningArguments, ServerArguments):
     """Pairs, student, and a teacher that may be behind a server."""
+
+
+def teacher_behind(
+    url: str, args: ServerArguments, tokenizer: PreTrainedTokenizerBase | str, **settings: Any
+) -> ServerTeacher:
+    """The teacher at an address, asked as the flags say; further settings are `ServerTeacher`'s own. Raises as it does."""
+    return server_teacher(
+        url,
+        args.teacher_model,
+        tokenizer=tokenizer,
+        api_key_env=args.api_key_env,
+        concurrency=args.concurrency,
+        timeout=args.timeout,
+        extra_body=args.extra_body,
+        **settings,
+    )
 
 
 def load_teacher(args: BlackBoxArguments) -> LocalTeacher | ServerTeacher | None:
@@ -126,13 +144,7 @@ def load_teacher(args: BlackBoxArguments) -> LocalTeacher | ServerTeacher | None
         )
     if not args.prompts:
         raise ValueError("A server is asked prompts that are there already; give a file with --prompts.")
-    return server_teacher(
-        args.teacher,
-        args.teacher_model,
-        tokenizer=load_tokenizer(args.student),
-        concurrency=args.concurrency,
-        extra_body=args.extra_body,
-    )
+    return teacher_behind(args.teacher, args, load_tokenizer(args.student))
 
 
 def local_teacher(args: DataArguments) -> LocalTeacher:
@@ -270,11 +282,11 @@ def block_sample(pairs: datasets.Dataset, strategy: str, rows: int = 12) -> Sequ
 
 def settings_of(args: Any, training: TrainingArguments) -> dict[str, Any]:
     """The settings that decide a run's results, for its folder; files are told by their contents."""
-    # more seeds, answers or ways can be added to a run that is there; how many requests at once decides nothing
+    # more seeds, answers or ways can be added to a run that is there; how a server is reached decides nothing
     own = {
         k: value
         for k, value in dataclasses.asdict(args).items()
-        if k not in ("seeds", "answers", "ablation", "concurrency")
+        if k not in ("seeds", "answers", "ablation", "concurrency", "timeout", "api_key_env", "allow_refusals")
     }
     contents = {
         f"{name}_sha256": hashlib.sha256(Path(own[name]).read_bytes()).hexdigest()

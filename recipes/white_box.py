@@ -109,14 +109,15 @@ def main(argv: list[str] | None = None) -> None:
     for point in points:
         print(f"step {point['step']}: held-out KL {point['held_out']['kl']:.3f}, top-1 {point['held_out']['top1']:.1%}")
 
-    _, sampling = drawn_as(args.pairs or run / "pairs.jsonl")
+    drawn = drawn_as(args.pairs or run / "pairs.jsonl")
     card = partial(
         write_card,
         student=trainer.model,
         pairs=train,
         how="white box",
         teacher=card_of,
-        sampling=sampling,
+        sampling=drawn.sampling,
+        steps=drawn.steps,
         objectives=objectives,
         training=training,
         max_length=args.max_length,
