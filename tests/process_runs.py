@@ -6,13 +6,14 @@ from functools import partial
 import torch
 from conftest import build_arguments, build_model, build_pairs, build_tokenizer, family
 from torch.distributed.tensor.debug import CommDebugMode
-from transformers import Gemma2ForCausalLM
+from transformers import Gemma2ForCausalLM, TrainerCallback
 from white_box_runs import OBJECTIVES, black_box_trainer, gradient_of_one_step, trainer, weights_of
 
 from distill import HiddenStates, Logits, Schedule
 from distill.adapters import lora_config
 from distill.collate import PairCollator
 from distill.maps import next_token
+from distill.trainers.fsdp import whole_student
 
 FSDP = {"fsdp": True, "fsdp_config": {"version": 2}}
 WIDER = {"hidden_size": 48, "intermediate_size": 64}
@@ -99,3 +100,25 @@ def gathers_of_a_step(chunk, settings):
         return counts["c10d._allgather_base_"]
 
     return in_folder(run)
+
+
+def saving(folder, settings, resume=False):
+    """A white-box training of 4 steps that saves at 2: weights at both; resumed from the checkpoint if so asked."""
+
+    def arguments(**changes):
+        return build_arguments(folder, **changes)
+
+    objectives = [Logits(), HiddenStates(layers="last", weight=0.5)]
+    student = build_model(seed=7, tie_word_embeddings=True)
+    teacher = {"teacher": build_model(seed=1, **WIDER)} if "fsdp" not in settings else {}
+    it = trainer(arguments, objectives, student=student, save_strategy="steps", save_steps=2, **teacher, **settings)
+    seen = {}
+
+    class Watch(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            seen[state.global_step] = weights_of(it)
+
+    it.add_callback(Watch())
+    it.train(resume_from_checkpoint=f"{folder}/checkpoint-2" if resume else None)
+    student = whole_student(it)
+    return {**seen, "whole": dict(student.state_dict()) if it.args.process_index == 0 else None}

@@ -38,6 +38,7 @@ FLOORS = [
         "settings",
         "checkpoints",
         "quantising",
+        "processes",
     },
     {"pairs", "models", "taps", "students", "adapters", "worked_examples"},
     {

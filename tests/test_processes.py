@@ -1,13 +1,18 @@
 """Any split of a batch over processes, micro-batches and padding gives the gradient of one process."""
 
+import shutil
+
 import pytest
 import torch
 from conftest import build_arguments, build_model, build_pairs
-from process_runs import CASES, FSDP, gathers_of_a_step, gradients, gradients_with, training
+from process_runs import CASES, FSDP, gathers_of_a_step, gradients, gradients_with, saving, training
 from processes import run_processes
+from transformers import AutoModelForCausalLM
 from white_box_runs import trainer
 
 from distill import HiddenStates
+
+SHARDED = {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
 
 
 def split(batch, accumulation=1, left=False, rows=8, **more):
@@ -85,6 +90,21 @@ def test_a_sharded_teacher_and_a_student_that_teaches_itself(settings):
 def test_a_head_is_gathered_once_a_step_and_not_once_a_chunk(settings, gathers):
     for chunk in (256, 2):
         assert run_processes(2, gathers_of_a_step, chunk, settings) == [gathers, gathers]
+
+
+@pytest.mark.parametrize("settings", [{}, FSDP, SHARDED], ids=["ddp", "fsdp2", "fsdp2 saved in shards"])
+def test_a_checkpoint_resumes_and_loads_into_one_process(tmp_path, settings):
+    unbroken = run_processes(2, saving, str(tmp_path), settings)
+    shutil.rmtree(tmp_path / "checkpoint-4")
+    resumed = run_processes(2, saving, str(tmp_path), settings, True)
+    for one, other in zip(unbroken, resumed, strict=True):
+        assert one[4].keys() == other[4].keys()
+        for name in one[4]:
+            assert torch.equal(one[4][name], other[4][name]), name
+    assert all(torch.equal(tensor, unbroken[0][4][name]) for name, tensor in unbroken[0]["whole"].items())
+    if settings is not SHARDED:  # those are read by FSDP only, and merged by `accelerate merge-weights`
+        alone = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-2").state_dict()
+        assert all(torch.equal(tensor, unbroken[0][2][name]) for name, tensor in alone.items())
 
 
 def test_more_processes_than_rows_are_refused():

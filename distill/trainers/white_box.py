@@ -277,7 +277,7 @@ class WhiteBoxTrainer(PairTrainer):
             file = os.path.join(checkpoint, OBJECTIVES_FILE)
             if not os.path.isfile(file):
                 raise ValueError(f"{checkpoint} has no {OBJECTIVES_FILE}: it was saved with other objectives.")
-            self._learned.load_state_dict(load_file(file, device=str(self.args.device)))
+            self._learned.load_state_dict(load_file(file))
 
     def _projections(self) -> list[torch.nn.Parameter]:
         return list(self._learned.parameters())
