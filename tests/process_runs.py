@@ -1,5 +1,7 @@
 """What the tests of several processes run in each of them; see `processes.run_processes`."""
 
+import os
+import sys
 import tempfile
 from functools import partial
 
@@ -13,6 +15,7 @@ from distill import HiddenStates, Logits, Schedule
 from distill.adapters import lora_config
 from distill.collate import PairCollator
 from distill.maps import next_token
+from distill.runs import one_sentence, train_or_resume
 from distill.trainers.fsdp import whole_student
 
 FSDP = {"fsdp": True, "fsdp_config": {"version": 2}}
@@ -122,3 +125,18 @@ def saving(folder, settings, resume=False):
     it.train(resume_from_checkpoint=f"{folder}/checkpoint-2" if resume else None)
     student = whole_student(it)
     return {**seen, "whole": dict(student.state_dict()) if it.args.process_index == 0 else None}
+
+
+def endless(folder):
+    """A training that saves at every step and would take an hour, as a recipe runs it; what it says goes to a file."""
+    rank = os.environ["RANK"]
+    sys.stderr = open(f"{folder}/said{rank}", "w", buffering=1)  # noqa: SIM115
+
+    def main():
+        it = trainer(
+            lambda **changes: build_arguments(folder, **changes), OBJECTIVES["logits"](), max_steps=100_000,
+            save_strategy="steps", save_steps=1, save_total_limit=2,
+        )  # fmt: skip
+        train_or_resume(it)
+
+    one_sentence(main)()

@@ -1,16 +1,20 @@
 """Any split of a batch over processes, micro-batches and padding gives the gradient of one process."""
 
+import os
 import shutil
+import signal
+import time
 
 import pytest
 import torch
 from conftest import build_arguments, build_model, build_pairs
-from process_runs import CASES, FSDP, gathers_of_a_step, gradients, gradients_with, saving, training
-from processes import run_processes
+from process_runs import CASES, FSDP, endless, gathers_of_a_step, gradients, gradients_with, saving, training
+from processes import run_processes, start_processes
 from transformers import AutoModelForCausalLM
 from white_box_runs import trainer
 
 from distill import HiddenStates
+from distill.checkpoints import last_complete_checkpoint
 
 SHARDED = {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
 
@@ -105,6 +109,38 @@ def test_a_checkpoint_resumes_and_loads_into_one_process(tmp_path, settings):
     if settings is not SHARDED:  # those are read by FSDP only, and merged by `accelerate merge-weights`
         alone = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-2").state_dict()
         assert all(torch.equal(tensor, unbroken[0][2][name]) for name, tensor in alone.items())
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "words"),
+    [
+        (signal.SIGKILL, 1, "Another process of this run has ended, so this one stops too"),
+        (signal.SIGINT, 130, "the same command goes on from there"),
+    ],
+    ids=["killed", "interrupted"],
+)
+def test_when_one_process_ends_the_others_stop_with_a_sentence(tmp_path, ending, status, words):
+    _, started = start_processes(2, endless, str(tmp_path))
+    try:
+        wait_until(lambda: last_complete_checkpoint(tmp_path) is not None)
+        os.kill(started[1].pid, ending)
+        started[0].join(60)
+        assert started[0].exitcode == status
+        assert words in (tmp_path / "said0").read_text()
+        assert last_complete_checkpoint(tmp_path) is not None
+        if ending == signal.SIGINT:  # told to one of them, heard by both
+            started[1].join(60)
+            assert started[1].exitcode == status
+    finally:
+        for process in started:
+            process.kill()
+
+
+def wait_until(true, seconds=60):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.05)
 
 
 def test_more_processes_than_rows_are_refused():
