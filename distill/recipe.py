@@ -19,7 +19,9 @@ from distill.models import fast_dtype, load_model, load_tokenizer
 from distill.objectives import Objective
 from distill.pairs import are_tokens_of, fingerprint, retokenize
 from distill.prompts import read_distinct_prompts, write_prompts
+from distill.quantising import in_bits
 from distill.runs import RunFolder
+from distill.settings import training_settings
 from distill.students import STRATEGIES
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address, server_teacher
@@ -58,22 +60,6 @@ def parse_recipe(
     return args, training
 
 
-# Training settings that do not decide the result of a run, so that a run may be continued with other values of them.
-_INCIDENTAL = (
-    "output_dir",
-    "logging",
-    "disable_tqdm",
-    "report_to",
-    "run_name",
-    "save_",
-    "dataloader_",
-    "log_level",
-    "hub_",
-    "_n_gpu",
-    "push_to",
-)
-
-
 @dataclass
 class DataArguments:
     """Where pairs and student come from."""
@@ -83,6 +69,9 @@ class DataArguments:
         metadata={
             "help": "Embedded name, local folder, Hub id; for the black box also the http:// address of a server."
         },
+    )
+    teacher_bits: int | None = field(
+        default=None, metadata={"help": "Load the teacher in 8 or 4 bits (bitsandbytes); needs --student."}
     )
     pairs: str | None = field(
         default=None, metadata={"help": "Ready pairs (.jsonl or folder); else they are generated."}
@@ -106,10 +95,12 @@ class DataArguments:
 
 @dataclass
 class ServerArguments:
-    """How a teacher behind a server is asked. Its key is read from the environment variable OPENAI_API_KEY."""
+    """How a teacher behind a server is asked. Its key is read from an environment variable."""
 
     teacher_model: str | None = field(default=None, metadata={"help": "The teacher's name on a server with several."})
+    api_key_env: str = field(default="OPENAI_API_KEY", metadata={"help": "Environment variable with a server's key."})
     concurrency: int = field(default=32, metadata={"help": "Requests to a server under way at once."})
+    timeout: float = field(default=600.0, metadata={"help": "Seconds a server may take for one completion."})
     extra_body: str | None = field(default=None, metadata={"help": "JSON: further fields of requests to a server."})
     allow_refusals: bool = field(default=False, metadata={"help": "Go on without completions that a server refused."})
 
@@ -117,6 +108,22 @@ class ServerArguments:
 @dataclass
 class BlackBoxArguments(DataArguments, TuningArguments, ServerArguments):
     """Pairs, student, and a teacher that may be behind a server."""
+
+
+def teacher_behind(
+    url: str, args: ServerArguments, tokenizer: PreTrainedTokenizerBase | str, **settings: Any
+) -> ServerTeacher:
+    """The teacher at an address, asked as the flags say; further settings are `ServerTeacher`'s own. Raises as it does."""
+    return server_teacher(
+        url,
+        args.teacher_model,
+        tokenizer=tokenizer,
+        api_key_env=args.api_key_env,
+        concurrency=args.concurrency,
+        timeout=args.timeout,
+        extra_body=args.extra_body,
+        **settings,
+    )
 
 
 def load_teacher(args: BlackBoxArguments) -> LocalTeacher | ServerTeacher | None:
@@ -128,20 +135,30 @@ def load_teacher(args: BlackBoxArguments) -> LocalTeacher | ServerTeacher | None
     if args.pairs and args.student:
         return None
     if not is_address(args.teacher):
-        return LocalTeacher(args.teacher)
+        return local_teacher(args)
+    if args.teacher_bits:
+        raise ValueError("teacher_bits loads a teacher here, and this one runs behind a server; leave it out.")
     if not args.student:
         raise ValueError(
             "A server shows no inside, so no student can be cut from its teacher; name a model to train with --student."
         )
     if not args.prompts:
         raise ValueError("A server is asked prompts that are there already; give a file with --prompts.")
-    return server_teacher(
-        args.teacher,
-        args.teacher_model,
-        tokenizer=load_tokenizer(args.student),
-        concurrency=args.concurrency,
-        extra_body=args.extra_body,
-    )
+    return teacher_behind(args.teacher, args, load_tokenizer(args.student))
+
+
+def local_teacher(args: DataArguments) -> LocalTeacher:
+    """The teacher named by `--teacher`, in so many bits as `--teacher_bits` says.
+
+    Raises:
+        ValueError: no such teacher; bits without a named student (one that is cut from the teacher needs its weights whole).
+    """
+    if args.teacher_bits and not args.student:
+        raise ValueError(
+            "teacher_bits rounds the teacher's weights, and without --student the student would be cut from them; name a model "
+            "to train with --student."
+        )
+    return LocalTeacher(args.teacher, quantization_config=in_bits(args.teacher_bits) if args.teacher_bits else None)
 
 
 def prepare_pairs(
@@ -265,16 +282,15 @@ def block_sample(pairs: datasets.Dataset, strategy: str, rows: int = 12) -> Sequ
 
 def settings_of(args: Any, training: TrainingArguments) -> dict[str, Any]:
     """The settings that decide a run's results, for its folder; files are told by their contents."""
-    kept = {name: value for name, value in training.to_dict().items() if not name.startswith(_INCIDENTAL)}
-    # more seeds, answers or ways can be added to a run that is there; how many requests at once decides nothing
+    # more seeds, answers or ways can be added to a run that is there; how a server is reached decides nothing
     own = {
         k: value
         for k, value in dataclasses.asdict(args).items()
-        if k not in ("seeds", "answers", "ablation", "concurrency")
+        if k not in ("seeds", "answers", "ablation", "concurrency", "timeout", "api_key_env", "allow_refusals")
     }
     contents = {
         f"{name}_sha256": hashlib.sha256(Path(own[name]).read_bytes()).hexdigest()
         for name in ("prompts", "pairs")
         if own.get(name) and Path(own[name]).is_file()
     }
-    return {**own, **contents, **kept}
+    return {**own, **contents, **training_settings(training)}

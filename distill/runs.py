@@ -15,10 +15,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from transformers import TrainerCallback
-from transformers.trainer_callback import TrainerState
 
 from distill.adapters import save_model
 from distill.card import CARD, is_edited
+from distill.checkpoints import LOCK_FILE
+from distill.settings import differences
 
 RUN_FILE = "run.json"
 
@@ -48,15 +49,15 @@ class RunFolder:
             ) from None
         if file.is_file():
             found = json.loads(file.read_text(encoding="utf-8"))
-            names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
-            if names:
-                differences = "; ".join(f"{n}: {found.get(n)!r} there, {wanted.get(n)!r} now" for n in names)
+            if changed := differences(found, wanted):
                 raise ValueError(
-                    f"{self.path} holds another run ({differences}). Give another --output_dir, or the same settings to "
+                    f"{self.path} holds another run ({'; '.join(changed)}). Give another --output_dir, or the same settings to "
                     "continue it."
                 )
             print(f"Continuing the run in {self.path}.", flush=True)
-        elif others := [p.name for p in self.path.iterdir() if p.name != ".lock" and p.suffix != ".part"]:
+        elif others := [
+            p.name for p in self.path.iterdir() if p.name not in (".lock", LOCK_FILE) and p.suffix != ".part"
+        ]:
             raise ValueError(
                 f"{self.path} is not empty ({', '.join(sorted(others)[:3])}) and holds no run of this recipe; give another "
                 "--output_dir."
@@ -82,48 +83,15 @@ def train_or_resume(trainer: Any) -> None:
 
     Raises:
         OSError: too little disk space for a checkpoint, found before training starts.
+        ValueError: as `ResumingTrainer.train`.
         KeyboardInterrupt: after the checkpoint is saved.
     """
-    folder = Path(str(trainer.args.output_dir))
-    checkpoint = last_complete_checkpoint(folder)
-    _check_space(trainer, folder, checkpoints=2)
+    _check_space(trainer, Path(str(trainer.args.output_dir)), checkpoints=2)
     stop = _StopOnInterrupt()
     trainer.add_callback(stop)
-    if checkpoint and _is_finished(checkpoint):
-        # resuming it would take one more step; only what it left is wanted
-        trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
-        trainer._load_from_checkpoint(str(folder / Path(best).name if best else checkpoint))
-        return
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.train(resume_from_checkpoint=True, or_start=True)
     if stop.asked and trainer.state.global_step < trainer.state.max_steps:
         raise KeyboardInterrupt
-
-
-def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of the highest step that was written to its end; half-written ones are left aside.
-
-    `trainer_state.json` is the last file Trainer writes.
-    """
-    complete = []
-    for path in folder.glob("checkpoint-*"):
-        step = path.name.removeprefix("checkpoint-")
-        try:
-            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
-            continue
-        if step.isdigit() and state.get("global_step") == int(step):
-            complete.append((int(step), path))
-    return max(complete)[1] if complete else None
-
-
-def _is_finished(checkpoint: Path) -> bool:
-    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    early: Any = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback")
-    for stop in early if isinstance(early, list) else [early] if early else []:
-        if stop["attributes"]["early_stopping_patience_counter"] >= stop["args"]["early_stopping_patience"]:
-            return True
-    return bool(state["global_step"] >= state["max_steps"])
 
 
 def save_student(model: Any, tokenizer: Any, folder: Path, card: Callable[[Path], Any] | None = None) -> None:

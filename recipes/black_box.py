@@ -64,14 +64,15 @@ def main(argv: list[str] | None = None) -> None:
     metrics = trainer.evaluate()
     print(metrics)
 
-    identity, sampling = drawn_as(args.pairs or run / "pairs.jsonl")
+    drawn = drawn_as(args.pairs or run / "pairs.jsonl")
     card = partial(
         write_card,
         student=trainer.model,
         pairs=train,
         how="black box",
-        teacher=identity if args.pairs else teacher,
-        sampling=sampling,
+        teacher=drawn.teacher if args.pairs else teacher,
+        sampling=drawn.sampling,
+        steps=drawn.steps,
         training=training,
         max_length=args.max_length,
         metrics=metrics,

@@ -1,20 +1,19 @@
 """kill -9 at random moments of a generation run, again and again, until it has finished. Used by `reliability.py`.
 
-A process that has imported everything forks one child for each life of the run; the child calls `generate`, is killed by
-its id, and the next one goes on. So every kill falls into the run itself and none into the seconds of importing.
+Each life of the run is a child of the process in `nursery.py`: it calls `generate`, is killed by its id, and the next one goes
+on.
 """
 
 import itertools
 import json
 import logging
-import os
 import random
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from nursery import Nursery, serve
 
 TEACHERS = ("server", "local")
 CONCURRENCY = 16
@@ -31,7 +30,7 @@ def kills(folder: Path, teachers: list[str], count: int, rows: int, seed: int) -
     )
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     good = True
-    with FakeServer(latency=0.02) as server, _Nursery(server.url, rows) as nursery:
+    with FakeServer(latency=0.02) as server, Nursery(__file__, server.url, str(rows)) as nursery:
         for teacher in teachers:
             good &= _one_teacher(folder / teacher, teacher, nursery, server, count, rows, seed)
     print(
@@ -42,9 +41,7 @@ def kills(folder: Path, teachers: list[str], count: int, rows: int, seed: int) -
     return good
 
 
-def _one_teacher(
-    folder: Path, teacher: str, nursery: "_Nursery", server: Any, count: int, rows: int, seed: int
-) -> bool:
+def _one_teacher(folder: Path, teacher: str, nursery: Nursery, server: Any, count: int, rows: int, seed: int) -> bool:
     folder.mkdir()
     whole, broken = folder / "whole.jsonl", folder / "broken.jsonl"
     chance = random.Random(seed)
@@ -62,8 +59,8 @@ def _one_teacher(
     while True:
         nursery.start(teacher, broken)
         share = 2 * (rows - found[-1]) / (count - done + 1)  # so that the run lasts for all the kills
-        if done < count and nursery.lives_until(
-            broken, found[-1] + chance.uniform(0, share), chance.random() * startup
+        if done < count and _lives_until(
+            nursery, broken, found[-1] + chance.uniform(0, share), chance.random() * startup
         ):
             nursery.kill()
             done += 1
@@ -101,61 +98,20 @@ def _as_set(path: Path) -> set[bytes]:
     return set(lines) if len(ids) == len(lines) else set()
 
 
-class _Nursery:
-    """The process that forks the lives of a run."""
+def _lives_until(nursery: Nursery, path: Path, rows: float, seconds: float) -> bool:
+    """Wait until the journal has more rows than that, and some of the seconds more; whether the life goes on then.
 
-    def __init__(self, url: str, rows: int) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, url, str(rows)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._child: int | None = None
-
-    def start(self, teacher: str, path: Path) -> None:
-        """Begin a life; returns when `generate` is about to be called."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print(teacher, path, file=self._process.stdin, flush=True)
-        self._child = int(self._process.stdout.readline())
-
-    def lives_until(self, path: Path, rows: float, seconds: float) -> bool:
-        """Wait until the journal has more rows than that, and some of the seconds more; whether the life goes on then.
-
-        Where it has them from the beginning, the whole of the seconds: so kills fall into the start of a life too.
-        """
-        stat = Path(f"/proc/{self._child}/stat")
-        at_once = rows < _count(path) + 1
-        while not at_once and _count(path) < rows and stat.read_text().rpartition(")")[2].split()[0] != "Z":
-            time.sleep(0.004)
-        time.sleep(seconds if at_once else seconds / 20)
-        return stat.read_text().rpartition(")")[2].split()[0] != "Z"  # one that has ended waits to be asked
-
-    def kill(self) -> None:
-        """By its id, with a signal that nothing can catch."""
-        assert self._child
-        os.kill(self._child, signal.SIGKILL)
-        self.ended()
-
-    def ended(self) -> int:
-        """Wait for the life's end; its status, negative for a signal."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        print("wait", file=self._process.stdin, flush=True)
-        return int(self._process.stdout.readline())
-
-    def __enter__(self) -> "_Nursery":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait()
+    Where it has them from the beginning, the whole of the seconds: so kills fall into the start of a life too.
+    """
+    at_once = rows < _count(path) + 1
+    while not at_once and _count(path) < rows and nursery.alive():
+        time.sleep(0.004)
+    time.sleep(seconds if at_once else seconds / 20)
+    return nursery.alive()
 
 
 def _forks(url: str, rows: int) -> None:
-    """The nursery's own main: for each path that is read, fork, tell the id, and report the end when asked."""
+    """The process that forks the lives of a run."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
     import openai
     from conftest import build_model, build_tokenizer  # type: ignore[import-not-found]
@@ -175,15 +131,7 @@ def _forks(url: str, rows: int) -> None:
             teacher = LocalTeacher(model, tokenizer, name="tiny")
         generate(teacher, prompts, samples=2, max_new_tokens=16, batch_size=2, output=path, progress=False)
 
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            life(*line.strip().split(" ", 1))
-            os._exit(0)
-        print(child, flush=True)
-        sys.stdin.readline()
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    serve(life)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,9 @@ FLOORS = [
         "language",
         "phrases",
         "repetition",
+        "settings",
+        "checkpoints",
+        "quantising",
     },
     {"pairs", "models", "taps", "students", "adapters", "worked_examples"},
     {

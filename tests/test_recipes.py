@@ -12,7 +12,8 @@ import pytest
 from conftest import build_model, build_pairs, build_tokenizer
 
 from distill import load_pairs
-from distill.runs import RunFolder, last_complete_checkpoint
+from distill.checkpoints import last_complete_checkpoint
+from distill.runs import RunFolder
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -261,15 +262,6 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path):
     with pytest.raises(ValueError, match=r"is not empty \(thesis.txt\)"):
         RunFolder(tmp_path, {})
     assert [p.name for p in tmp_path.iterdir() if p.name != ".lock"] == ["thesis.txt"]
-
-
-def test_a_half_written_checkpoint_is_left_aside(tmp_path):
-    for step, state in ((2, '{"global_step": 2}'), (10, '{"global_step": 1'), (9, None), (8, '{"global_step": 7}')):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        if state is not None:
-            (folder / "trainer_state.json").write_text(state)
-    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
 
 
 def test_the_command(teacher):

@@ -270,3 +270,31 @@ def test_no_key_is_ever_shown(server, tmp_path, monkeypatch, caplog, capsys):
     shown = [str(error.value), repr(error.value), repr(asked), json.dumps(asked.identity()), caplog.text]
     shown += [path.read_text() for path in tmp_path.iterdir()] + list(capsys.readouterr())
     assert not any("very-secret" in text for text in shown)
+
+
+def test_a_key_is_taken_without_blanks_and_refused_unseen_where_it_cannot_be_sent(server, monkeypatch):
+    """`export KEY="$(cat file)"` brings a line's end along; the HTTP library would show such a key in its error."""
+    server.key = "very-secret-1234"
+    monkeypatch.setenv("OPENAI_API_KEY", "  very-secret-1234\r\n")
+    assert len(run(teacher(server), PROMPTS[:1], samples=1)) == 1
+    for key in ("very-sécret-1234", "very-secret\n1234", "very-secret\x7f"):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with pytest.raises(ValueError, match="OPENAI_API_KEY cannot be sent: character \\d+ of 1\\d") as error:
+            teacher(server)
+        assert "ret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"api_key": "abc"},
+        {"deep": [{"Authorization": "x"}]},
+        {"user": "sk-abcdefghijklmnop"},
+        {"user": "my very-secret-1234"},
+    ],
+)
+def test_a_key_in_the_further_fields_is_refused_before_it_is_written_anywhere(server, extra, monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", "very-secret-1234")
+    with pytest.raises(ValueError, match="extra_body is written into the journal, and .*OPENAI_API_KEY") as error:
+        teacher(server, extra_body=extra)
+    assert not any(secret in str(error.value) for secret in ("abc", "sk-", "very-secret"))

@@ -190,6 +190,7 @@ def unused_port():
         ("http://me:hidden@x/v1", "address of x carries"),
         ("http://x/v1?api_key=hidden", "address of x carries"),
         ("me:hidden@x/v1", "no key in it"),
+        ("http://x/sk-hidden-abcdefgh/v1", "The path in the address of x seems to hold a key"),
         (f"http://127.0.0.1:{unused_port()}/v1", "Nobody answers at .*refused"),
     ],
 )
@@ -274,6 +275,11 @@ def test_the_recipes_take_an_address(server, tmp_path, capsys):
     [
         ("generate", [], "--tokenizer, and a file with --prompts"),
         ("generate", ["--tokenizer", "x", "--prompts", "y", "--extra_body", "{"], "is not JSON"),
+        (
+            "generate",
+            ["--tokenizer", "x", "--prompts", "y", "--extra_body", '{"api_key": 1}'],
+            "the journal, and its entry",
+        ),
         ("generate", ["--tokenizer", "x", "--prompts", "y", "--extra_body", "[]"], "must be a JSON object"),
         ("black_box", [], "no student can be cut"),
         ("black_box", ["--student", "x"], "give a file with --prompts"),

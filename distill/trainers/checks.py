@@ -68,6 +68,19 @@ def check_pairs(pairs: datasets.Dataset, name: str, max_length: int | None, mode
             )
 
 
+def check_processes(rows: Any, processes: int) -> None:
+    """Refuse more processes than rows: some of them would never have anything to do.
+
+    Raises:
+        ValueError: as said.
+    """
+    if processes > 1 and hasattr(rows, "__len__") and len(rows) < processes:
+        raise ValueError(
+            f"train_dataset has {len(rows)} rows, too few for {processes} processes to have one each; give more rows, or start at "
+            f"most {len(rows)} processes."
+        )
+
+
 def _unmasked(column: pa.ChunkedArray, prompt: Any, completion: Any, limit: float, name: str) -> Any:
     """`[rows]`: how many tokens of each row its mask leaves with loss; all of a row without a mask."""
     masks = column.combine_chunks()

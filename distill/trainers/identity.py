@@ -1,0 +1,126 @@
+"""What a run is made of, as plain values to compare: settings, pairs, models, objectives, and the machine."""
+
+import hashlib
+import platform
+from collections.abc import Iterable
+from typing import Any
+
+import accelerate
+import datasets
+import numpy as np
+import pyarrow.compute as pc
+import torch
+import transformers
+
+from distill.adapters import base_of, is_adapted
+from distill.collate import PairCollator
+from distill.models import weights_fingerprint
+from distill.packing import PackedPairs
+from distill.settings import plain, training_settings
+
+# what training itself sets in a student's config, and names of places and versions
+_UNSTABLE = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_name_or_path")
+
+
+def run_settings(trainer: Any) -> dict[str, Any]:
+    """Settings and data of a trainer, as they are when training begins."""
+    args, collator = trainer.args, trainer.data_collator
+    settings = {
+        "trainer": type(trainer).__name__,
+        "training": training_settings(args),
+        "processes": args.world_size,
+        "distributed": str(trainer.accelerator.distributed_type).rpartition(".")[2],
+        "mixed_precision": trainer.accelerator.mixed_precision,
+        # accelerate draws the order of rows from it where data_seed is not given
+        "order_seed": torch.initial_seed() if args.data_seed is None else args.data_seed,
+        "pairs": describe_rows(trainer.train_dataset),
+        "packing": isinstance(trainer.train_dataset, PackedPairs),
+        "collator": type(collator).__name__,
+        "max_length": collator.max_length if isinstance(collator, PairCollator) else None,
+        "loss_function": plain(trainer.compute_loss_func),
+    }
+    if str(args.eval_strategy.value) != "no":
+        several = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"": trainer.eval_dataset}
+        settings["evaluation_pairs"] = {name: describe_rows(rows) for name, rows in several.items()}
+    return settings
+
+
+def describe_rows(rows: Any) -> str:
+    """Number of rows and a hash of their token ids and masks, in their order."""
+    pairs = rows.pairs if isinstance(rows, PackedPairs) else rows
+    if not isinstance(pairs, datasets.Dataset):
+        return f"{type(pairs).__name__} of {len(pairs) if hasattr(pairs, '__len__') else 'unknown'} rows"
+    names = [name for name in ("prompt_ids", "completion_ids", "loss_mask") if name in pairs.column_names]
+    digest = hashlib.sha256(repr(names).encode())
+    for table in pairs.select_columns(names).with_format("arrow").iter(10_000):
+        for column in table.columns:
+            values = column.combine_chunks()
+            lengths = pc.fill_null(pc.list_value_length(values), -1)
+            for part in (lengths, pc.list_flatten(values)):
+                digest.update(np.asarray(part).astype("<i4").tobytes())
+    return f"{len(pairs)} rows, sha256 {digest.hexdigest()[:16]}"
+
+
+def describe_student(model: Any, optimizers: Any) -> dict[str, Any]:
+    """Architecture, adapter, frozen weights that no checkpoint holds, and an optimiser that the caller made.
+
+    Trained weights are not looked at: a checkpoint brings its own.
+    """
+    base = base_of(model)
+    config = base.config.to_dict() if hasattr(base, "config") else {}
+    described: dict[str, Any] = {
+        "model": type(base).__name__,
+        "attention": getattr(getattr(base, "config", None), "_attn_implementation", None),
+        "dtypes": sorted({str(p.dtype) for p in model.parameters()}),
+        "config": {name: value for name, value in config.items() if name not in _UNSTABLE},
+        "optimizer": [None if one is None else type(one).__name__ for one in optimizers],
+    }
+    if is_adapted(model):
+        described["adapter"] = {
+            name: {k: v for k, v in one.to_dict().items() if k not in ("base_model_name_or_path", "peft_version")}
+            for name, one in model.peft_config.items()
+        }
+        frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+        described["base"] = f"weights {weights_fingerprint(frozen.items())}"
+    return described
+
+
+def describe_teacher(teacher: Any, student: Any) -> str:
+    """Which teacher it is, by its architecture and its weights, wherever it was loaded from.
+
+    Weights that are trained with the student, where both share a model, are left out.
+    """
+    config = teacher.config.get_text_config(decoder=True)
+    trained = {id(p) for p in student.parameters() if p.requires_grad}
+    own = {name: p for name, p in teacher.named_parameters() if id(p) not in trained}
+    return (
+        f"{type(teacher).__name__} of {config.num_hidden_layers} layers in {str(teacher.dtype).removeprefix('torch.')} with "
+        f"{config._attn_implementation} attention, weights {weights_fingerprint(own.items())}"
+    )
+
+
+def describe_objectives(objectives: Iterable[Any]) -> dict[str, Any]:
+    """The settings of every objective: its plain attributes, once it is bound to the models."""
+    return {one.name: {"kind": type(one).__name__} | _attributes(one) for one in objectives}
+
+
+def environment(trainer: Any) -> dict[str, Any]:
+    """What decides rounding and is no setting."""
+    device = trainer.args.device
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "accelerate": accelerate.__version__,
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _attributes(objective: Any) -> dict[str, Any]:
+    own = set(vars(torch.nn.Module())) | {"sharded"}
+    found = {name: value for name, value in vars(objective).items() if name not in own and not name.startswith("_")}
+    if divergence := found.pop("divergence", None):  # a pair of functions, with their settings in `partial`s
+        found["divergence"] = [divergence.name, getattr(divergence.kernel, "keywords", {})]
+    return {name: plain(value) for name, value in found.items()}
