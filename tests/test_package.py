@@ -37,6 +37,7 @@ FLOORS = [
         "repetition",
         "settings",
         "checkpoints",
+        "pickles",
     },
     {"pairs", "models", "taps", "students", "adapters", "worked_examples"},
     {
