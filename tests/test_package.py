@@ -39,6 +39,7 @@ FLOORS = [
         "checkpoints",
         "quantising",
         "processes",
+        "pickles",
     },
     {"pairs", "models", "taps", "students", "adapters", "worked_examples"},
     {

@@ -11,7 +11,7 @@ from conftest import build_arguments, build_model, build_pairs
 from process_runs import CASES, FSDP, endless, gathers_of_a_step, gradients, gradients_with, saving, training
 from processes import run_processes, start_processes
 from transformers import AutoModelForCausalLM
-from white_box_runs import trainer
+from white_box_runs import black_box_trainer, trainer
 
 from distill import HiddenStates
 from distill.checkpoints import last_complete_checkpoint
@@ -150,6 +150,25 @@ def test_more_processes_than_rows_are_refused():
 
 def training_of_three_rows():
     trainer(lambda **changes: build_arguments("unused", **changes), CASES["logits"](), pairs=build_pairs(3))
+
+
+def test_a_teacher_that_only_the_first_process_would_load_is_refused():
+    with pytest.raises(AssertionError, match="fsdp_cpu_ram_efficient_loading is on"):
+        run_processes(2, trainer_that_loads_little)
+
+
+def trainer_that_loads_little():
+    config = {"version": 2, "cpu_ram_efficient_loading": True}
+    trainer(lambda **changes: build_arguments("unused", **changes), CASES["logits"](), fsdp=True, fsdp_config=config)
+
+
+def test_a_loss_that_depends_on_the_processes_is_refused():
+    with pytest.raises(AssertionError, match="average_tokens_across_devices=False"):
+        run_processes(2, black_box_of_means)
+
+
+def black_box_of_means():
+    black_box_trainer(lambda **changes: build_arguments("unused", **changes), average_tokens_across_devices=False)
 
 
 def test_a_teacher_is_not_sharded_over_one_process(arguments):

@@ -77,7 +77,7 @@ class PairTrainer(ResumingTrainer):
             processing_class=processing_class,
             **kwargs,
         )
-        check_processes(self.train_dataset, self.args.world_size)
+        check_processes(self.train_dataset, self.args)
         self.rates = Rates(self.accelerator, self.args.device)
         self._eval_sum = self._eval_items = 0.0
         check_student_keeps_gradients(self.model, self.args.device)

@@ -43,6 +43,23 @@ def switch_on_for_cpu(accelerator: Accelerator, args: TrainingArguments) -> bool
     return True
 
 
+def check_teacher_is_everywhere(args: TrainingArguments) -> None:
+    """Refuse the setting under which `from_pretrained` gives weights to the first process alone.
+
+    `accelerate` hands the student's on to the others; nobody would do so for the teacher.
+
+    Raises:
+        ValueError: it is on.
+    """
+    wanted = os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false").lower() in ("1", "true", "yes")
+    if args.world_size > 1 and is_asked_for(args) and wanted:
+        raise ValueError(
+            "fsdp_cpu_ram_efficient_loading is on, so only the first process would load the teacher, and the others would compare "
+            "with nothing. Set it to false in the configuration of accelerate (recipes/accelerate/fsdp2.yaml does), or in "
+            "--fsdp_config."
+        )
+
+
 def shard(model: PreTrainedModel, device: torch.device) -> None:
     """Divide a frozen model's weights over all processes, in place; each layer is gathered for its own forward pass.
 
