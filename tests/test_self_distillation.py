@@ -312,3 +312,35 @@ def test_another_adapter_on_the_same_weights_is_no_teacher(arguments):
 def test_prompt_tuning_is_refused_with_any_teacher(arguments):
     with pytest.raises(ValueError, match="virtual tokens"):
         build(arguments, [Logits()], student=REFUSED["prompt tuning"][0](), teacher=build_model(seed=1))
+
+
+KINDS = {
+    "trained tokens": lambda: peft.LoraConfig(target_modules=["q_proj"], trainable_token_indices=[3, 4]),
+    "ia3": lambda: peft.IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
+    "loha": lambda: peft.LoHaConfig(r=4, target_modules=["q_proj"]),
+    "oft": lambda: peft.OFTConfig(oft_block_size=4, target_modules=["q_proj"]),
+    "vera": lambda: peft.VeraConfig(r=4, target_modules=["q_proj"]),
+    "norms": lambda: peft.LNTuningConfig(target_modules=["input_layernorm"]),
+    "osf": lambda: peft.OSFConfig(target_modules=["q_proj"]),
+    "llama adapter": lambda: peft.AdaptionPromptConfig(adapter_len=4, adapter_layers=1, task_type="CAUSAL_LM"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", KINDS)
+def test_off_is_the_base_whatever_the_kind(kind):
+    """Bit for bit; and on again it is what it was."""
+    base = build_model()
+    ids = torch.arange(3, 30)[None]
+    with torch.no_grad():
+        expected = base(ids).logits
+        student = peft.get_peft_model(base, KINDS[kind]()).eval()
+        torch.manual_seed(0)
+        for p in student.parameters():
+            if p.requires_grad:
+                p.add_(torch.randn_like(p) * 0.1)
+        moved, side = student(ids).logits, AdapterOff(student)
+        with side.forward_pass() as forward:
+            assert torch.equal(forward(ids).logits, expected)
+        assert torch.equal(student(ids).logits, moved)
+        assert (moved - expected).abs().max() > 1e-2
