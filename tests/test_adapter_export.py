@@ -6,9 +6,8 @@ import pytest
 import torch
 from conftest import build_model, build_pairs, build_tokenizer
 from distill.recipes import black_box, white_box
-from test_self_distillation import fill
 from transformers import AutoModelForCausalLM
-from white_box_runs import OBJECTIVES, trainer
+from white_box_runs import OBJECTIVES, fill, trainer
 
 from distill import BlackBoxTrainer
 from distill.adapters import lora_config, save_model

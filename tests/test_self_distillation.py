@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 from conftest import build_model, build_pairs, build_tokenizer
-from white_box_runs import OBJECTIVES
+from white_box_runs import OBJECTIVES, fill
 
 from distill import Logits, WhiteBoxTrainer
 from distill.adapters import adapter_off, base_of, lora_config
@@ -26,17 +26,6 @@ def build(arguments, objectives, *, student=None, teacher="self", config=None, *
         model=student, teacher=student if teacher == "student" else teacher, objectives=objectives,
         args=arguments(**changes), train_dataset=build_pairs(8), processing_class=build_tokenizer(),
     )  # fmt: skip
-
-
-def fill(model, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "lora_B" in name:
-                p.copy_(torch.randn(p.shape, generator=generator) * 0.1)
-            elif "modules_to_save" in name:
-                p.add_(torch.randn(p.shape, generator=generator) * 0.02)
-    return model
 
 
 def loss_and_gradients(run, model=None):
@@ -344,3 +333,15 @@ def test_off_is_the_base_whatever_the_kind(kind):
             assert torch.equal(forward(ids).logits, expected)
         assert torch.equal(student(ids).logits, moved)
         assert (moved - expected).abs().max() > 1e-2
+
+
+def test_a_resumed_run_equals_the_unbroken_one(arguments, tmp_path):
+    """A checkpoint holds the adapter only; the teacher comes back with the base."""
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "output_dir": str(tmp_path / "run")}
+    whole, again = (
+        build(arguments, OBJECTIVES["all"](), config=lora_config(4, dropout=0.3), **settings) for _ in range(2)
+    )
+    whole.train()
+    assert not (tmp_path / "run" / "checkpoint-2" / "model.safetensors").exists()
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True))

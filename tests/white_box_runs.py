@@ -1,5 +1,6 @@
 """Sets of objectives, and a trainer of tiny models, for the tests of WhiteBoxTrainer."""
 
+import torch
 from conftest import build_model, build_pairs, build_tokenizer
 
 from distill import AttentionMaps, HiddenStates, Logits, WhiteBoxTrainer
@@ -27,3 +28,15 @@ def trainer(arguments, objectives, student=None, teacher=None, pairs=None, colla
         data_collator=collator,
         peft_config=peft_config,
     )
+
+
+def fill(model, seed=0):
+    """A fresh adapter is B = 0; give it values, and move the trained copies of modules."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.copy_(torch.randn(p.shape, generator=generator) * 0.1)
+            elif "modules_to_save" in name:
+                p.add_(torch.randn(p.shape, generator=generator) * 0.02)
+    return model
