@@ -93,8 +93,8 @@ def main(argv: list[str] | None = None) -> None:
         )
 
     check_before_training(train, tokenizer, args.max_length, student, training.per_device_train_batch_size)
-    # as it is before the training, which changes the teacher that is the student's own weights
-    card_of = SimpleNamespace(name=teacher.name, model=teacher.model, identity=partial(dict, teacher.identity()))
+    # for the card, as it is before the training: the teacher may be the student's own weights, to be merged with an adapter
+    as_it_was = SimpleNamespace(name=teacher.name, model=teacher.model, identity=partial(dict, teacher.identity()))
     curve = AgreementCurve(HeldOut(teacher.model, held_out, tokenizer, max_length=args.max_length))
     trainer = WhiteBoxTrainer(
         model=student,
@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
         student=student,
         pairs=train,
         how="white box",
-        teacher=card_of,
+        teacher=as_it_was,
         sampling=drawn.sampling,
         steps=drawn.steps,
         objectives=objectives,

@@ -54,7 +54,8 @@ def gradients_with(settings):
         "untied": {"teacher": build_model(3, seed=1), **shared},
         "tied": {"teacher": build_model(3, seed=1, tie_word_embeddings=True), **shared},
         "own logits": {"teacher": family("gemma2"), **shared},
-        "self": {"teacher": "self", "peft_config": lora_config(4)},
+        # three steps, because a fresh adapter is at 0 from its teacher
+        "self": {"teacher": "self", "peft_config": lora_config(4), "max_steps": 3, "learning_rate": 0.3},
     }
     return {name: in_folder(partial(_gradient_of_all, {**case, **settings})) for name, case in cases.items()}
 
