@@ -12,7 +12,7 @@ from transformers import Gemma2ForCausalLM, TrainerCallback
 from white_box_runs import OBJECTIVES, black_box_trainer, gradient_of_one_step, trainer, weights_of
 
 from distill import HiddenStates, Logits, Schedule
-from distill.adapters import lora_config
+from distill.adapters import lora_config, merged
 from distill.collate import PairCollator
 from distill.maps import next_token
 from distill.runs import one_sentence, train_or_resume
@@ -126,6 +126,21 @@ def saving(folder, settings, resume=False):
     it.train(resume_from_checkpoint=f"{folder}/checkpoint-2" if resume else None)
     student = whole_student(it)
     return {**seen, "whole": dict(student.state_dict()) if it.args.process_index == 0 else None}
+
+
+def exported(settings):
+    """The weights of a student whose adapter was trained and merged; of the first process."""
+
+    def run(arguments):
+        student = build_model(seed=7, tie_word_embeddings=True)
+        it = trainer(
+            arguments, [Logits(cross_entropy=0.5)], student=student, teacher="self", peft_config=lora_config(4), max_steps=3, **settings
+        )  # fmt: skip
+        it.train()
+        student = whole_student(it)
+        return merged(student).state_dict() if it.args.process_index == 0 else None
+
+    return in_folder(run)
 
 
 def endless(folder):
