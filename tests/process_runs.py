@@ -1,8 +1,10 @@
 """What the tests of several processes run in each of them; see `processes.run_processes`."""
 
+import importlib
 import os
 import sys
 import tempfile
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 
 import torch
@@ -156,3 +158,13 @@ def endless(folder):
         train_or_resume(it)
 
     one_sentence(main)()
+
+
+def recipe(name, flags, said):
+    """A recipe as `accelerate launch` runs it; what it says goes to a file for each process. Its exit status."""
+    with open(f"{said}{os.environ['RANK']}", "w") as file, redirect_stdout(file), redirect_stderr(file):
+        try:
+            importlib.import_module(f"recipes.{name}").main(flags)
+        except SystemExit as end:
+            return end.code
+    return 0
