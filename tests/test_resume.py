@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,24 @@ def white(arguments, objectives=None, teacher=None, halt=None, **changes):
         processing_class=build_tokenizer(),
         callbacks=[Halt(halt)] if halt else None,
     )
+
+
+@pytest.fixture(scope="module")
+def folders():
+    return {}
+
+
+@pytest.fixture
+def stopped(arguments, folders, tmp_path_factory):
+    """The output folder of a run that was stopped after two steps; one for all tests of this file."""
+
+    def run(build):
+        if build not in folders:
+            folders[build] = str(tmp_path_factory.mktemp("stopped"))
+            build(arguments, halt=2, output_dir=folders[build]).train()
+        return folders[build]
+
+    return run
 
 
 def log(trainer):
@@ -141,10 +160,9 @@ def test_a_finished_run_takes_no_further_step(arguments, tmp_path):
         ({"dataloader_drop_last": True}, "training.dataloader_drop_last: False there, True now"),
     ],
 )  # fmt: skip
-def test_other_settings_are_refused_by_name(arguments, change, named):
-    black(arguments, halt=2).train()
+def test_other_settings_are_refused_by_name(arguments, stopped, change, named):
     with pytest.raises(ValueError, match=f"(?s)is of a run with other settings .*{named}"):
-        black(arguments, **change).train(resume_from_checkpoint=True)
+        black(arguments, output_dir=stopped(black), **change).train(resume_from_checkpoint=True)
 
 
 @pytest.mark.parametrize(
@@ -163,16 +181,14 @@ def test_other_settings_are_refused_by_name(arguments, change, named):
         ({"teacher": build_model(layers=3, seed=2)}, "teacher: 'LlamaForCausalLM of 3 layers.*weights [0-9a-f]{16}' there"),
     ],
 )  # fmt: skip
-def test_other_objectives_and_teachers_are_refused_by_name(arguments, change, named):
-    white(arguments, halt=2).train()
+def test_other_objectives_and_teachers_are_refused_by_name(arguments, stopped, change, named):
     with pytest.raises(ValueError, match=f"(?s)is of a run with other settings .*{named}"):
-        white(arguments, **change).train(resume_from_checkpoint=True)
+        white(arguments, output_dir=stopped(white), **change).train(resume_from_checkpoint=True)
 
 
-def test_the_other_trainer_is_refused(arguments):
-    black(arguments, halt=2).train()
+def test_the_other_trainer_is_refused(arguments, stopped):
     with pytest.raises(ValueError, match="trainer: 'BlackBoxTrainer' there, 'WhiteBoxTrainer' now"):
-        white(arguments).train(resume_from_checkpoint=True)
+        white(arguments, output_dir=stopped(black)).train(resume_from_checkpoint=True)
 
 
 def test_another_base_under_an_adapter_is_refused(arguments):
@@ -287,3 +303,27 @@ def test_a_relations_objective_is_described(arguments, tmp_path):
     white(arguments, [AttentionMaps(relations=("query", "key"))], halt=2).train()
     record = json.loads((tmp_path / "out" / "checkpoint-2" / RECORD_FILE).read_text())
     assert record["settings"]["objectives"]["attention"]["relations"] == ["query", "key"]
+
+
+def test_processes_go_on_together_and_are_refused_together(tmp_path):
+    """Two processes: the bits of the unbroken run; and a refusal reaches both, so that none waits for the other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, Path(__file__).with_name("resume_ranks.py"), tmp_path]
+    ranks = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, **world, "OMP_NUM_THREADS": "1", "RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    try:
+        said = [process.communicate(timeout=400)[0] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    for process, text in zip(ranks, said, strict=True):
+        assert process.returncode == 0, text[-3000:]
+        assert "all as it should be" in text
