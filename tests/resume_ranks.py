@@ -6,20 +6,12 @@ from pathlib import Path
 import torch
 from conftest import build_model, build_pairs, build_tokenizer
 from filelock import FileLock
-from transformers import TrainerCallback, TrainingArguments
+from resume_runs import Halt
+from transformers import TrainingArguments
 
 from distill import AttentionMaps, BlackBoxTrainer, Logits, WhiteBoxTrainer
 from distill.checkpoints import LOCK_FILE
 from distill.objectives import Schedule
-
-
-class Halt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            control.should_save = control.should_training_stop = True
 
 
 def build(kind, folder, halt=None, **changes):
