@@ -1,13 +1,19 @@
 """Adapters (LoRA) through `peft`: a few trained weights beside a frozen student."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import is_bitsandbytes_available
 
+from distill.quantising import in_bits, is_quantised
 from distill.redact import public_name
+
+_REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # ways to start a LoRA, of peft
 
 
 def lora_config(rank: int, *, alpha: float | None = None, dropout: float = 0.0, targets: str = "all-linear") -> Any:
@@ -69,12 +75,79 @@ def base_of(model: Any) -> Any:
     return model.get_base_model() if is_adapted(model) else model
 
 
+@contextmanager
+def adapter_off(model: Any) -> Iterator[None]:
+    """Within it a `PeftModel` computes what its base does: every adapter is off, `modules_to_save` are the originals.
+
+    Which parameters are trained is as it was afterwards; peft would set every weight of an active adapter to be trained.
+    """
+    trained = {name: p.requires_grad for name, p in model.named_parameters()}
+    model.base_model.disable_adapter_layers()
+    try:
+        yield
+    finally:
+        model.base_model.enable_adapter_layers()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(trained[name])
+
+
+def check_no_virtual_tokens(model: Any) -> None:
+    """Refuse a model with prompt tuning or its like: its positions are not those of another model.
+
+    Raises:
+        ValueError: such an adapter.
+    """
+    for name, config in model.peft_config.items() if is_adapted(model) else ():
+        if config.is_prompt_learning:
+            raise ValueError(
+                f"The adapter {name!r} ({config.peft_type.value}) puts virtual tokens before the text, and white box compares "
+                "position by position; take an adapter on the weights, such as LoRA."
+            )
+
+
+def check_off_is_base(model: Any) -> None:
+    """Refuse an adapter which, when it is off, does not leave the weights that were there before it.
+
+    Raises:
+        ValueError: weights of the base that are trained too; an adapter that is merged, or that has written into the base when
+            it was made.
+    """
+    for config in model.peft_config.values():
+        start = str(getattr(config, "init_lora_weights", "")).lower()
+        if start.startswith(_REWRITES_BASE):
+            raise ValueError(
+                f"init_lora_weights={start!r} takes part of the base's weights into the adapter, so that with the adapter off "
+                "the base is another model than before; leave it at its default, or load the teacher by itself."
+            )
+    layers = [module for module in model.modules() if getattr(module, "merged", False) is True]
+    if layers:
+        raise ValueError(
+            "The adapter is merged into the base's weights, so it cannot be off; call unmerge_adapter() first."
+        )
+    with adapter_off(model):
+        moving = [name for name, p in model.named_parameters() if p.requires_grad]
+    if moving:
+        raise ValueError(
+            f"{len(moving)} weights of the base are trained beside the adapter, the first is {moving[0]}, so the teacher would "
+            "move with the student. Freeze them (bias='none'), or name them in modules_to_save, which trains a copy."
+        )
+
+
 def merged(model: Any) -> PreTrainedModel:
     """The student as a plain model, its adapter added into its weights in place; any other model as it is.
 
-    A merged weight is W + scale * B A, rounded once more, so its logits differ from the adapted model's by rounding.
+    A merged weight is W + scale * B A, rounded once more, so its logits differ from the adapted model's by rounding. Where the
+    head and the embeddings are one matrix and one of them has an adapter, they are two afterwards.
     """
-    return model.merge_and_unload() if is_adapted(model) else model
+    if not is_adapted(model):
+        return model
+    base = base_of(model)
+    embeddings, head = base.get_input_embeddings(), base.get_output_embeddings()
+    if any(hasattr(module, "base_layer") for module in (embeddings, head)):
+        ours, theirs = (getattr(module, "base_layer", module) for module in (embeddings, head))
+        if ours.weight is theirs.weight:  # peft would add the update of the one to both
+            theirs.weight = torch.nn.Parameter(theirs.weight.detach().clone(), requires_grad=False)
+    return model.merge_and_unload()
 
 
 def save_model(model: Any, folder: Path) -> None:
@@ -83,7 +156,7 @@ def save_model(model: Any, folder: Path) -> None:
     A quantised base cannot be merged without loss: there only the adapter is saved, which names its base.
     """
     if is_adapted(model):
-        quantised = bool(getattr(base_of(model), "is_quantized", False))
+        quantised = is_quantised(base_of(model))
         adapter = folder if quantised else folder / "adapter"
         model.save_pretrained(adapter)
         (adapter / "README.md").unlink(missing_ok=True)  # peft's form to fill in
@@ -113,20 +186,12 @@ def load_in_4bit() -> Any:
 
     Source: QLoRA (Dettmers et al. 2023): 4-bit NormalFloat, double quantisation, bfloat16 products.
     """
-    from transformers import BitsAndBytesConfig
-    from transformers.utils import is_bitsandbytes_available
-
     if not torch.cuda.is_available() or not is_bitsandbytes_available():
         raise ValueError(
-            "load_in_4bit needs an NVIDIA GPU and the package bitsandbytes: pip install bitsandbytes. Without them, leave it "
-            "out; LoRA on unquantised weights needs neither."
+            "load_in_4bit needs an NVIDIA GPU and the package bitsandbytes: pip install 'distill[quantised]'. Without them, leave "
+            "it out; LoRA on unquantised weights needs neither."
         )
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
+    return in_bits(4)
 
 
 def _peft() -> Any:

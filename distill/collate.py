@@ -14,6 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 IGNORE = -100
 
+# A row that fills up the batch of a process when there are no rows left for it; the only one that may have no loss.
+EMPTY: dict[str, Any] = {"id": "(no row)", "prompt_ids": [0], "completion_ids": [0], "loss_mask": [0]}
+
 
 @dataclass
 class PairCollator:
@@ -103,7 +106,7 @@ class PairCollator:
         carries = [0] * len(prompt) + ([1] * len(completion) if mask is None else list(mask))
         labels = [i if m else IGNORE for i, m in zip(ids, carries, strict=False)]
         labels[:1] = [IGNORE] * len(labels[:1])
-        if all(label == IGNORE for label in labels):
+        if all(label == IGNORE for label in labels) and pair.get("id") != EMPTY["id"]:
             masked = "" if mask is None else f", {sum(mask)} of them with loss"
             raise ValueError(
                 f"Pair {pair.get('id', '?')} has no token to learn from: {len(prompt)} prompt tokens, {len(completion)} "

@@ -80,6 +80,8 @@ def generate(
     requests = _requests(teacher, _listed(prompts), samples, settings)
 
     journal = Journal(output, settings) if output is not None else None
+    if journal and journal.torn:
+        _tell(f"{journal.path} ended in a torn line of {journal.torn} bytes; its pair is asked for again.")
     with journal or nullcontext():
         kept: dict[str, dict[str, Any]] = {}
         rows: Mapping[str, dict[str, Any]] = journal.rows if journal else kept
@@ -166,11 +168,11 @@ def _ask(index: int, request: Request, sampling: Sampling) -> Ask:
 def _tell_refused(
     refused: Sequence[tuple[Request, str]], total: int, output: str | os.PathLike[str] | None, allow: bool
 ) -> None:
-    reasons = dict.fromkeys(f"{str(request.prompt)[:60]!r}: {reason}" for request, reason in refused)
+    reasons = dict.fromkeys(f"{_asked_last(request.prompt)[:60]!r}: {reason}" for request, reason in refused)
     first = "; ".join(list(reasons)[:3])
     sentence = f"{len(refused)} of {total} completions could not be had. The first: {first}."
     if allow:
-        tqdm.write(sentence, file=sys.stderr)
+        _tell(sentence)
         return
     way = "The others are"
     if output is not None:
@@ -188,11 +190,19 @@ def _tell_identical(teacher: ConcurrentTeacher, rows: Sequence[dict[str, Any]], 
     several = [samples for samples in by_prompt.values() if len(samples) > 1]
     repeated = [samples for samples in several if len(set(samples)) < len(samples)]
     if repeated:
-        tqdm.write(
+        _tell(
             f"{len(repeated)} of {len(several)} prompts have identical samples at temperature {sampling.temperature:g}; "
-            f"short answers do repeat, but if these are many, {teacher.name} ignores the seed or the temperature.",
-            file=sys.stderr,
+            f"short answers do repeat, but if these are many, {teacher.name} ignores the seed or the temperature."
         )
+
+
+def _tell(sentence: str) -> None:
+    """To the user, beside a progress bar."""
+    tqdm.write(sentence, file=sys.stderr)
+
+
+def _asked_last(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
 
 
 def _listed(prompts: Iterable[Prompt] | datasets.Dataset) -> list[Prompt]:
@@ -221,6 +231,8 @@ def _requests(
         for sample in range(samples):
             key = fingerprint(settings, ids, sample)
             requests.setdefault(key, Request(key, asked, ids, sample))
+    if repeated := len(prompts) - len(requests) // samples:
+        _tell(f"{repeated} of {len(prompts)} prompts repeat others and are asked once; for more answers raise samples.")
     return list(requests.values())
 
 

@@ -40,6 +40,10 @@ class Journal:
         settings: plain values that decide the rows (teacher, sampling); compared with those on disk.
         sync_seconds: longest wait before rows are flushed to the disk; 0 flushes every append before it returns.
 
+    Attributes:
+        rows: those there are, by id.
+        torn: bytes of a torn last line that was cut off, 0 without one.
+
     Raises:
         ValueError: the file holds rows of other settings or of another version, is damaged before its last line, or
             another process has it.
@@ -72,7 +76,8 @@ class Journal:
                 sync_folder(self.path.parent)
             self.rows = JournalRows(self.path, unsealed)
             self._end = self._safe = self.rows.end
-            if self.path.stat().st_size > self._end:
+            self.torn = self.path.stat().st_size - self._end
+            if self.torn:
                 os.truncate(self.path, self._end)  # a torn last line never counted
             self._file: BinaryIO = self.path.open("ab", buffering=0)
         except BaseException:

@@ -1,7 +1,7 @@
 """Find and load a model by any name: an embedded one, a local folder, a Hub id."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,10 @@ def resolve_model(name: str | os.PathLike[str]) -> str:
 
 
 def load_tokenizer(name: str | os.PathLike[str], **kwargs: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, by any name `resolve_model` takes; errors as there."""
+    """The tokenizer of a model, by any name `resolve_model` takes, or of a folder with a tokenizer alone; errors as there."""
+    folder = Path(os.fspath(name)).expanduser()
+    if (folder / "tokenizer_config.json").is_file():
+        return AutoTokenizer.from_pretrained(str(folder), **kwargs)
     return _from_pretrained(AutoTokenizer, name, **kwargs)
 
 
@@ -69,16 +72,15 @@ def fast_dtype() -> torch.dtype:
     return torch.bfloat16 if supported else torch.float32
 
 
-def weights_fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
+def weights_fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     """64 values of every tensor: enough to tell two models apart, without reading all of their weights.
 
     Of a tensor that is sharded, the part of this process; of one without data, its shape.
     """
     parts = []
-    for name, tensor in tensors.items():
-        own: Any = getattr(
-            tensor, "to_local", lambda t=tensor: t
-        )()  # slicing a sharded one would talk to other processes
+    for name, tensor in tensors:
+        # slicing a sharded one would talk to other processes
+        own: Any = tensor.to_local() if hasattr(tensor, "to_local") else tensor
         flat = own.detach().reshape(-1)
         picked = flat[:: max(1, flat.numel() // 64)][:64]
         parts.append((name, list(tensor.shape), [] if own.is_meta else picked.float().cpu().tolist()))

@@ -9,7 +9,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -23,6 +23,8 @@ from distill.embedded import EMBEDDED
 from distill.redact import clean, embedded_name, hub_snapshot, public_name
 from distill.steps import Step
 from distill.teachers.base import Sampling
+
+STEPS = ".steps.json"  # beside a file of pairs: what `distill clean` left out of it
 
 # Settings of transformers.TrainingArguments that decide what is learned.
 TRAINING = (
@@ -202,24 +204,52 @@ def describe_objective(objective: Any) -> dict[str, Any]:
     return clean(settings | {name: getattr(objective, name) for name in names if hasattr(objective, name)})
 
 
-def drawn_as(path: str | os.PathLike[str]) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """`(identity of the teacher, sampling settings)` as `generate` wrote them beside a file of pairs.
+class Drawn(NamedTuple):
+    """How a file of pairs came to be: who was asked and how (None where nobody noted it), and what was then left out."""
 
-    `(None, None)` where there is nothing beside the file, or something else.
+    teacher: dict[str, Any] | None
+    sampling: dict[str, Any] | None
+    steps: tuple[Step, ...]
+
+
+def drawn_as(path: str | os.PathLike[str]) -> Drawn:
+    """What `generate` (`.settings.json`) or `distill clean` (`.steps.json`) wrote beside a file of pairs.
+
+    All of it is empty where there is nothing beside the file, or something else.
 
     Example:
-        >>> identity, sampling = drawn_as("runs/demo/pairs.jsonl")
+        >>> teacher, sampling, steps = drawn_as("runs/demo/pairs.jsonl")
     """
-    beside = Path(path).with_suffix(".settings.json")
+    beside = Path(path)
+    found = _read_object(beside.with_suffix(".settings.json"))
+    cleaned = _read_object(beside.with_suffix(STEPS))
+    found = found or cleaned.get("drawn") or {}
     try:
-        found = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # no such file; not JSON in UTF-8
-        return None, None
+        steps = tuple(Step(**{**step, "examples": tuple(step["examples"])}) for step in cleaned.get("steps", []))
+    except (TypeError, KeyError):
+        steps = ()
     if not isinstance(found, dict) or not isinstance(found.get("teacher"), str):
-        return None, None
+        return Drawn(None, None, steps)
     names = {field.name for field in dataclasses.fields(Sampling)}
     apart = [{k: v for k, v in found.items() if (k in names) is side} for side in (False, True)]
-    return apart[0], apart[1] or None
+    return Drawn(apart[0], apart[1] or None, steps)
+
+
+def write_steps(path: str | os.PathLike[str], steps: Iterable[Step], source: str | os.PathLike[str]) -> None:
+    """Write beside a file of pairs what was left out of it, after all that is known of the file it was made from."""
+    before = drawn_as(source)
+    drawn = {**before.teacher, **(before.sampling or {})} if before.teacher else None
+    listed = [step.as_dict() for step in (*before.steps, *steps)]
+    text = json.dumps({"drawn": drawn, "steps": listed}, indent=1, ensure_ascii=False)
+    Path(path).with_suffix(STEPS).write_text(text + "\n", encoding="utf-8")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # no such file; not JSON in UTF-8
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def describe_program() -> dict[str, Any]:

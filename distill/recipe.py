@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import datasets
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from distill import AttentionMaps, HiddenStates, Logits, generate, load_pairs
+from distill import AttentionMaps, HiddenStates, Logits, generate, load_pairs, processes
 from distill.adapters import load_in_4bit
 from distill.arguments import parse
 from distill.encode import Prompt
@@ -19,6 +20,7 @@ from distill.models import fast_dtype, load_model, load_tokenizer
 from distill.objectives import Objective
 from distill.pairs import are_tokens_of, fingerprint, retokenize
 from distill.prompts import read_distinct_prompts, write_prompts
+from distill.quantising import in_bits
 from distill.runs import RunFolder
 from distill.settings import training_settings
 from distill.students import STRATEGIES
@@ -27,6 +29,7 @@ from distill.teachers.server import is_address, server_teacher
 from distill.tuning import TuningArguments
 
 Arguments = TypeVar("Arguments")
+SHARED_PAIRS = ".pairs"  # what the first process has generated, for the others, in its order
 
 # Defaults of the recipes where they differ from TrainingArguments'; every one of them is a flag.
 DEMO_TRAINING: dict[str, Any] = {
@@ -47,14 +50,31 @@ DEMO_TRAINING: dict[str, Any] = {
 
 
 def parse_recipe(
-    arguments: type[Arguments], argv: list[str] | None, *, output_dir: str, description: str | None, **own_defaults: Any
+    arguments: type[Arguments],
+    argv: list[str] | None,
+    *,
+    output_dir: str,
+    description: str | None,
+    several: bool = False,
+    **own_defaults: Any,
 ) -> tuple[Arguments, TrainingArguments]:
-    """Flags of a training recipe: its own, and all of `TrainingArguments` with the demo's defaults or the recipe's own."""
+    """Flags of a training recipe: its own, and all of `TrainingArguments` with the demo's defaults or the recipe's own.
+
+    Args:
+        several: the recipe runs in several processes (`accelerate launch`).
+
+    Raises:
+        ValueError: it does not, and there are several; a flag that is wrong.
+    """
     defaults = {**DEMO_TRAINING, **own_defaults, "output_dir": output_dir}
     args, training = parse((arguments, TrainingArguments), argv, defaults=defaults, description=description)
     training.include_num_input_tokens_seen = "non_padding"  # its flag takes only yes and no
-    if training.world_size > 1:
-        raise ValueError("The recipes run in one process; for several, import the trainers into a script of your own.")
+    if training.world_size > 1 and not several:
+        raise ValueError(
+            f"This recipe runs in one process, and there are {training.world_size}; start it without a launcher. "
+            "recipes/black_box.py and recipes/white_box.py run in several."
+        )
+    processes.only_the_first_speaks()
     training._n_gpu = min(training.n_gpu, 1)  # else Trainer would spread one process over all GPUs (DataParallel)
     return args, training
 
@@ -68,6 +88,9 @@ class DataArguments:
         metadata={
             "help": "Embedded name, local folder, Hub id; for the black box also the http:// address of a server."
         },
+    )
+    teacher_bits: int | None = field(
+        default=None, metadata={"help": "Load the teacher in 8 or 4 bits (bitsandbytes); needs --student."}
     )
     pairs: str | None = field(
         default=None, metadata={"help": "Ready pairs (.jsonl or folder); else they are generated."}
@@ -91,10 +114,12 @@ class DataArguments:
 
 @dataclass
 class ServerArguments:
-    """How a teacher behind a server is asked. Its key is read from the environment variable OPENAI_API_KEY."""
+    """How a teacher behind a server is asked. Its key is read from an environment variable."""
 
     teacher_model: str | None = field(default=None, metadata={"help": "The teacher's name on a server with several."})
+    api_key_env: str = field(default="OPENAI_API_KEY", metadata={"help": "Environment variable with a server's key."})
     concurrency: int = field(default=32, metadata={"help": "Requests to a server under way at once."})
+    timeout: float = field(default=600.0, metadata={"help": "Seconds a server may take for one completion."})
     extra_body: str | None = field(default=None, metadata={"help": "JSON: further fields of requests to a server."})
     allow_refusals: bool = field(default=False, metadata={"help": "Go on without completions that a server refused."})
 
@@ -102,6 +127,22 @@ class ServerArguments:
 @dataclass
 class BlackBoxArguments(DataArguments, TuningArguments, ServerArguments):
     """Pairs, student, and a teacher that may be behind a server."""
+
+
+def teacher_behind(
+    url: str, args: ServerArguments, tokenizer: PreTrainedTokenizerBase | str, **settings: Any
+) -> ServerTeacher:
+    """The teacher at an address, asked as the flags say; further settings are `ServerTeacher`'s own. Raises as it does."""
+    return server_teacher(
+        url,
+        args.teacher_model,
+        tokenizer=tokenizer,
+        api_key_env=args.api_key_env,
+        concurrency=args.concurrency,
+        timeout=args.timeout,
+        extra_body=args.extra_body,
+        **settings,
+    )
 
 
 def load_teacher(args: BlackBoxArguments) -> LocalTeacher | ServerTeacher | None:
@@ -113,20 +154,30 @@ def load_teacher(args: BlackBoxArguments) -> LocalTeacher | ServerTeacher | None
     if args.pairs and args.student:
         return None
     if not is_address(args.teacher):
-        return LocalTeacher(args.teacher)
+        return local_teacher(args)
+    if args.teacher_bits:
+        raise ValueError("teacher_bits loads a teacher here, and this one runs behind a server; leave it out.")
     if not args.student:
         raise ValueError(
             "A server shows no inside, so no student can be cut from its teacher; name a model to train with --student."
         )
     if not args.prompts:
         raise ValueError("A server is asked prompts that are there already; give a file with --prompts.")
-    return server_teacher(
-        args.teacher,
-        args.teacher_model,
-        tokenizer=load_tokenizer(args.student),
-        concurrency=args.concurrency,
-        extra_body=args.extra_body,
-    )
+    return teacher_behind(args.teacher, args, load_tokenizer(args.student))
+
+
+def local_teacher(args: DataArguments) -> LocalTeacher:
+    """The teacher named by `--teacher`, in so many bits as `--teacher_bits` says.
+
+    Raises:
+        ValueError: no such teacher; bits without a named student (one that is cut from the teacher needs its weights whole).
+    """
+    if args.teacher_bits and not args.student:
+        raise ValueError(
+            "teacher_bits rounds the teacher's weights, and without --student the student would be cut from them; name a model "
+            "to train with --student."
+        )
+    return LocalTeacher(args.teacher, quantization_config=in_bits(args.teacher_bits) if args.teacher_bits else None)
 
 
 def prepare_pairs(
@@ -138,16 +189,23 @@ def prepare_pairs(
             args.pairs, teacher.tokenizer if teacher else load_tokenizer(str(args.student)), turns=args.turns
         )
     assert teacher is not None, "load_teacher leaves the teacher out only where there are pairs"
-    return generate(
-        teacher,
-        prepare_prompts(teacher, args.prompts, args.num_prompts + args.held_out, args.generation_seed, run),
-        max_new_tokens=args.max_new_tokens,
-        temperature=args.temperature,
-        seed=args.generation_seed,
-        batch_size=64,
-        output=run / "pairs.jsonl",
-        allow_refusals=isinstance(args, ServerArguments) and args.allow_refusals,
-    )
+    with processes.first_then_others():
+        if not processes.is_main():
+            return datasets.load_from_disk(str(run / SHARED_PAIRS))
+        pairs = generate(
+            teacher,
+            prepare_prompts(teacher, args.prompts, args.num_prompts + args.held_out, args.generation_seed, run),
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            seed=args.generation_seed,
+            batch_size=64,
+            output=run / "pairs.jsonl",
+            allow_refusals=isinstance(args, ServerArguments) and args.allow_refusals,
+        )
+        if processes.count() > 1:
+            shutil.rmtree(run / SHARED_PAIRS, ignore_errors=True)
+            pairs.save_to_disk(run / SHARED_PAIRS)
+    return pairs
 
 
 def prepare_prompts(
@@ -250,11 +308,11 @@ def block_sample(pairs: datasets.Dataset, strategy: str, rows: int = 12) -> Sequ
 
 def settings_of(args: Any, training: TrainingArguments) -> dict[str, Any]:
     """The settings that decide a run's results, for its folder; files are told by their contents."""
-    # more seeds, answers or ways can be added to a run that is there; how many requests at once decides nothing
+    # more seeds, answers or ways can be added to a run that is there; how a server is reached decides nothing
     own = {
         k: value
         for k, value in dataclasses.asdict(args).items()
-        if k not in ("seeds", "answers", "ablation", "concurrency")
+        if k not in ("seeds", "answers", "ablation", "concurrency", "timeout", "api_key_env", "allow_refusals")
     }
     contents = {
         f"{name}_sha256": hashlib.sha256(Path(own[name]).read_bytes()).hexdigest()

@@ -24,10 +24,12 @@ _SECRET_SHAPE = re.compile(
     r"\b(?:[spr]k-[\w-]{12,}|gsk_\w{12,}|(?:nvapi|xai)-[\w-]{12,}|hf_\w{12,}|gh[opsru]_\w{12,}|github_pat_\w{12,}|glpat-[\w-]{12,}|xox[a-z]-[\w-]{8,}"
     r"|AKIA[0-9A-Z]{12,}|AIza[\w-]{20,}|Bearer\s+\S+)"
 )
-_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>|)\]}]+", re.IGNORECASE)
+_URL = re.compile(
+    r"\b[a-z][a-z0-9+.-]*://(?:\[[0-9a-f:.%]+\][^\s'\"<>|)\]}]*|[^\s'\"<>|)\]}]+)", re.IGNORECASE
+)  # the first kind has an IPv6 address in brackets
 # without a scheme: an address of a private network, or a name under one of the endings of such networks, with its port
 _BARE_HOST = re.compile(
-    r"(?<![\w.:/-])(?:(?:10|127|192\.168|172\.(?:1[6-9]|2\d|3[01]))(?:\.\d{1,3}){2,3}(?::\d+)?"
+    r"(?<![\w.:/-])(?:(?:(?:10|127)\.\d{1,3}|192\.168|172\.(?:1[6-9]|2\d|3[01]))(?:\.\d{1,3}){2}(?::\d+)?"
     r"|[\w-]+(?:\.[\w-]+)*\.(?:local|localdomain|internal|intranet|lan|corp)(?::\d+)?)(?![\w.-])"
 )
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
@@ -62,6 +64,28 @@ def clean(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [clean(item) for item in value]
     return _clean_text(str(value))
+
+
+def secret_in(value: Any) -> str | None:
+    """Where a secret seems to be in a plain value, in words that do not show it; None if nowhere.
+
+    Looked for are entries whose name says that they are secret, what looks like a key, and values of environment variables
+    with a secret's name.
+
+    Example:
+        >>> secret_in({"user": "me", "api_key": "abc"})
+        "its entry 'api_key' seems to be a secret"
+    """
+    if isinstance(value, Mapping):
+        named = next((str(name) for name in value if _SECRET_NAME.search(str(name))), None)
+        if named is not None:
+            return f"its entry {named!r} seems to be a secret"
+        return next((found for one in value.values() if (found := secret_in(one))), None)
+    if isinstance(value, list | tuple):
+        return next((found for one in value if (found := secret_in(one))), None)
+    if isinstance(value, str) and (_SECRET_SHAPE.search(value) or any(secret in value for secret in _secrets())):
+        return "something in it looks like a key"
+    return None
 
 
 def public_name(name: str | os.PathLike[str]) -> str:

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from distill.quantising import is_dispatched, is_quantised
+
 KEPT_LAYERS = "distill_kept_layers"  # in the student's config: which teacher layers its layers are
 TEACHER_DEPTH = "distill_teacher_layers"  # and of how many
 STRATEGIES = ("even", "first_last", "block_influence")
@@ -46,6 +48,11 @@ def make_student(
     """
     config = _text_config(teacher)
     total = config.num_hidden_layers
+    if is_quantised(teacher) or is_dispatched(teacher):
+        raise ValueError(
+            "A student is a copy of some of the teacher's weights, and these are quantised or spread over devices; cut it from "
+            "the teacher loaded whole, or name a model to train (--student)."
+        )
     if isinstance(layers, int):
         kept = choose_layers(teacher, layers, strategy, sample)
     else:

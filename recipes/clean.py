@@ -4,7 +4,7 @@
     distill clean pairs.jsonl --near prompt --language en --max_tokens 2048 --must_not "(?i)as an ai" --output clean.jsonl
 
 Only what you ask for is done; without flags, that is the same draw recorded twice, and broken text. Every step says how many rows it took, and
-what that does to the distribution the student learns; beside the output, a .steps.json says it for a model card.
+what that does to the distribution the student learns; beside the output, a .steps.json says it for the student's card.
 """
 
 import sys
@@ -22,7 +22,8 @@ from distill.contamination import drop_contaminated, find_contamination, read_ev
 from distill.filters import drop_broken, drop_cut, filter_format, filter_language, filter_length, filter_repetition
 from distill.models import load_tokenizer
 from distill.pairs import save_pairs
-from distill.runs import one_sentence, write_json
+from distill.provenance import write_steps
+from distill.runs import one_sentence
 from distill.steps import Step, steps_table
 
 Cleaner = Callable[[datasets.Dataset], tuple[datasets.Dataset, Step]]
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     if len(pairs) == 0:
         raise ValueError("Nothing is left of the pairs; ask for less to be left out. Nothing was written.")
     save_pairs(pairs, args.output)
-    write_json(Path(args.output).with_suffix(".steps.json"), [step.as_dict() for step in steps])
+    write_steps(args.output, steps, source=args.pairs)
     print(f"\n{len(pairs)} pairs in {args.output}.")
 
 

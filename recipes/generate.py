@@ -4,7 +4,7 @@
     distill generate --num_prompts 100 --output pairs.jsonl          (the teacher writes the prompts, too)
     distill generate --teacher http://localhost:8000/v1 --tokenizer Qwen/Qwen3-0.6B --prompts prompts.txt
 
-The key of a server, if it wants one, is read from the environment variable OPENAI_API_KEY.
+The key of a server, if it wants one, is read from the environment variable OPENAI_API_KEY (--api_key_env: another one).
 
 Interrupt it when you like: the same command goes on from there.
 """
@@ -15,10 +15,10 @@ from pathlib import Path
 from distill import generate
 from distill.arguments import parse
 from distill.prompts import read_distinct_prompts, write_prompts
-from distill.recipe import ServerArguments
+from distill.recipe import ServerArguments, teacher_behind
 from distill.runs import one_sentence
 from distill.teachers import LocalTeacher, ServerTeacher
-from distill.teachers.server import is_address, server_teacher
+from distill.teachers.server import is_address
 
 
 @dataclass
@@ -35,6 +35,7 @@ class GenerateArguments(ServerArguments):
     num_prompts: int = field(default=100, metadata={"help": "Prompts the teacher writes, without a file."})
     plain: bool = field(default=False, metadata={"help": "Continue plain text, without the chat template."})
     samples: int = field(default=1, metadata={"help": "Completions a prompt."})
+    top_logprobs: int = field(default=0, metadata={"help": "Of a server: most likely tokens to keep at each place."})
     max_new_tokens: int = field(default=256, metadata={"help": "Longest completion, in tokens."})
     temperature: float = field(default=1.0, metadata={"help": "1 is the teacher itself; 0 its most likely tokens."})
     top_p: float = field(default=1.0, metadata={"help": "1 is the teacher itself."})
@@ -53,14 +54,7 @@ def load_teacher(args: GenerateArguments) -> LocalTeacher | ServerTeacher:
             "A server gives text and takes prompts: name the student's tokenizer with --tokenizer, and a file with "
             "--prompts."
         )
-    return server_teacher(
-        args.teacher,
-        args.teacher_model,
-        tokenizer=args.tokenizer,
-        chat=chat,
-        concurrency=args.concurrency,
-        extra_body=args.extra_body,
-    )
+    return teacher_behind(args.teacher, args, args.tokenizer, chat=chat, top_logprobs=args.top_logprobs)
 
 
 @one_sentence

@@ -1,8 +1,8 @@
 """Verified reasoning distillation: sample traces from a teacher, keep those whose answer is right, fine-tune on them.
 
     python recipes/reasoning.py --output_dir runs/reasoning        (or: distill reasoning ...)
-    python recipes/reasoning.py --config recipes/settings/r1_qwen2.5_7b.yaml --teacher http://localhost:8000/v1 \\
-        --student Qwen/Qwen2.5-Math-7B --prompts questions.jsonl --output_dir runs/r1
+    python recipes/reasoning.py --config recipes/settings/r1_qwen2.5_math_7b.yaml --teacher http://localhost:8000/v1 \\
+        --student Qwen2.5-Math-7B-32k --prompts questions.jsonl --output_dir runs/r1
 
 With no other flag the embedded 135M model learns from itself on a CPU (STaR, Zelikman et al. 2022; rejection sampling as in
 DeepSeek-R1, 2025): as a teacher it sees worked examples, as a student it does not. Beside the verified student one is trained
@@ -27,13 +27,14 @@ from distill.card import write_card
 from distill.evaluation.accuracy import Accuracy, accuracy, accuracy_table
 from distill.models import fast_dtype, load_model, load_tokenizer
 from distill.pairs import fingerprint
+from distill.preflight import check_before_training
 from distill.reasoning import CUT_TRACES, cut_traces
-from distill.recipe import ServerArguments, in_tokens_of, parse_recipe, settings_of
+from distill.recipe import ServerArguments, in_tokens_of, parse_recipe, settings_of, teacher_behind
 from distill.runs import RunFolder, one_sentence, save_student, train_or_resume, write_json
 from distill.selection import KEEP, pass_rates, select
 from distill.steps import Step, steps_table
 from distill.teachers import LocalTeacher, Sampling, ServerTeacher
-from distill.teachers.server import is_address, server_teacher
+from distill.teachers.server import is_address
 from distill.verifiers import load_verifier, read_rows, task_rows, verify
 from distill.worked_examples import CHAIN_SUM, Example, read_examples, with_examples, without_examples
 
@@ -51,6 +52,10 @@ class ReasoningArguments(ServerArguments):
         metadata={"help": "Embedded name, local folder, Hub id, or the http:// address of a server."},
     )
     student: str | None = field(default=None, metadata={"help": "A model to train; by default the teacher itself."})
+    tokenizer: str | None = field(
+        default=None,
+        metadata={"help": "Of the student, where it shall not have its own: a base model with the template of traces."},
+    )
     prompts: str | None = field(
         default=None,
         metadata={"help": "Questions (.jsonl: prompt and what the verifier reads); else a generated task."},
@@ -103,9 +108,10 @@ def main(argv: list[str] | None = None) -> None:
     _check(args)
     verifier = load_verifier(args.verifier)
     examples = _examples(args)
+    tokenizer = load_tokenizer(args.tokenizer or args.student or args.teacher)
+    teacher = _teacher(args, tokenizer)  # first: a mistyped address should leave no folder behind
+    start = _student(args, tokenizer)
     run = RunFolder(str(training.output_dir), settings_of(args, training))
-    tokenizer = load_tokenizer(args.student or args.teacher)
-    teacher = _teacher(args, tokenizer)
     train_rows, held_out_rows = _questions(args)
 
     sampling = Sampling(args.max_new_tokens, args.temperature, args.top_p, seed=args.generation_seed)
@@ -128,6 +134,8 @@ def main(argv: list[str] | None = None) -> None:
     verified, chosen = select(scored, args.keep, k=args.k)
     steps = [cut, chosen]
     print(steps_table(steps) + "\n")
+    learned = without_examples(in_tokens_of(verified, tokenizer), examples, tokenizer)
+    check_before_training(learned, tokenizer, args.max_length, start, training.per_device_train_batch_size)
 
     ask = partial(
         accuracy,
@@ -139,7 +147,6 @@ def main(argv: list[str] | None = None) -> None:
         top_p=args.answer_top_p,
         batch_size=args.generation_batch_size,
     )
-    start = load_model(args.student or args.teacher, dtype="float32")
     untrained = {"untouched": _once(run / "untouched.json", lambda: ask(_fast(start)))}
     if examples and isinstance(teacher, LocalTeacher):
         shown = _shown(held_out_rows, examples)
@@ -155,8 +162,10 @@ def main(argv: list[str] | None = None) -> None:
                 continue
             folder = run / f"{way}-seed{seed}"
             if not (folder / "accuracy.json").is_file():
-                pairs, taken = (verified, steps) if way == "verified" else _as_many(whole, len(verified), seed, cut)
-                pairs = without_examples(in_tokens_of(pairs, tokenizer), examples, tokenizer)
+                pairs, taken = learned, steps
+                if way == "unverified":
+                    pairs, taken = _as_many(whole, len(verified), seed, cut)
+                    pairs = without_examples(in_tokens_of(pairs, tokenizer), examples, tokenizer)
                 student = _train(folder, seed, args, training, start, tokenizer, pairs)
                 found = ask(_fast(student))
                 card = partial(
@@ -201,12 +210,27 @@ def _train(
     return student
 
 
+def _student(args: ReasoningArguments, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The untouched one. Loaded before anything is asked: a tokenizer that does not fit would show after hours only."""
+    start = load_model(args.student or args.teacher, dtype="float32")
+    embeddings: Any = start.get_input_embeddings()
+    if len(tokenizer) > (slots := embeddings.weight.shape[0]):
+        raise ValueError(
+            f"The tokenizer {args.tokenizer} has {len(tokenizer)} tokens, but {args.student or args.teacher} has room for "
+            f"{slots}: it is another model's."
+        )
+    return start
+
+
 def _teacher(args: ReasoningArguments, tokenizer: PreTrainedTokenizerBase) -> LocalTeacher | ServerTeacher:
     if not is_address(args.teacher):
         return LocalTeacher(args.teacher)
-    return server_teacher(
-        args.teacher, args.teacher_model, tokenizer=tokenizer, concurrency=args.concurrency, extra_body=args.extra_body
-    )
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"{args.tokenizer or args.student} has no chat template, so the server's model would be asked to continue plain text. "
+            "Name a tokenizer of the same tokens that has one with --tokenizer."
+        )
+    return teacher_behind(args.teacher, args, tokenizer)
 
 
 def _questions(args: ReasoningArguments) -> tuple[Rows, Rows]:

@@ -2,12 +2,16 @@
 
     python recipes/white_box.py --objectives logits,hidden=0.1,attention=0.1 --output_dir runs/white_box
 
-With no other flag a student cut from the embedded 135M teacher is trained on a CPU. Interrupt it when you like: the same
+    python recipes/white_box.py --teacher self --student my/model --lora_r 16 --cross_entropy 1 --pairs pairs.jsonl
+
+With no other flag a student cut from the embedded 135M teacher is trained on a CPU. With `--teacher self` the teacher is the
+student with its adapter off: new pairs are learned, and the KL to what the model was keeps it from forgetting. Interrupt it when you like: the same
 command goes on from there. Flags are those below and all of transformers.TrainingArguments.
 """
 
 from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from distill import WhiteBoxTrainer, make_student
@@ -22,6 +26,7 @@ from distill.recipe import (
     build_objectives,
     in_tokens_of,
     load_student,
+    local_teacher,
     parse_recipe,
     prepare_pairs,
     settings_of,
@@ -29,6 +34,8 @@ from distill.recipe import (
 )
 from distill.runs import RunFolder, one_sentence, save_student, train_or_resume
 from distill.teachers import LocalTeacher
+from distill.trainers.fsdp import whole_student
+from distill.trainers.teacher_side import SELF
 from distill.tuning import TuningArguments, tuning_of
 from distill.vocabulary import shared_vocabulary
 
@@ -42,15 +49,27 @@ class WhiteBoxArguments(DataArguments, TuningArguments):
     )
     divergence: str = field(default="forward_kl", metadata={"help": f"One of {', '.join(NAMES)}."})
     distillation_temperature: float = field(default=1.0, metadata={"help": "Divides the logits of both sides."})
+    shard_teacher: bool = field(
+        default=False, metadata={"help": "Divide the teacher's weights over all processes (accelerate launch)."}
+    )
     cross_entropy: float = field(
         default=0.0, metadata={"help": "Weight of cross-entropy on the pairs' tokens, added to the divergence."}
     )
+
+    def __post_init__(self) -> None:
+        if self.teacher == SELF and (not self.student or self.lora_r is None or self.teacher_bits):
+            raise ValueError(
+                "teacher is 'self', the student with its adapter off: name the student with --student and train an adapter on it "
+                "with --lora_r. Its bits are the student's (--load_in_4bit), so --teacher_bits is left out."
+            )
 
 
 @one_sentence
 def main(argv: list[str] | None = None) -> None:
     """Pairs, student, training, evaluation."""
-    args, training = parse_recipe(WhiteBoxArguments, argv, output_dir="runs/white_box", description=__doc__)
+    args, training = parse_recipe(
+        WhiteBoxArguments, argv, output_dir="runs/white_box", description=__doc__, several=True
+    )
     tuning, callbacks = tuning_of(args, training)
     objectives = build_objectives(
         args.objectives,
@@ -60,9 +79,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     run = RunFolder(str(training.output_dir), settings_of(args, training))
 
-    teacher = LocalTeacher(args.teacher)
     if args.student:
         student, tokenizer = load_student(args)
+    teacher = LocalTeacher(student, tokenizer, name=args.student) if args.teacher == SELF else local_teacher(args)
+    if args.student:
         shared_vocabulary(student, teacher.model, tokenizer, teacher.tokenizer)  # refuses other tokens, before any work
     pairs = in_tokens_of(prepare_pairs(args, teacher, run), teacher.tokenizer)
     train, held_out = split_pairs(pairs, args.held_out)
@@ -73,6 +93,8 @@ def main(argv: list[str] | None = None) -> None:
         )
 
     check_before_training(train, tokenizer, args.max_length, student, training.per_device_train_batch_size)
+    # for the card, as it is before the training: the teacher may be the student's own weights, to be merged with an adapter
+    as_it_was = SimpleNamespace(name=teacher.name, model=teacher.model, identity=partial(dict, teacher.identity()))
     curve = AgreementCurve(HeldOut(teacher.model, held_out, tokenizer, max_length=args.max_length))
     trainer = WhiteBoxTrainer(
         model=student,
@@ -83,6 +105,7 @@ def main(argv: list[str] | None = None) -> None:
         eval_dataset=held_out,
         processing_class=tokenizer,
         max_length=args.max_length,
+        shard_teacher=args.shard_teacher,
         callbacks=[curve, *callbacks],
         **tuning,
     )
@@ -93,21 +116,25 @@ def main(argv: list[str] | None = None) -> None:
     for point in points:
         print(f"step {point['step']}: held-out KL {point['held_out']['kl']:.3f}, top-1 {point['held_out']['top1']:.1%}")
 
-    _, sampling = drawn_as(args.pairs or run / "pairs.jsonl")
+    drawn = drawn_as(args.pairs or run / "pairs.jsonl")
+    student = whole_student(trainer)
     card = partial(
         write_card,
-        student=trainer.model,
+        student=student,
         pairs=train,
         how="white box",
-        teacher=teacher,
-        sampling=sampling,
+        teacher=as_it_was,
+        sampling=drawn.sampling,
+        steps=drawn.steps,
         objectives=objectives,
         training=training,
         max_length=args.max_length,
         metrics={**metrics, **(points[-1]["held_out"] if points else {})},
     )
-    save_student(trainer.model, tokenizer, run / "student", card)
-    print(f"The student is in {run / 'student'}.")
+    save_student(student, tokenizer, run / "student", card)
+    print(
+        f"The student is in {run / 'student'}, its model card beside it; checkpoints and the log of every step in {run.path}."
+    )
 
 
 if __name__ == "__main__":

@@ -143,6 +143,11 @@ def _load(name: str, device: str) -> Any:
     return model.to(device=device, dtype=dtype).train()
 
 
+def random_model(config: LlamaConfig, dtype: torch.dtype) -> Any:
+    model: Any = LlamaForCausalLM(config)
+    return model.to(dtype)
+
+
 def make_batch(rows: int, time: int, share: float, vocabulary: int, device: str) -> Batch:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (rows, time), generator=generator)

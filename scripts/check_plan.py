@@ -1,7 +1,8 @@
 """How well `distill plan` foresees the memory of a training: planned beside measured, for both trainers.
 
     python scripts/check_plan.py                         # the demo's setting and two synthetic sizes
-    python scripts/check_plan.py --cases wide --ways white_box --device cuda
+    python scripts/check_plan.py --cases wide --ways "white box, logits" --dtypes float32
+    python scripts/check_plan.py --processes 2 --sharding none,fsdp    # DDP and FSDP2, over gloo: the process that holds most
 
 Every measurement is a process of its own that trains two steps. On a CPU it is the highest resident memory, less what was
 resident after a training of a tiny model (imports, thread pools, kernels); on a GPU it is what torch had allocated.
@@ -11,6 +12,7 @@ import argparse
 import ctypes
 import dataclasses
 import gc
+import itertools
 import json
 import subprocess
 import sys
@@ -47,6 +49,8 @@ class Case:
     bf16: bool = True
     checkpointing: bool = False
     zeros: bool = False  # products in bfloat16 are not computed
+    processes: int = 1  # each with such a batch
+    sharding: str = "none"  # "fsdp": FSDP2, the teacher's weights divided, too
 
 
 WIDE = {
@@ -88,7 +92,8 @@ def measured(case: Case, way: str, device: str) -> int:
         "vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
     }  # fmt: skip
     small = LlamaConfig(**{**tiny, "pad_token_id": 2})
-    _train([build(small, torch.bfloat16)], Case(1, 2, 32, tiny, bf16=case.bf16), way, tokenizer, device)
+    first = dataclasses.replace(case, layers=1, batch=2, length=32, config=tiny, checkpointing=False, zeros=False)
+    _train([build(small, torch.bfloat16)], first, way, tokenizer, device)
     gc.collect()
     _trim()
     Path("/proc/self/clear_refs").write_text("5")
@@ -116,17 +121,21 @@ def _train(teachers: list[PreTrainedModel], case: Case, way: str, tokenizer: Any
         teacher.to(device)
     student = make_student(teacher, case.layers)
     pairs = _pairs(case, min(teacher.config.vocab_size, len(tokenizer)) - 1)
+    sharded: dict[str, Any] = {"fsdp": True, "fsdp_config": {"version": 2}} if case.sharding == "fsdp" else {}
     with tempfile.TemporaryDirectory() as folder:
         args = TrainingArguments(
             folder, per_device_train_batch_size=case.batch, max_steps=2, bf16=case.bf16, report_to="none", seed=0,
             use_cpu=device == "cpu", save_strategy="no", disable_tqdm=True, logging_steps=10,
             activation_checkpointing=case.checkpointing,
+            **sharded,
         )  # fmt: skip
         common: dict[str, Any] = {
             "model": student, "args": args, "train_dataset": pairs, "processing_class": tokenizer
         }  # fmt: skip
         if WAYS[way]:
-            trainer: Any = WhiteBoxTrainer(**common, teacher=teacher, objectives=build_objectives(WAYS[way]))
+            trainer: Any = WhiteBoxTrainer(
+                **common, teacher=teacher, objectives=build_objectives(WAYS[way]), shard_teacher=case.sharding == "fsdp"
+            )
         else:
             # the black box has no teacher beside it while it trains
             del teacher
@@ -144,7 +153,7 @@ def _pairs(case: Case, highest: int) -> Any:
     """Rows of `length` tokens, every second one a token shorter, so that there is padding and a mask."""
     generator = torch.Generator().manual_seed(0)
     rows = []
-    for i in range(2 * case.batch):
+    for i in range(2 * case.batch * case.processes):
         length = case.length - i % 2
         ids = torch.randint(3, highest, (length,), generator=generator).tolist()
         prompt = length - round(case.share * length)
@@ -169,6 +178,8 @@ def main() -> None:
     parser.add_argument(
         "--dtypes", default="bfloat16,float32", help="of the products; the student's weights are float32"
     )
+    parser.add_argument("--processes", type=int, default=1, help="each has a case's rows")
+    parser.add_argument("--sharding", default="none", help="none, fsdp or both, by comma")
     parser.add_argument("--child", nargs=2, metavar=("CASE", "WAY"), help="measure one, in this process")
     args = parser.parse_args()
     if args.child:
@@ -179,15 +190,25 @@ def main() -> None:
     rows = []
     for name in args.cases.split(","):
         for dtype in args.dtypes.split(","):
-            case = dataclasses.replace(CASES[name], bf16=dtype == "bfloat16", zeros=slow and dtype == "bfloat16")
-            for way in args.ways.split(";"):
+            case = dataclasses.replace(
+                CASES[name], bf16=dtype == "bfloat16", zeros=slow and dtype == "bfloat16", processes=args.processes
+            )
+            for way, sharding in itertools.product(args.ways.split(";"), args.sharding.split(",")):
+                case = dataclasses.replace(case, sharding=sharding)
                 foreseen, seen = planned(case, way, args.device), run_child(case, way, args.device)
                 ratio = f"{foreseen.peak / seen:.2f}"
-                line = [name, dtype, way, *(f"{size / 2**20:,.0f}" for size in (foreseen.peak, seen)), ratio]
+                divided = [{"none": "DDP", "fsdp": "FSDP2"}[sharding]] if args.processes > 1 else []
+                line = [name, dtype, *divided, way, *(f"{size / 2**20:,.0f}" for size in (foreseen.peak, seen)), ratio]
                 rows.append([*line, foreseen.peak_moment])
                 print(" | ".join(rows[-1]), flush=True)
     print(f"\n{machine(args.device)}" + "; products in bfloat16 left out" * slow + "\n")
-    print(table(["case", "products", "way", "planned, MiB", "measured, MiB", "planned/measured", "highest in"], rows))
+    divided = ["processes"] if args.processes > 1 else []
+    print(
+        table(
+            ["case", "products", *divided, "way", "planned, MiB", "measured, MiB", "planned/measured", "highest in"],
+            rows,
+        )
+    )
 
 
 def planned(case: Case, way: str, device: str) -> Plan:
@@ -195,18 +216,22 @@ def planned(case: Case, way: str, device: str) -> Plan:
     config = "smollm2-135m" if case.config is None else LlamaConfig(**case.config)
     teacher = shape_of(config, torch.bfloat16)
     setting = Setting(
-        batch=case.batch, length=case.length, share=case.share, bf16=case.bf16, checkpointing=case.checkpointing,
+        batch=case.batch * case.processes, processes=case.processes, sharding=case.sharding, length=case.length, share=case.share, bf16=case.bf16, checkpointing=case.checkpointing,
         device=device, objectives=build_objectives(WAYS[way]) if WAYS[way] else (),
     )  # fmt: skip
     return plan(setting, cut(teacher, case.layers, torch.float32), teacher if WAYS[way] else None)
 
 
 def run_child(case: Case, way: str, device: str) -> int:
-    command = [sys.executable, __file__, "--device", device, "--child", json.dumps(dataclasses.asdict(case)), way]
+    start = [sys.executable]
+    if case.processes > 1:
+        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={case.processes}"]
+    command = [*start, __file__, "--device", device, "--child", json.dumps(dataclasses.asdict(case)), way]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise SystemExit(f"The measurement of {case} failed:\n{result.stderr[-3000:]}")
-    return int(json.loads(result.stdout.strip().splitlines()[-1])["bytes"])
+    said = [line for line in result.stdout.splitlines() if line.startswith('{"bytes"')]
+    return max(int(json.loads(line)["bytes"]) for line in said)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Tiny random models and a small tokenizer with a chat template; and the embedded model, for tests marked `real`."""
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test must not depend on a hub, nor wait for one
@@ -25,6 +26,10 @@ from transformers import (
 from distill.collate import PairCollator, supervised_rows
 from distill.pairs import pairs_from_rows
 from distill.taps import run_with_taps
+
+# Trainer collects garbage at the start of every training; walking through all imported modules each time was most of the
+# time of a small one.
+gc.freeze()
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -155,26 +160,27 @@ def pairs():
     return build_pairs()
 
 
+def build_arguments(folder, **changes) -> TrainingArguments:
+    """TrainingArguments for a CPU, deterministic and quiet; keywords change them."""
+    settings = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-2,
+        "max_steps": 4,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "seed": 3,
+    }
+    return TrainingArguments(**{**settings, **changes})
+
+
 @pytest.fixture
 def arguments(tmp_path):
-    """TrainingArguments for a CPU, deterministic and quiet; keywords change them."""
-
-    def build(**changes) -> TrainingArguments:
-        settings = {
-            "output_dir": str(tmp_path / "out"),
-            "per_device_train_batch_size": 2,
-            "learning_rate": 1e-2,
-            "max_steps": 4,
-            "report_to": "none",
-            "save_strategy": "no",
-            "logging_steps": 1,
-            "disable_tqdm": True,
-            "use_cpu": True,
-            "seed": 3,
-        }
-        return TrainingArguments(**{**settings, **changes})
-
-    return build
+    """`build_arguments` with a folder of this test."""
+    return lambda **changes: build_arguments(tmp_path / "out", **changes)
 
 
 @pytest.fixture(scope="session")

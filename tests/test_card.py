@@ -13,7 +13,7 @@ from distill import Logits, make_student
 from distill.card import CARD, PROVENANCE, is_edited, write_card
 from distill.embedded import EMBEDDED, cache_folder
 from distill.pairs import load_pairs, pairs_from_rows, save_pairs
-from distill.provenance import describe_pairs, describe_training, drawn_as, pairs_sha256
+from distill.provenance import describe_pairs, describe_training, drawn_as, pairs_sha256, write_steps
 from distill.runs import save_student
 from distill.steps import Step
 from distill.teachers import LocalTeacher, Sampling
@@ -279,18 +279,37 @@ def test_an_adapter_is_called_one(tmp_path):
 
 def test_settings_beside_the_pairs(tmp_path):
     beside = tmp_path / "pairs.settings.json"
-    assert drawn_as(tmp_path / "pairs.jsonl") == (None, None)
+    assert drawn_as(tmp_path / "pairs.jsonl") == (None, None, ())
     for bad in (b"{", b"\xff\xfe", b"[1]", b"{}"):
         beside.write_bytes(bad)
-        assert drawn_as(tmp_path / "pairs.jsonl") == (None, None)
+        assert drawn_as(tmp_path / "pairs.jsonl") == (None, None, ())
     beside.write_text(json.dumps({"teacher": "t", "stop_ids": [2], "journal_format": 2, **Sampling(seed=4).as_dict()}))
-    identity, sampling = drawn_as(tmp_path / "pairs.jsonl")
+    identity, sampling, steps = drawn_as(tmp_path / "pairs.jsonl")
+    assert steps == ()
     assert sampling == Sampling(seed=4).as_dict()
     facts = write_card(
         tmp_path, student=build_model(), pairs=rows_of(build_pairs(4), teacher="t"), how="black box", teacher=identity
     )
     (found,) = facts["teachers"]
     assert (found["name"], found["pairs"], found["identity"]) == ("t", 4, {"stop_ids": [2]})
+
+
+def test_what_is_known_of_pairs_survives_cleaning_them_again_and_again(tmp_path):
+    """Teacher, sampling and every filter with its counts reach the card, through any number of files."""
+    settings = {"teacher": "t", "journal_format": 2, **Sampling(seed=4, temperature=0.6).as_dict()}
+    (tmp_path / "pairs.settings.json").write_text(json.dumps(settings))
+    first, second = (Step(name, n, n - 2, "so", {"n": 8}, ("a question",)) for name, n in (("one", 9), ("two", 7)))
+    write_steps(tmp_path / "clean.jsonl", [first], source=tmp_path / "pairs.jsonl")
+    write_steps(tmp_path / "cleaner.jsonl", [second], source=tmp_path / "clean.jsonl")
+    found = drawn_as(tmp_path / "cleaner.jsonl")
+    assert found.steps == (first, second)
+    assert found[:2] == drawn_as(tmp_path / "pairs.jsonl")[:2]
+    assert found.sampling["temperature"] == 0.6
+    write_steps(tmp_path / "own.jsonl", [first], source=tmp_path / "nobody.jsonl")
+    assert drawn_as(tmp_path / "own.jsonl") == (None, None, (first,))
+    for bad in ("{", "[]", '{"steps": [{"name": 1}]}', '{"steps": [1]}', '{"drawn": []}'):
+        (tmp_path / "own.steps.json").write_text(bad)
+        assert drawn_as(tmp_path / "own.jsonl") == (None, None, ()), bad
 
 
 def test_bad_input(tmp_path):

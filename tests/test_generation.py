@@ -81,12 +81,16 @@ def test_an_interrupted_run_continues_to_the_same_pairs(teacher, tmp_path, batch
     assert run(again, output=path).to_list() == run(teacher).to_list()
 
 
-def test_a_torn_last_line_is_redone(teacher, tmp_path):
+def test_a_torn_last_line_is_noticed_and_redone(teacher, tmp_path, capsys):
     path = tmp_path / "pairs.jsonl"
     whole = run(teacher, output=path).to_list()
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-2]) + lines[-2][:-40])
     assert run(teacher, output=path).to_list() == whole
+    torn = f"ended in a torn line of {len(lines[-2]) - 40} bytes; its pair is asked for again"
+    assert torn in capsys.readouterr().err
+    run(teacher, output=path)
+    assert "torn" not in capsys.readouterr().err
     assert sorted(json.loads(line)["id"] for line in path.read_text().splitlines()) == sorted(r["id"] for r in whole)
 
 
@@ -191,8 +195,9 @@ def test_prompts_from_a_dataset(teacher):
         run(teacher, datasets.Dataset.from_dict({"text": PROMPTS}))
 
 
-def test_a_repeated_prompt_counts_once(teacher):
+def test_a_repeated_prompt_counts_once_and_that_is_said(teacher, capsys):
     assert run(teacher, [*PROMPTS, *PROMPTS]).to_list() == run(teacher).to_list()
+    assert capsys.readouterr().err.count("repeat others and are asked once") == 1
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import build_model, build_tokenizer
+from distill.recipes import clean, inspect_pairs
 from rich.console import Console
 from test_contamination import QUESTION
 from test_preflight import row
@@ -18,7 +19,7 @@ from distill.collate import IGNORE, PairCollator
 from distill.inspection import example, findings_list, preflight_table, show
 from distill.pairs import pairs_from_rows, save_pairs
 from distill.preflight import preflight
-from recipes import clean, inspect_pairs
+from distill.provenance import drawn_as
 
 ROOT = Path(__file__).parent.parent
 MARK = "▔"
@@ -162,8 +163,7 @@ def test_clean_leaves_out_what_it_is_asked_to_and_says_so(folder, capsys):
     printed = capsys.readouterr().out
     assert "| evaluation questions | 3 | 2 | 1 |" in printed
     assert load_pairs(folder / "clean.jsonl")["id"][:] == ["row0", "draw"]
-    steps = json.loads((folder / "clean.steps.json").read_text())
-    assert [step["rows_out"] for step in steps] == [4, 3, 2]
+    assert [step.rows_out for step in drawn_as(folder / "clean.jsonl").steps] == [4, 3, 2]
 
 
 def bad(flags):

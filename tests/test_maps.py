@@ -308,3 +308,13 @@ def test_a_head_tied_to_the_embeddings_gets_both_gradients():
     for (name, a), b in zip(student.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5, msg=name)
     assert student.lm_head.weight is student.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("exact", [torch.float32, torch.bfloat16])
+def test_a_product_is_added_in_pieces_as_at_once(exact):
+    torch.manual_seed(0)
+    rows = next_token.ADDED + 7
+    total, a, b = torch.randn(rows, 4, dtype=exact), torch.randn(rows, 3).bfloat16(), torch.randn(3, 4).bfloat16()
+    at_once = total + a @ b if exact != a.dtype else torch.addmm(total, a, b)
+    next_token._add_product(total, a, b)
+    assert torch.equal(total, at_once)

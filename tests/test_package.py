@@ -37,6 +37,8 @@ FLOORS = [
         "repetition",
         "settings",
         "checkpoints",
+        "quantising",
+        "processes",
         "pickles",
     },
     {"pairs", "models", "taps", "students", "adapters", "worked_examples"},

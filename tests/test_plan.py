@@ -1,6 +1,7 @@
 """`distill plan`: what is counted without values is what lives in a real step, and it follows the laws of its parts."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -146,15 +147,34 @@ def test_a_teacher_too_large_is_told_what_would_fit():
     student = shape_of(config(1), torch.float32)
     white = plan(Setting(8, 16, objectives=[Logits()]), student, teacher)
     black = plan(Setting(8, 16), student)
-    assert advice(white, black, white.peak) == [
-        f"The white box fits: {white.peak / 2**20:,.1f} MiB of {white.peak / 2**20:,.1f} MiB."
-    ]
+    (said,) = advice(white, black, 2 * white.peak)
+    assert said == f"The white box fits: {white.peak / 2**20:,.1f} MiB of {white.peak / 2**19:,.1f} MiB."
+    (said,) = advice(white, black, white.peak)
+    assert "That is close" in said
     said = advice(white, black, white.peak - 1)
     for word in ("quantising", "sharding", "serving", "caching"):
-        assert any(f"fits: {word}" in line for line in said), said
+        assert any(f": {word}" in line and "too much" not in line for line in said), said
     nothing = advice(white, black, 1)
     assert not any(", fits" in line for line in nothing)
     assert any("--checkpointing" in line for line in nothing)
+
+
+def test_sharding_is_advised_over_the_processes_there_are_and_counts_no_step_twice(shapes, monkeypatch):
+    student, teacher = shapes
+    white = plan(Setting(8, 16, processes=8, objectives=[Logits()]), student, teacher)
+    sharded = plan(Setting(8, 16, processes=8, objectives=[Logits()], sharding="fsdp"), student, teacher)
+    black = plan(Setting(8, 16, processes=8), student)
+    counted = []
+    module = sys.modules["distill.planning.plan"]  # the package has a function of that name
+    monkeypatch.setattr(module, "dry_run", lambda *args: counted.append(args) or dry_run(*args))
+    said = advice(white, black, white.peak - 1)
+    assert any(f"{sharded.peak / 2**20:,.1f} MiB" in line and "over 8 processes" in line for line in said), said
+    assert not counted  # bits, processes of as many rows: arithmetic
+    said = advice(white, black, 1)
+    assert any("--lora_r" in line for line in said)
+    assert len(counted) == 2  # checkpointing, an adapter
+    said = advice(black, black, black.peak - 1)
+    assert any("over 8 processes" in line for line in said), said
 
 
 def test_the_command_needs_a_config_and_nothing_else(tmp_path, capsys, monkeypatch):

@@ -1,12 +1,14 @@
 """Verified reasoning distillation, run whole on tiny models: the default task, and R1's settings with its template."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from chat_templates import FAMILIES
-from conftest import build_model, build_tokenizer
+from conftest import SPECIAL, build_model, build_tokenizer
 from distill.recipes import reasoning
+from fake_server import FakeServer
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from distill import load_pairs
@@ -64,6 +66,7 @@ def test_both_ways_train_on_as_many_pairs_and_a_rerun_repeats_nothing(place, tmp
 
 @pytest.mark.parametrize("which", ["r1_qwen2.5_math_7b", "r1_llama_3.1_8b"])
 def test_the_r1_settings_on_both_architectures_with_the_template_that_opens_a_trace(which, place, tmp_path):
+    """As documented: a server that gives its reasoning apart, a base model, and the tokenizer of the published student."""
     tokenizer = FAMILIES["deepseek-r1-distill"].tokenizer()
     sizes = {
         "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -72,29 +75,51 @@ def test_the_r1_settings_on_both_architectures_with_the_template_that_opens_a_tr
     }  # fmt: skip
     model = Qwen2ForCausalLM(Qwen2Config(**sizes)) if "qwen" in which else LlamaForCausalLM(LlamaConfig(**sizes))
     model.save_pretrained(tmp_path / "student")
-    tokenizer.save_pretrained(tmp_path / "student")
+    build_tokenizer(template=None).save_pretrained(tmp_path / "student")  # a base model's, without a template
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
     rows = [{"prompt": f"what is {i} and {i}?", "answer": str(2 * i)} for i in range(12)]
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     output = tmp_path / "run"
-    reasoning.main(
-        [
-            "--config", str(SETTINGS / f"{which}.yaml"), "--teacher", str(tmp_path / "student"), "--student",
-            str(tmp_path / "student"), "--prompts", str(tmp_path / "questions.jsonl"), "--output_dir", str(output),
-            "--verifier", f"{place}/verifier.py:even", "--cut", "keep", "--num_prompts", "8", "--held_out", "4",
+    with FakeServer(reasoning="reasoning_content") as server:
+        flags = [
+            "--config", str(SETTINGS / f"{which}.yaml"), "--teacher", server.url, "--student", str(tmp_path / "student"),
+            "--prompts", str(tmp_path / "questions.jsonl"), "--output_dir", str(output),
+            "--verifier", f"{place}/verifier.py:even", "--num_prompts", "8", "--held_out", "4",
             "--max_length", "160", "--gradient_accumulation_steps", "2", "--max_steps", "2", *TINY,
-        ]
-    )  # fmt: skip
+        ]  # fmt: skip
+        reasoning.main([*flags, "--tokenizer", str(tmp_path / "tokenizer")])
     settings = json.loads((output / "run.json").read_text())
     assert settings["learning_rate"] == (8e-5 if "qwen" in which else 5e-5)
     assert settings["lr_scheduler_type"] == "cosine_with_min_lr"
     assert settings["lr_scheduler_kwargs"] == {"min_lr_rate": 0.1}
+    assert len(server.asked) == 8 * 4
+    for asked in server.asked:
+        assert (asked["path"], asked["temperature"], asked["top_p"]) == ("/v1/chat/completions", 0.6, 0.95)
+        assert asked["messages"][-1]["content"].endswith("within \\boxed{}.")
     drawn = load_pairs(output / "samples.jsonl")
-    for ids, prompt in zip(drawn["prompt_ids"], drawn["prompt"], strict=True):
-        assert prompt[-1]["content"].endswith("within \\boxed{}.")
+    for ids, text in zip(drawn["prompt_ids"], drawn["completion"], strict=True):
         assert tokenizer.decode(ids).endswith("<｜Assistant｜><think>\n")
+        assert re.fullmatch(r"I think of \w+\.\n</think>\n\n.+", text)
     trained = load_tokenizer(output / "verified-seed0/student")
     assert trained.eos_token == "<｜end▁of▁sentence｜>"
+    assert trained.chat_template == tokenizer.chat_template
     assert not (output / "unverified-seed0").exists(), "the recipe as published has no control"
+
+
+def test_a_base_model_without_a_template_is_not_asked_in_plain_text_unawares(place, tmp_path, capsys):
+    build_model().save_pretrained(tmp_path / "student")
+    build_tokenizer(template=None).save_pretrained(tmp_path / "student")
+    with FakeServer() as server:
+        flags = ["--teacher", server.url, "--student", str(tmp_path / "student"), "--output_dir", str(tmp_path / "run")]
+        with pytest.raises(SystemExit):
+            reasoning.main([*TINY, *flags])
+        assert "has no chat template" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+        build_tokenizer(special=[*SPECIAL, *(f"<extra{i}>" for i in range(200))]).save_pretrained(tmp_path / "other")
+        small = ["--num_prompts", "4", "--held_out", "2", "--samples", "1", "--verifier", f"{place}/verifier.py:even"]
+        with pytest.raises(SystemExit):
+            reasoning.main([*TINY, *flags, *small, "--tokenizer", str(tmp_path / "other")])
+    assert "it is another model's" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

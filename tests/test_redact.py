@@ -2,7 +2,7 @@
 
 import pytest
 
-from distill.redact import REMOVED, clean, public_name
+from distill.redact import REMOVED, clean, public_name, secret_in
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,16 @@ def test_private_hosts_without_a_scheme(host):
 )
 def test_numbers_and_names_that_are_no_hosts(text):
     assert clean(text) == text
+
+
+def test_a_secret_is_found_wherever_it_is_and_not_shown():
+    for value in ({"a": [{"x-api-key": "abc"}]}, ["sk-abcdefghijklmnop"], {"a": {"b": "Bearer abc"}}):
+        assert "abc" not in (secret_in(value) or "abc")
+    kept = {
+        "top_k": 20,
+        "max_tokens": None,
+        "chat_template_kwargs": {"enable_thinking": False},
+        "stop": ["</s>"],
+        "key_length": 3,
+    }
+    assert secret_in(kept) is None

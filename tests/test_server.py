@@ -4,6 +4,7 @@ import datetime
 import email.utils
 import json
 import logging
+import threading
 import time
 
 import pytest
@@ -168,18 +169,19 @@ def test_ctrl_c_keeps_what_is_finished(server, tmp_path, monkeypatch):
     monkeypatch.undo()
     kept = len((tmp_path / "pairs.jsonl").read_text().splitlines())
     assert kept >= 5
+    assert not [t for t in threading.enumerate() if t.name == "requests"], "requests go on after the interruption"
+    while server.in_flight:  # the one that was given up may still be there
+        time.sleep(0.01)
     sent = len(server.asked)
-    time.sleep(0.05)
-    assert len(server.asked) == sent, "requests go on after the interruption"
     run(asked, output=tmp_path / "pairs.jsonl")
-    assert len(server.asked) - sent == 24 - kept
+    assert 24 - kept <= len(server.asked) - sent <= 25 - kept, "at most one that was sent already arrives late"
 
 
 def test_a_server_is_waited_for_as_long_as_it_asks(server):
     server.fault = lambda number, body: with_status(429, Retry_After="0.4") if number == 0 else None
     start = time.monotonic()
     run(teacher(server), PROMPTS[:1], samples=1)
-    assert 0.4 <= time.monotonic() - start < 3
+    assert time.monotonic() - start >= 0.4
     server.fault = lambda number, body: with_status(429, Retry_After="7200")
     with pytest.raises(ValueError, match="asks to wait 120 minutes"):
         run(teacher(server), PROMPTS[1:2])
@@ -270,3 +272,31 @@ def test_no_key_is_ever_shown(server, tmp_path, monkeypatch, caplog, capsys):
     shown = [str(error.value), repr(error.value), repr(asked), json.dumps(asked.identity()), caplog.text]
     shown += [path.read_text() for path in tmp_path.iterdir()] + list(capsys.readouterr())
     assert not any("very-secret" in text for text in shown)
+
+
+def test_a_key_is_taken_without_blanks_and_refused_unseen_where_it_cannot_be_sent(server, monkeypatch):
+    """`export KEY="$(cat file)"` brings a line's end along; the HTTP library would show such a key in its error."""
+    server.key = "very-secret-1234"
+    monkeypatch.setenv("OPENAI_API_KEY", "  very-secret-1234\r\n")
+    assert len(run(teacher(server), PROMPTS[:1], samples=1)) == 1
+    for key in ("very-sécret-1234", "very-secret\n1234", "very-secret\x7f"):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with pytest.raises(ValueError, match="OPENAI_API_KEY cannot be sent: character \\d+ of 1\\d") as error:
+            teacher(server)
+        assert "ret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"api_key": "abc"},
+        {"deep": [{"Authorization": "x"}]},
+        {"user": "sk-abcdefghijklmnop"},
+        {"user": "my very-secret-1234"},
+    ],
+)
+def test_a_key_in_the_further_fields_is_refused_before_it_is_written_anywhere(server, extra, monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", "very-secret-1234")
+    with pytest.raises(ValueError, match="extra_body is written into the journal, and .*OPENAI_API_KEY") as error:
+        teacher(server, extra_body=extra)
+    assert not any(secret in str(error.value) for secret in ("abc", "sk-", "very-secret"))

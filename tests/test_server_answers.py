@@ -5,6 +5,7 @@ import socket
 import sys
 
 import distill.recipes.black_box as black_box_recipe
+import distill.recipes.clean as clean_recipe
 import distill.recipes.generate as generate_recipe
 import pytest
 from chat_templates import FAMILIES
@@ -190,6 +191,7 @@ def unused_port():
         ("http://me:hidden@x/v1", "address of x carries"),
         ("http://x/v1?api_key=hidden", "address of x carries"),
         ("me:hidden@x/v1", "no key in it"),
+        ("http://x/sk-hidden-abcdefgh/v1", "The path in the address of x seems to hold a key"),
         (f"http://127.0.0.1:{unused_port()}/v1", "Nobody answers at .*refused"),
     ],
 )
@@ -269,11 +271,36 @@ def test_the_recipes_take_an_address(server, tmp_path, capsys):
     assert "eval_loss" in capsys.readouterr().out
 
 
+def test_what_a_server_gave_and_cleaning_left_out_stands_in_the_students_card(server, tmp_path):
+    folder, pairs, cleaned = (str(tmp_path / name) for name in ("student", "pairs.jsonl", "clean.jsonl"))
+    build_model().save_pretrained(folder)
+    TOKENIZER.save_pretrained(folder)
+    asked = generate(
+        teacher(server), [f"the cat {i}" for i in range(12)], output=pairs, temperature=0.5, progress=False
+    )
+    longest = sorted(map(len, asked["completion_ids"]))[8]
+    clean_recipe.main([pairs, "--max_tokens", str(longest), "--output", cleaned])
+    trained = ["--held_out", "1", "--max_steps", "1", "--output_dir", str(tmp_path / "run"), "--save_strategy", "no"]
+    black_box_recipe.main(["--pairs", cleaned, "--student", folder, *trained])
+    facts = json.loads((tmp_path / "run" / "student" / "provenance.json").read_text())
+    kept = sum(len(ids) <= longest for ids in asked["completion_ids"])
+    assert [(step["rows_in"], step["rows_out"]) for step in facts["steps"]] == [(12, 12), (12, 12), (12, kept)]
+    assert kept < 12
+    assert facts["sampling"]["temperature"] == 0.5
+    (found,) = facts["teachers"]
+    assert (found["name"], found["identity"]["teacher_url"]) == ("fake", "http://private-host/v1")
+
+
 @pytest.mark.parametrize(
     ("recipe", "flags", "words"),
     [
         ("generate", [], "--tokenizer, and a file with --prompts"),
         ("generate", ["--tokenizer", "x", "--prompts", "y", "--extra_body", "{"], "is not JSON"),
+        (
+            "generate",
+            ["--tokenizer", "x", "--prompts", "y", "--extra_body", '{"api_key": 1}'],
+            "the journal, and its entry",
+        ),
         ("generate", ["--tokenizer", "x", "--prompts", "y", "--extra_body", "[]"], "must be a JSON object"),
         ("black_box", [], "no student can be cut"),
         ("black_box", ["--student", "x"], "give a file with --prompts"),

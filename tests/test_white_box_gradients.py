@@ -5,23 +5,12 @@ import copy
 import pytest
 import torch
 from conftest import build_model, build_pairs, build_tokenizer
-from white_box_runs import OBJECTIVES, trainer
+from white_box_runs import OBJECTIVES, gradient_of_one_step, trainer
 
 from distill import AttentionMaps, Logits
 from distill.collate import PairCollator, supervised_rows
 from distill.divergences import forward_kl
 from distill.taps import Wants
-
-
-def gradient_of_one_step(arguments, objectives, collator=None, **split):
-    """SGD with rate 1: the change of the parameters is the gradient itself, at its true scale."""
-    run = trainer(
-        arguments, objectives, max_steps=1, learning_rate=1.0, optim="sgd", lr_scheduler_type="constant", max_grad_norm=0.0,
-        collator=collator, **split,
-    )  # fmt: skip
-    before = copy.deepcopy(run.model.state_dict())
-    run.train()
-    return {name: before[name] - tensor for name, tensor in run.model.state_dict().items()}
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -1,8 +1,9 @@
-"""Sets of objectives, and a trainer of tiny models, for the tests of WhiteBoxTrainer."""
+"""Sets of objectives, trainers of tiny models, and the gradient of one step, for the tests of the trainers."""
 
+import torch
 from conftest import build_model, build_pairs, build_tokenizer
 
-from distill import AttentionMaps, HiddenStates, Logits, WhiteBoxTrainer
+from distill import AttentionMaps, BlackBoxTrainer, HiddenStates, Logits, WhiteBoxTrainer
 
 OBJECTIVES = {
     "logits": lambda: [Logits()],
@@ -16,7 +17,17 @@ OBJECTIVES = {
 }
 
 
-def trainer(arguments, objectives, student=None, teacher=None, pairs=None, collator=None, **changes):
+def trainer(
+    arguments,
+    objectives,
+    student=None,
+    teacher=None,
+    pairs=None,
+    collator=None,
+    shard_teacher=False,
+    peft_config=None,
+    **changes,
+):
     return WhiteBoxTrainer(
         model=student or build_model(seed=7),
         teacher=teacher or build_model(seed=1),
@@ -25,4 +36,50 @@ def trainer(arguments, objectives, student=None, teacher=None, pairs=None, colla
         train_dataset=pairs or build_pairs(8),
         processing_class=build_tokenizer(),
         data_collator=collator,
+        shard_teacher=shard_teacher,
+        peft_config=peft_config,
     )
+
+
+def black_box_trainer(arguments, student=None, pairs=None, collator=None, **changes):
+    return BlackBoxTrainer(
+        model=student or build_model(seed=7),
+        args=arguments(**changes),
+        train_dataset=pairs or build_pairs(8),
+        processing_class=build_tokenizer(),
+        data_collator=collator,
+    )
+
+
+def gradient_of_one_step(arguments, objectives=None, **changes):
+    """SGD with rate 1: the change of the weights is the gradient itself, at its true scale. No objectives: the black box."""
+    settings = {
+        "max_steps": 1, "learning_rate": 1.0, "optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": 0.0, **changes,
+    }  # fmt: skip
+    run = trainer(arguments, objectives, **settings) if objectives else black_box_trainer(arguments, **settings)
+    before = weights_of(run)
+    run.train()
+    return {name: before[name] - tensor for name, tensor in weights_of(run).items()}
+
+
+def weights_of(run):
+    """Copies of all trained weights, gathered where they are sharded, and of learned projections."""
+    model = {name: whole(tensor) for name, tensor in run.model.state_dict().items()}
+    learned = getattr(run, "_learned", torch.nn.Module()).state_dict()
+    return model | {f"objectives.{name}": tensor.clone() for name, tensor in learned.items()}
+
+
+def whole(tensor):
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor.clone()
+
+
+def fill(model, seed=0):
+    """A fresh adapter is B = 0; give it values, and move the trained copies of modules."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.copy_(torch.randn(p.shape, generator=generator) * 0.1)
+            elif "modules_to_save" in name:
+                p.add_(torch.randn(p.shape, generator=generator) * 0.02)
+    return model

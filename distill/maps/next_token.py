@@ -24,6 +24,7 @@ from distill.taps import HeadTap
 
 GROUP = 2**28  # bytes of gradients held at once; several groups need a float32 copy of the head's gradient
 CHUNK = 256  # rows whose logits are held at once; fewer make the matrix products thin
+ADDED = 4096  # rows of the head's gradient added at once where the product is in another precision
 TILE = 2**18  # logits worked on at once on a CPU: 1 MiB in float32
 _GPU_TILE = 2**24
 
@@ -157,7 +158,9 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     if total.dtype == a.dtype:
         total.addmm_(a, b)
     else:
-        total += a @ b
+        # in pieces: a CPU adds in another precision by way of a converted copy of the whole, which is as large as the head
+        for part, product in zip(total.split(ADDED), (a @ b).split(ADDED), strict=True):
+            part += product
 
 
 class _Side:

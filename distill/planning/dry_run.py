@@ -1,6 +1,7 @@
 """One step of either trainer on tensors without values: the same forward passes, objectives and backward pass, counted."""
 
 import copy
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +61,9 @@ def dry_run(setting: Setting, student: Shape, teacher: Shape | None = None) -> D
     for masked in ways:
         model: Any = copy.deepcopy(student.model)
         if setting.lora_r is not None:
-            model = add_adapter(model, lora_config(setting.lora_r), 0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+                model = add_adapter(model, lora_config(setting.lora_r), 0)
         frozen = None if teacher is None else copy.deepcopy(teacher.model).requires_grad_(False).eval()
         with FakeTensorMode(allow_non_fake_inputs=True):
             try:

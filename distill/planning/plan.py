@@ -1,7 +1,8 @@
 """What a training will hold and cost, from configs alone."""
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from distill.planning.configs import Shape
 from distill.planning.dry_run import BACKWARD, FORWARD, TEACHER, DryRun, dry_run
@@ -21,8 +22,7 @@ class Plan:
         setting, student, teacher: what was planned; teacher None: the black box.
         always: what is there all the time, by name.
         moments: what is there beside it, by name, where each part of a step is highest.
-        teacher_flops, student_flops: of the matrix products of one process in a step.
-        notes: what the figures do not say.
+        run: what was counted.
     """
 
     setting: Setting
@@ -30,9 +30,17 @@ class Plan:
     teacher: Shape | None
     always: dict[str, int]
     moments: dict[str, dict[str, int]]
-    teacher_flops: int
-    student_flops: int
-    notes: list[str] = field(default_factory=list)
+    run: DryRun
+
+    @property
+    def teacher_flops(self) -> int:
+        """Operations of the teacher's forward pass, of one process in a step."""
+        return self.run.teacher_flops
+
+    @property
+    def student_flops(self) -> int:
+        """Operations of everything else."""
+        return self.run.student_flops
 
     @property
     def totals(self) -> dict[str, int]:
@@ -55,7 +63,7 @@ class Plan:
         return {name: size for name, size in {**self.always, **self.moments[self.peak_moment]}.items() if size}
 
 
-def plan(setting: Setting, student: Shape, teacher: Shape | None = None) -> Plan:
+def plan(setting: Setting, student: Shape, teacher: Shape | None = None, run: DryRun | None = None) -> Plan:
     """Foresee the memory and the operations of a training step. Nothing is loaded.
 
     Weights and states are arithmetic. Everything else is counted by `dry_run`, which runs the models' code on tensors without
@@ -66,6 +74,7 @@ def plan(setting: Setting, student: Shape, teacher: Shape | None = None) -> Plan
         setting: batch, length and the rest.
         student: from `shape_of` or `cut`.
         teacher: of the white box, whose objectives are in `setting`; None: the black box.
+        run: what was counted for a setting that differs in nothing that is counted; None: it is counted now.
 
     Raises:
         ValueError: rows longer than a model's positions; as `dry_run`.
@@ -82,7 +91,7 @@ def plan(setting: Setting, student: Shape, teacher: Shape | None = None) -> Plan
             raise ValueError(
                 f"length is {setting.length}, but {shape.name} has {positions} positions; give {positions} or less."
             )
-    run = dry_run(setting, student, teacher)
+    run = dry_run(setting, student, teacher) if run is None else run
     divided = setting.processes if setting.sharding == "fsdp" else 1
     always = {WEIGHTS: run.weights // divided, STATES: state_bytes(setting, student, run) // divided}
     moments = {name: dict(found) for name, found in run.moments.items()}
@@ -95,7 +104,7 @@ def plan(setting: Setting, student: Shape, teacher: Shape | None = None) -> Plan
         always[BUCKETS] = run.gradients
     if divided > 1:
         moments = _sharded(moments, run, student, teacher, setting)
-    return Plan(setting, student, teacher, always, moments, run.teacher_flops, run.student_flops)
+    return Plan(setting, student, teacher, always, moments, run)
 
 
 def state_bytes(setting: Setting, student: Shape, run: DryRun) -> int:
@@ -145,14 +154,9 @@ def without_teacher(planned: Plan) -> int:
     return kept + max(sum(found.values()) for name, found in planned.moments.items() if name != TEACHER)
 
 
-def with_teacher_in(planned: Plan, bits: int) -> int:
-    """Bytes of the peak with a quantised teacher."""
-    assert planned.teacher is not None
-    teacher = planned.teacher
-    always = {**planned.always, TEACHERS: teacher.weight_bytes(bits) // _divided(planned.setting)}
-    first = {**planned.moments[TEACHER], DEQUANTISED: 2 * teacher.largest_linear}
-    return replace(planned, always=always, moments={**planned.moments, TEACHER: first}).peak
-
-
-def _divided(setting: Setting) -> int:
-    return setting.processes if setting.sharding == "fsdp" else 1
+def changed(planned: Plan, **changes: Any) -> Plan:
+    """The plan of a setting that differs in these; counted again only where the step itself differs."""
+    setting, before = replace(planned.setting, **changes), planned.setting
+    counted = ("rows", "checkpointing", "lora_r")
+    same = all(getattr(setting, name) == getattr(before, name) for name in counted)
+    return plan(setting, planned.student, planned.teacher, planned.run if same else None)

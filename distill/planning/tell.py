@@ -2,14 +2,15 @@
 
 import itertools
 import time
-from dataclasses import replace
+from typing import Any
 
 import torch
 
 from distill.planning.dry_run import TEACHER
-from distill.planning.plan import Plan, plan, with_teacher_in, without_teacher
+from distill.planning.plan import Plan, changed, without_teacher
 
 GIB = 2**30
+NEAR = 0.9  # of the memory; above it is said to be close
 ORDER = ("student's weights", "teacher's weights", "optimiser states", "gradients")
 
 
@@ -24,7 +25,8 @@ def memory_table(plans: dict[str, Plan]) -> str:
     rows = [["at the peak, one process", *plans]]
     for name in names:
         if any(name in planned.parts for planned in plans.values()):
-            rows.append([name, *(gib(planned.parts.get(name, 0)) for planned in plans.values())])
+            sizes = [planned.parts.get(name) for planned in plans.values()]
+            rows.append([name, *("-" if size is None else gib(size) for size in sizes)])
     rows.append(["peak", *(gib(planned.peak) for planned in plans.values())])
     rows.append(["reached in the", *(planned.peak_moment for planned in plans.values())])
     moments = dict.fromkeys(name for planned in plans.values() for name in planned.totals)
@@ -40,7 +42,7 @@ def cost_table(plans: dict[str, Plan], rate: float | None, what: str = "") -> st
     sft = min(planned.student_flops for planned in plans.values() if planned.teacher is None)
     rows = [["a step, one process", *plans]]
     flops = [(planned.teacher_flops, planned.student_flops) for planned in plans.values()]
-    rows.append(["teacher forward, TFLOP", *(f"{teacher / 1e12:,.3f}" for teacher, _ in flops)])
+    rows.append(["teacher forward, TFLOP", *(f"{teacher / 1e12:,.3f}" if teacher else "-" for teacher, _ in flops)])
     rows.append(["student, loss, backward, TFLOP", *(f"{student / 1e12:,.3f}" for _, student in flops)])
     floors = [teacher + sft for teacher, _ in flops]
     rows.append(["floor (teacher forward + SFT step)", *(f"{floor / 1e12:,.3f}" for floor in floors)])
@@ -60,34 +62,41 @@ def advice(planned: Plan, black_box: Plan, limit: int) -> list[str]:
     """
     way = "The black box" if planned.teacher is None else "The white box"
     if planned.peak <= limit:
-        return [f"{way} fits: {gib(planned.peak)} of {gib(limit)}."]
+        close = " That is close: allocators, kernels and a GPU's context need a tenth more." * (
+            planned.peak > NEAR * limit
+        )
+        return [f"{way} fits: {gib(planned.peak)} of {gib(limit)}.{close}"]
     said = [f"{way} does not fit: {gib(planned.peak)} of {gib(limit)}."]
     alone = without_teacher(planned)
     if planned.teacher is not None:
         said += [f"  {fits(size, limit)}: {text}" for size, text in _for_the_teacher(planned, black_box, alone)]
+    else:
+        said += [f"  {fits(size, limit)}: {text}" for size, text in _sharded(planned)]
     if alone > limit:
-        beginning = "Even without the teacher" if planned.teacher is not None else "For the student"
+        beginning = "Even without the teacher" if planned.teacher is not None else "As it is"
         said.append(f"  {beginning} it is {gib(alone)}; these make the student's side smaller:")
-        said += [f"    {fits(size, limit)}: {text}" for size, text in _for_the_student(black_box)]
+        said += [f"    {fits(size, limit)}: {text}" for size, text in _for_the_student(planned)]
     return said
 
 
 def fits(size: int, limit: int) -> str:
-    """The size, and whether it is within the limit."""
-    return f"{gib(size)}, {'fits' if size <= limit else 'too much'}"
+    """The size, and whether it is within the limit; close: within the last tenth of it."""
+    word = "too much" if size > limit else "close" if size > NEAR * limit else "fits"
+    return f"{gib(size)}, {word}"
 
 
 def _for_the_teacher(planned: Plan, black_box: Plan, alone: int) -> list[tuple[int, str]]:
     setting, teacher = planned.setting, planned.teacher
     assert teacher is not None
     found = [
-        (with_teacher_in(planned, bits), f"quantising: the teacher in {bits} bits, {gib(teacher.weight_bytes(bits))}")
+        (
+            changed(planned, teacher_bits=bits).peak,
+            f"quantising: the teacher in {bits} bits, {gib(teacher.weight_bytes(bits))}",
+        )
         for bits in (8, 4)
         if setting.teacher_bits is None or bits < setting.teacher_bits
     ]
-    for processes in _more_processes(setting.processes, setting.batch):
-        sharded = _on(planned, processes)
-        found.append((sharded, f"sharding: --sharding fsdp over {processes} processes (an estimate from above)"))
+    found += _sharded(planned)
     served = (
         f"serving: the teacher ({gib(teacher.weight_bytes())} of weights) on a server, ServerTeacher; a black box then"
     )
@@ -102,29 +111,32 @@ def _for_the_teacher(planned: Plan, black_box: Plan, alone: int) -> list[tuple[i
     return found
 
 
-def _for_the_student(black_box: Plan) -> list[tuple[int, str]]:
-    setting, found = black_box.setting, []
-    changes = {
-        "--checkpointing": replace(setting, checkpointing=True),
-        "--optimiser adamw_8bit": replace(setting, optimiser="adamw_8bit"),
-        "--lora_r 16": replace(setting, lora_r=16),
+def _sharded(planned: Plan) -> list[tuple[int, str]]:
+    """Everything divided over the processes there are, if they do not do it yet, and over more, where the rows allow them."""
+    setting = planned.setting
+    counts = [2**power for power in range(1, 12) if setting.processes < 2**power <= setting.batch]
+    if setting.processes > 1 and setting.sharding == "none":
+        counts = [setting.processes, *counts]
+    return [
+        (
+            changed(planned, processes=count, sharding="fsdp").peak,
+            f"sharding: --sharding fsdp over {count} processes (an estimate from above)",
+        )
+        for count in counts[:3]
+    ]
+
+
+def _for_the_student(planned: Plan) -> list[tuple[int, str]]:
+    changes: dict[str, dict[str, Any]] = {
+        "--checkpointing": {"checkpointing": True},
+        "--optimiser adamw_8bit": {"optimiser": "adamw_8bit"},
+        "--lora_r 16": {"lora_r": 16},
     }
-    for text, changed in changes.items():
-        if changed != setting:
-            found.append((plan(changed, black_box.student).peak, f"{text} (as a black box)"))
+    found = []
+    for text, change in changes.items():
+        if all(getattr(planned.setting, name) != value for name, value in change.items()):
+            found.append((without_teacher(changed(planned, **change)), text))
     return found
-
-
-def _more_processes(now: int, batch: int) -> list[int]:
-    """The next three powers of two that the rows allow."""
-    counts = [2**power for power in range(1, 12) if 2**power > now and 2**power <= batch]
-    return counts[:3]
-
-
-def _on(planned: Plan, processes: int) -> int:
-    """Bytes with everything sharded over so many processes and the batch divided over them."""
-    setting = replace(planned.setting, processes=processes, sharding="fsdp")
-    return plan(setting, planned.student, planned.teacher).peak
 
 
 def aligned(rows: list[list[str]]) -> str:

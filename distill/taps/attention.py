@@ -9,7 +9,7 @@ import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -53,6 +53,13 @@ class AttentionTap:
     scaling: float
     softcap: float | None = None
     sinks: Tensor | None = None
+
+    def to(self, device: torch.device) -> "AttentionTap":
+        """On another device: the layers of a model that is spread over several leave their taps where they are."""
+        if self.query.device == device:
+            return self
+        parts = {name: getattr(self, name) for name in ("query", "key", "value", "mask", "sinks")}
+        return replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def run_with_taps(
         rows=rows,
         logits=rows_of(output.logits, rows) if wants.logits else None,
         hidden={layer: output.hidden_states[place_of(model, layer)][rows] for layer in wants.hidden},
-        attention=attention,
+        attention={layer: tap.to(rows.device) for layer, tap in attention.items()},
         head=heads[0] if heads else None,
         labels=labels,
         anchor=_anchor(output.logits),

@@ -8,9 +8,11 @@ softcap, logit scale) is found out by showing it known logits and is then comput
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 
@@ -47,11 +49,22 @@ class HeadTap:
 
 
 def head_of(model: PreTrainedModel) -> nn.Linear | None:
-    """The head, if it is a plain matrix product whose rows can be read; None for all others (adapters, quantised, ...)."""
-    head = model.get_output_embeddings()
+    """The head, if it is a plain matrix product whose rows can be read; None for all others (LoRA on it, quantised, ...)."""
+    head = _in_use(model.get_output_embeddings())
     # exactly Linear: a subclass or a patched forward (LoRA, 8 bit, offloading) computes something else
-    is_plain = type(head) is nn.Linear and "forward" not in vars(head) and not head._forward_hooks
+    is_plain = type(head) is nn.Linear and not head._forward_hooks
+    # fully_shard makes a class of these two and hooks that gather the weight before the forward pass
+    is_plain = (is_plain or type(head).__bases__ == (FSDPModule, nn.Linear)) and "forward" not in vars(head)
     return head if is_plain and head.weight.device.type != "meta" else None
+
+
+def _in_use(head: Any) -> Any:
+    """peft's `modules_to_save` keeps a trained copy beside the original: the one of the two that is called now."""
+    copies = getattr(head, "modules_to_save", None)
+    if copies is None:
+        return head
+    active = next(iter(head.active_adapters), None)
+    return head.original_module if head.disable_adapters or active not in copies else copies[active]
 
 
 def rows_of(states: Tensor, rows: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from distill.redact import secret_in
+
 T = TypeVar("T")
 
 LONGEST_PAUSE = 30.0  # seconds between two attempts of one request, where the server names no time
@@ -57,7 +59,8 @@ class Endpoint:
             that requests that failed together do not come back together. A `Retry-After` is waited for instead.
 
     Raises:
-        ValueError: an address without a scheme, or with a key in it; the `openai` package is missing.
+        ValueError: an address without a scheme, or with a key in it; a key that cannot be sent; the `openai` package is
+            missing.
     """
 
     def __init__(self, url: str, api_key_env: str, *, timeout: float, retries: int, backoff: float) -> None:
@@ -69,7 +72,7 @@ class Endpoint:
             ) from None
         self._openai = openai
         self.url = checked_url(url)
-        self.key_env, self._key = api_key_env, os.environ.get(api_key_env) or None
+        self.key_env, self._key = api_key_env, _key_in(api_key_env)
         self.timeout, self.retries, self.backoff = timeout, retries, backoff
         self.answered = 0
         self._reached = False
@@ -224,6 +227,21 @@ class Endpoint:
         return text if len(text) <= 240 else text[:240] + "..."
 
 
+def _key_in(variable: str) -> str | None:
+    """The key in an environment variable, without the blanks and line ends that come with `$(cat file)`.
+
+    A character that a header cannot carry would end in an error of the HTTP library that shows the key.
+    """
+    key = os.environ.get(variable, "").strip()
+    bad = next((place for place, character in enumerate(key, start=1) if not "\x20" <= character <= "\x7e"), None)
+    if bad is not None:
+        raise ValueError(
+            f"The key in the environment variable {variable} cannot be sent: character {bad} of {len(key)} is not printable "
+            "ASCII. Copy the key into it anew."
+        )
+    return key or None
+
+
 def checked_url(url: str) -> str:
     """The address without a closing slash; refused if it has no scheme, or anything in it that could be a secret."""
     parts = urlsplit(url)
@@ -237,6 +255,11 @@ def checked_url(url: str) -> str:
         raise ValueError(
             f"The address of {parts.hostname} carries a name, a key or a query; give the address alone and the key in an "
             "environment variable (OPENAI_API_KEY, or name another one with api_key_env)."
+        )
+    if secret_in(parts.path.split("/")):
+        raise ValueError(
+            f"The path in the address of {parts.hostname} seems to hold a key, and addresses are written into journals; give "
+            "the address without it, and the key in an environment variable (OPENAI_API_KEY)."
         )
     return url.rstrip("/")
 

@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils import align_module_device
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.encode import Prompt, as_prompt, encode_prompt
 from distill.models import fast_dtype, load_model, load_tokenizer, weights_fingerprint
 from distill.pairs import fingerprint
+from distill.quantising import is_dispatched, is_quantised
 from distill.teachers.base import Completion, Sampling
 from distill.teachers.endpoint import checked_url
 
@@ -22,11 +24,13 @@ class LocalTeacher:
         model: a name (`"smollm2-135m"`, a folder, a Hub id) or a loaded model.
         tokenizer: needed with a loaded model; loaded by name otherwise.
         dtype: of the weights when loaded by name; by default bfloat16 where the machine is fast at it.
+        quantization_config: when loaded by name, one of `transformers`' quantisers, e.g. `distill.quantising.in_bits(4)`.
+        device_map: when loaded by name, as `from_pretrained` takes it: `"auto"` spreads a teacher over the GPUs that are there.
         chat: `None` asks a bare string as one user turn if there is a chat template; `False` never; `True` always.
         name: what pairs are labelled with; by default the model's name.
 
     Raises:
-        ValueError: no such model; a loaded model without a tokenizer.
+        ValueError: no such model; a loaded model without a tokenizer, or with a setting of how to load it.
 
     Example:
         >>> teacher = LocalTeacher("smollm2-135m")
@@ -39,12 +43,18 @@ class LocalTeacher:
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         dtype: torch.dtype | str | None = None,
+        quantization_config: Any = None,
+        device_map: Any = None,
         chat: bool | None = None,
         name: str | None = None,
     ) -> None:
         if isinstance(model, PreTrainedModel):
             if tokenizer is None:
                 raise ValueError("A loaded model needs its tokenizer: LocalTeacher(model, tokenizer).")
+            if quantization_config is not None or device_map is not None:
+                raise ValueError(
+                    "quantization_config and device_map say how a model is loaded, and this one is; give its name."
+                )
             self.model, self.tokenizer = model, tokenizer
             self.name = name or model.config.name_or_path or type(model).__name__
         elif "://" in (address := os.fspath(model)):
@@ -54,11 +64,16 @@ class LocalTeacher:
             )
         else:
             self.tokenizer = tokenizer or load_tokenizer(model)
-            self.model = load_model(model, dtype=dtype or fast_dtype())
-            if torch.cuda.is_available():
+            more = {"quantization_config": quantization_config, "device_map": device_map}
+            self.model = load_model(
+                model, dtype=dtype or fast_dtype(), **{name: value for name, value in more.items() if value is not None}
+            )
+            if torch.cuda.is_available() and not is_quantised(self.model) and device_map is None:
                 self.model.to("cuda")  # type: ignore[arg-type]
             self.name = name or os.fspath(model)
         self.chat = chat
+        # taken at once, because bitsandbytes lays 4-bit weights out anew when they are first used on a CPU
+        self._quantised = _weights_fingerprint(self.model, quantised=True) if is_quantised(self.model) else None
 
     def resolve_prompt(self, prompt: Prompt) -> tuple[Prompt, list[int]]:
         """The prompt as it is asked and its token ids; see `distill.encode`."""
@@ -67,10 +82,15 @@ class LocalTeacher:
 
     def identity(self) -> dict[str, Any]:
         """Name, dtype, chat template and a fingerprint of the weights (a sample of values of every tensor)."""
+        quantised: dict[str, Any] = {}
+        if self._quantised is not None:
+            config: Any = self.model.config.quantization_config
+            quantised = {"teacher_quantisation": config.to_dict(), "teacher_quantised_weights": self._quantised}
         return {
             "teacher": self.name,
             "teacher_dtype": str(self.model.dtype),
-            "teacher_weights": weights_fingerprint(self.model.state_dict()),
+            "teacher_weights": _weights_fingerprint(self.model),
+            **quantised,
             "stop_ids": sorted(self.eos_ids()),
             "chat_template": fingerprint(str(self.tokenizer.chat_template)),
         }
@@ -144,3 +164,25 @@ def _own_generation_config(model: PreTrainedModel, config: GenerationConfig) -> 
     finally:
         model.generation_config = before
         model.train(was_training)
+
+
+def _weights_fingerprint(model: PreTrainedModel, quantised: bool = False) -> str:
+    """64 values of every tensor of the layers that are quantised, or of all others: enough to tell two checkpoints apart."""
+    rounded = tuple(
+        f"{name}."
+        for name, module in model.named_modules()
+        if any(not p.is_floating_point() for p in module.parameters(recurse=False))
+    )
+    return weights_fingerprint(
+        (name, tensor) for name, tensor in _weights(model) if name.startswith(rounded) is quantised
+    )
+
+
+def _weights(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and tensors; those that `device_map` has offloaded are fetched layer by layer."""
+    if not is_dispatched(model):
+        yield from model.state_dict().items()
+        return
+    for name, module in model.named_modules():
+        with align_module_device(module, "cpu"):
+            yield from module.named_parameters(prefix=name, recurse=False)

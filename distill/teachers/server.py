@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from distill.encode import Prompt, as_prompt, encode_prompt
 from distill.models import load_tokenizer
 from distill.pairs import fingerprint
+from distill.redact import secret_in
 from distill.teachers.answers import Answer, completion_of, read_answers
 from distill.teachers.base import Ask, Completion, Refusal, Sampling
 from distill.teachers.endpoint import Endpoint, Malformed, NotThere, Refused, Unavailable, checked_url
@@ -90,6 +91,11 @@ class ServerTeacher:
         self.extra_body = dict(extra_body or {})
         if taken := sorted(_OURS & self.extra_body.keys()):
             raise ValueError(f"extra_body has {', '.join(taken)}, which are set from the other arguments.")
+        if secret := secret_in(self.extra_body):
+            raise ValueError(
+                f"extra_body is written into the journal, and {secret}; a key is taken from the environment variable "
+                f"{api_key_env} and sent as a header."
+            )
         self.url, self.api_key_env = checked_url(url), api_key_env
         self.timeout, self.retries, self.backoff = timeout, retries, backoff
         listed = _in_a_thread(self._list_models)
@@ -229,22 +235,23 @@ def server_teacher(
     model: str | None,
     *,
     tokenizer: PreTrainedTokenizerBase | str,
-    chat: bool | None = None,
-    concurrency: int = 32,
     extra_body: str | None = None,
+    **settings: Any,
 ) -> ServerTeacher:
-    """A `ServerTeacher` from flags, where `extra_body` is JSON.
+    """A `ServerTeacher` from flags, where `extra_body` is JSON; the other settings are `ServerTeacher`'s own.
 
     Raises:
         ValueError: text that is no JSON object; as `ServerTeacher`.
     """
     try:
         fields = json.loads(extra_body or "{}")
-    except ValueError as error:
-        raise ValueError(f"--extra_body {extra_body} is not JSON: {error}") from None
+    except ValueError as error:  # the text itself is not shown: a key may be in it
+        raise ValueError(f"--extra_body is not JSON: {error}.") from None
     if not isinstance(fields, dict):
-        raise ValueError(f'--extra_body {extra_body} must be a JSON object, such as {{"top_k": 20}}.')
-    return ServerTeacher(url, model, tokenizer=tokenizer, chat=chat, concurrency=concurrency, extra_body=fields)
+        raise ValueError(
+            f'--extra_body is a {type(fields).__name__}; it must be a JSON object, such as {{"top_k": 20}}.'
+        )
+    return ServerTeacher(url, model, tokenizer=tokenizer, extra_body=fields, **settings)
 
 
 def _groups(asks: Iterable[Ask], most: int) -> Iterator[list[Ask]]:

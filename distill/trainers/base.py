@@ -1,6 +1,7 @@
 """What both trainers share: they train on pairs. Everything else is `transformers.Trainer`."""
 
 import logging
+import warnings
 from typing import Any
 
 import datasets
@@ -9,10 +10,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 
 from distill.adapters import add_adapter, base_of, is_adapted
 from distill.collate import PairCollator, document_tokens, supervised_rows
-from distill.packing import check_keeps_documents_apart, pack_pairs
-from distill.trainers.checks import check_pairs
+from distill.packing import PackedPairs, check_keeps_documents_apart, pack_pairs
+from distill.quantising import check_student_keeps_gradients
+from distill.trainers import fsdp
+from distill.trainers.checks import check_pairs, check_processes
 from distill.trainers.identity import describe_student
+from distill.trainers.rates import Rates
 from distill.trainers.resume import ResumingTrainer
+from distill.trainers.sharing import SharedOrder, WithEmptyRows
 
 logger = logging.getLogger(__name__)
 
@@ -72,13 +77,24 @@ class PairTrainer(ResumingTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        check_processes(self.train_dataset, self.args)
+        self.rates = Rates(self.accelerator, self.args.device)
         self._eval_sum = self._eval_items = 0.0
+        check_student_keeps_gradients(self.model, self.args.device)
         if is_adapted(self.model) and self.args.gradient_checkpointing:
             # the frozen embeddings' output has no gradient, so a checkpointed layer would have none either
             student: Any = self.model
             student.enable_input_require_grads()
         if packing:
             self._pack()
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As Trainer's, and FSDP2 also on CPUs."""
+        super().create_accelerator_and_postprocess()
+        if fsdp.switch_on_for_cpu(self.accelerator, self.args):
+            self.is_fsdp_enabled = True
+        if self.is_fsdp_enabled:  # nothing here or in Trainer works in place on a model's output
+            warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
 
     def _pack(self) -> None:
         collator, pairs, name = self.data_collator, self.train_dataset, type(self).__name__
@@ -104,6 +120,28 @@ class PairTrainer(ResumingTrainer):
         assert isinstance(self.data_collator, PairCollator)
         check_keeps_documents_apart(model, self.data_collator, self.compute_loss_context_manager(), use_cache=use_cache)
 
+    def _get_dataloader(  # type: ignore[override]
+        self, dataset: Any, description: str, batch_size: int, sampler_fn: Any = None, **kwargs: Any
+    ) -> torch.utils.data.DataLoader:
+        """As Trainer's; in several processes every row comes once, where accelerate would repeat some (`distill.trainers.sharing`)."""
+        config: Any = self.args.accelerator_config
+        strategy = str(getattr(self.args, "train_sampling_strategy", "random"))
+        if (
+            self.args.world_size > 1
+            and isinstance(self.data_collator, PairCollator)
+            and isinstance(dataset, datasets.Dataset | PackedPairs)
+            and strategy in ("random", "sequential")
+            and not (self.args.dataloader_drop_last or config.split_batches or config.dispatch_batches)
+        ):
+            order, multiple = sampler_fn and sampler_fn(dataset), batch_size * self.args.world_size
+            shared = SharedOrder(dataset, order, multiple, self.args.data_seed)
+            if isinstance(dataset, datasets.Dataset):
+                dataset = self._remove_unused_columns(dataset, description=description)
+            dataset = WithEmptyRows(dataset)
+            sampler_fn = lambda _: shared  # noqa: E731
+        loader: Any = super()._get_dataloader(dataset, description, batch_size, sampler_fn, **kwargs)
+        return loader
+
     def _set_signature_columns_if_needed(self) -> None:
         # The collator, not the model, reads the columns; without this, Trainer would remove all of them as unused.
         if self._signature_columns is None:
@@ -118,6 +156,31 @@ class PairTrainer(ResumingTrainer):
         if "attention_mask" not in inputs and "position_ids" in inputs:
             inputs = {**inputs, "attention_mask": document_tokens(inputs)}
         super()._track_num_input_tokens(inputs)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's, and counted."""
+        self.rates.begin()
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        for batch in batches:
+            self.rates.count(batch)
+        return batches, items
+
+    def _open_window(self) -> dict[str, Any]:
+        return {**super()._open_window(), "tokens": self.rates.open_window()}
+
+    def _take_up_window(self, window: dict[str, Any]) -> None:
+        super()._take_up_window(window)
+        self.rates.take_up_window(window.get("tokens", [0, 0]))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As Trainer's; training logs also say how fast it goes, by `distill.trainers.rates`."""
+        if "loss" in logs:
+            logs.update(self.rates.close())
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with self.rates.pause():
+            super()._save_checkpoint(*args, **kwargs)
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As Trainer's, and it keeps the sum of the loss over tokens."""
@@ -134,7 +197,8 @@ class PairTrainer(ResumingTrainer):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's, but the loss is a mean over tokens."""
         self._eval_sum = self._eval_items = 0.0
-        output: Any = super().evaluation_loop(*args, **kwargs)
+        with self.rates.pause():
+            output: Any = super().evaluation_loop(*args, **kwargs)
         sums = torch.tensor([self._eval_sum, self._eval_items], dtype=torch.float64)
         if self.args.world_size > 1:
             sums = self.accelerator.reduce(sums.to(self.args.device), "sum")

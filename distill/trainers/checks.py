@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,24 @@ def check_pairs(pairs: datasets.Dataset, name: str, max_length: int | None, mode
                 f"{name} has token id {highest}, but the model's vocabulary has {embeddings.weight.shape[0]} tokens: the "
                 "pairs were made with another tokenizer. Make them anew, or load them as text with this one."
             )
+
+
+def check_processes(rows: Any, args: TrainingArguments) -> None:
+    """Refuse settings of several processes under which training would not be that of one.
+
+    Raises:
+        ValueError: more processes than rows; a loss that depends on how rows fall on processes.
+    """
+    processes = args.world_size
+    if processes > 1 and not args.average_tokens_across_devices:
+        raise ValueError(
+            "average_tokens_across_devices=False makes the loss depend on how rows fall on processes; leave it on."
+        )
+    if processes > 1 and hasattr(rows, "__len__") and len(rows) < processes:
+        raise ValueError(
+            f"train_dataset has {len(rows)} rows, too few for {processes} processes to have one each; give more rows, or start at "
+            f"most {len(rows)} processes."
+        )
 
 
 def _unmasked(column: pa.ChunkedArray, prompt: Any, completion: Any, limit: float, name: str) -> Any:

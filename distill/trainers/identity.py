@@ -81,7 +81,7 @@ def describe_student(model: Any, optimizers: Any) -> dict[str, Any]:
             for name, one in model.peft_config.items()
         }
         frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
-        described["base"] = f"weights {weights_fingerprint(frozen)}"
+        described["base"] = f"weights {weights_fingerprint(frozen.items())}"
     return described
 
 
@@ -95,7 +95,7 @@ def describe_teacher(teacher: Any, student: Any) -> str:
     own = {name: p for name, p in teacher.named_parameters() if id(p) not in trained}
     return (
         f"{type(teacher).__name__} of {config.num_hidden_layers} layers in {str(teacher.dtype).removeprefix('torch.')} with "
-        f"{config._attn_implementation} attention, weights {weights_fingerprint(own)}"
+        f"{config._attn_implementation} attention, weights {weights_fingerprint(own.items())}"
     )
 
 

@@ -1,30 +1,29 @@
 """White-box distillation: match what is inside the teacher, on the same pairs, in the same Trainer."""
 
-import os
 from typing import Any
 
 import datasets
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.utils import logging
 
-from distill.adapters import base_of
+from distill.adapters import base_of, check_no_virtual_tokens
 from distill.collate import supervised_rows, supervised_tokens
 from distill.objectives import HiddenStates, Objective, Schedule
 from distill.packing import PackedPairs
 from distill.taps import Wants, run_with_taps
 from distill.teachers.local import LocalTeacher
-from distill.trainers.base import PairTrainer
+from distill.trainers.fsdp import check_teacher_is_everywhere
 from distill.trainers.identity import describe_objectives, describe_teacher
+from distill.trainers.projections import ProjectingTrainer
+from distill.trainers.teacher_side import is_students_own, teacher_side
 from distill.vocabulary import shared_vocabulary
 
 logger = logging.get_logger(__name__)
-OBJECTIVES_FILE = "objectives.safetensors"  # learned projections, beside a checkpoint's model and never inside it
 
 
-class WhiteBoxTrainer(PairTrainer):
+class WhiteBoxTrainer(ProjectingTrainer):
     """`transformers.Trainer` on pairs with another loss: the weighted sum of objectives.
 
     Each objective is summed over the supervised rows and divided once by their number in the whole accumulation window
@@ -33,11 +32,13 @@ class WhiteBoxTrainer(PairTrainer):
 
     Args:
         model: the student.
-        teacher: a `LocalTeacher`, a loaded model, or a name. It is put in evaluation mode and never trained.
+        teacher: a `LocalTeacher`, a loaded model, or a name. It is put in evaluation mode and never trained. `"self"` (or the
+            student itself): the student's own weights with its adapter off, without a second copy.
         objectives: e.g. `[Logits("forward_kl"), AttentionMaps(weight=0.1), HiddenStates(weight=0.1)]`.
         args: `TrainingArguments`.
         train_dataset, eval_dataset: pairs.
         processing_class: the student's tokenizer.
+        shard_teacher: divide the teacher's weights over all processes; each layer is gathered when it runs.
         kwargs: `max_length`, `packing`, `peft_config` as for `PairTrainer`; and as for `transformers.Trainer`, without
             `compute_loss_func` and `compute_metrics`.
 
@@ -64,6 +65,7 @@ class WhiteBoxTrainer(PairTrainer):
         train_dataset: datasets.Dataset | Any = None,
         eval_dataset: datasets.Dataset | Any = None,
         processing_class: PreTrainedTokenizerBase | None = None,
+        shard_teacher: bool = False,
         **kwargs: Any,
     ) -> None:
         for name in ("compute_loss_func", "compute_metrics"):
@@ -74,14 +76,13 @@ class WhiteBoxTrainer(PairTrainer):
         names = [objective.name for objective in objectives]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"objectives are {names}; give at least one, and each kind at most once.")
-        if isinstance(teacher, str):
+        of_itself = is_students_own(teacher, model, kwargs.get("peft_config") is not None)
+        if isinstance(teacher, str) and not of_itself:
             teacher = LocalTeacher(teacher)
-        teacher_model = teacher.model if isinstance(teacher, LocalTeacher) else teacher
-        if base_of(teacher_model) is base_of(model):
-            raise ValueError("Student and teacher are the same object; load the model twice, or use make_student.")
+        teacher_model = teacher.model if isinstance(teacher, LocalTeacher) else model if of_itself else teacher
         vocabulary = shared_vocabulary(
             base_of(model),
-            teacher_model,
+            base_of(teacher_model),
             processing_class,
             teacher.tokenizer if isinstance(teacher, LocalTeacher) else None,
         )
@@ -94,17 +95,21 @@ class WhiteBoxTrainer(PairTrainer):
             **kwargs,
         )
         self._refuse_other_losses()
-        self.teacher: PreTrainedModel = teacher_model.to(self.args.device).eval()  # type: ignore[arg-type]
+        check_teacher_is_everywhere(self.args)
+        check_no_virtual_tokens(self.model)
+        self.teacher_side = teacher_side(
+            teacher_model, self.model if of_itself else None, self.args.device, shard_teacher
+        )
+        self.teacher = self.teacher_side.model
         self.student: PreTrainedModel = base_of(self.model)  # unwrapped; self.model may be or come to be a wrapper
         self.objectives = list(objectives)
-        self._learned = torch.nn.ModuleList(objectives)  # their projections, to train and to save
         for objective in objectives:
-            objective.sharded = bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
-            objective.bind(self.student, self.teacher, vocabulary)
-        if self._projections() and self.args.world_size > 1:
-            raise ValueError(
-                "Learned projections do not work in several processes yet; pair layers of equal width, or use one process."
+            # FSDP2 keeps the head whole from the forward pass until its gradient is there
+            objective.sharded = bool(
+                self.is_deepspeed_enabled or (self.is_fsdp_enabled and not self.accelerator.is_fsdp2)
             )
+            objective.bind(self.student, self.teacher, vocabulary)
+        self.learn_beside(torch.nn.ModuleList(objectives))  # their projections
         if isinstance(self.train_dataset, PackedPairs):
             self._check_packing(self.teacher, use_cache=False)
             if any(isinstance(o, HiddenStates) and o.distance == "cka" for o in objectives):
@@ -120,7 +125,7 @@ class WhiteBoxTrainer(PairTrainer):
         self._eval_terms: dict[str, Tensor] = {}  # sums over rows, and the number of rows
         # so that Trainer counts the supervised positions whatever the model's forward accepts
         self.model_accepts_loss_kwargs = True
-        self.add_callback(_ClearGradients(self._learned))
+        self.teacher_side.release()
 
     def compute_loss(
         self,
@@ -141,7 +146,7 @@ class WhiteBoxTrainer(PairTrainer):
         items = torch.as_tensor(items, device=rows.device).clamp(min=1)  # a batch with nothing to learn from is a zero
         # weight 0 still shows the term in the log; it must not turn inf into NaN
         terms = [weight * sums[name] for name, weight in weights.items() if weight > 0]
-        if model is not self.student or not terms:
+        if model is not self.student or self.args.world_size > 1 or not terms:
             terms.append(anchor)
         loss = torch.stack(terms).sum() / items
         if not torch.isfinite(loss):
@@ -169,17 +174,17 @@ class WhiteBoxTrainer(PairTrainer):
                 "A batch has no supervised position: it adds nothing. Is max_length shorter than prompts?"
             )
         values: dict[str, Tensor] = {}
-        # The teacher first: what it needs while it runs is gone before the student's activations are there. Whatever
-        # precision the student runs in, the teacher keeps its own, and objectives are computed in float32.
-        with torch.autocast(self.args.device.type, enabled=False), torch.no_grad():
-            teacher = run_with_taps(self.teacher, self.teacher, inputs, rows, self._teacher_wants, tokens)
+        # The teacher first: what it needs while it runs is gone before the student's activations are there.
+        with self.rates.teacher(), self.teacher_side.forward_pass() as forward:
+            teacher = run_with_taps(forward, self.teacher, inputs, rows, self._teacher_wants, tokens)
         student = run_with_taps(model, self.student, inputs, rows, self._student_wants, tokens)
-        with torch.autocast(self.args.device.type, enabled=False):
+        with torch.autocast(self.args.device.type, enabled=False):  # whatever the models run in, this is in float32
             for objective in self.objectives:
                 # a term without weight is computed for the log alone
                 with torch.set_grad_enabled(torch.is_grad_enabled() and weights[objective.name] > 0):
                     found = objective(student, teacher)
                 values.update(found if isinstance(found, dict) else {objective.name: found})
+        self.teacher_side.release()
         assert student.anchor is not None
         return values, student.anchor.float()
 
@@ -240,39 +245,6 @@ class WhiteBoxTrainer(PairTrainer):
         self._train_steps = window["steps"]
         self._train_terms = {n: torch.tensor(v, dtype=torch.float64, device=device) for n, v in window["terms"].items()}
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """As Trainer's, and the projections train too."""
-        is_new = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        if is_new and self._projections():
-            optimizer.add_param_group({"params": self._projections(), "weight_decay": 0.0})
-        return optimizer
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """As Trainer's, and the projections: before `trainer_state.json`, which marks a checkpoint as complete."""
-        super()._save_optimizer_and_scheduler(output_dir)
-        weights = {name: tensor.contiguous() for name, tensor in self._learned.state_dict().items()}
-        if weights and self.args.should_save:
-            save_file(weights, os.path.join(output_dir, OBJECTIVES_FILE))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self._load_projections(resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        self._load_projections(str(self.state.best_model_checkpoint))
-
-    def _load_projections(self, checkpoint: str) -> None:
-        if self._projections():
-            file = os.path.join(checkpoint, OBJECTIVES_FILE)
-            if not os.path.isfile(file):
-                raise ValueError(f"{checkpoint} has no {OBJECTIVES_FILE}: it was saved with other objectives.")
-            self._learned.load_state_dict(load_file(file, device=str(self.args.device)))
-
-    def _projections(self) -> list[torch.nn.Parameter]:
-        return list(self._learned.parameters())
-
     def _refuse_other_losses(self) -> None:
         if self.args.label_smoothing_factor:
             raise ValueError(
@@ -280,20 +252,6 @@ class WhiteBoxTrainer(PairTrainer):
             )
         if self.args.n_gpu > 1:
             raise ValueError("Several GPUs in one process (DataParallel) are not supported; use `accelerate launch`.")
-        if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
-            raise ValueError(
-                "average_tokens_across_devices=False makes the loss depend on how rows fall on processes; leave it on."
-            )
-
-
-class _ClearGradients(TrainerCallback):
-    """Trainer clears the model's gradients after a step, not the optimiser's; the projections' would add up for ever."""
-
-    def __init__(self, objectives: torch.nn.ModuleList) -> None:
-        self.objectives = objectives
-
-    def on_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        self.objectives.zero_grad()
 
 
 def describe_non_finite(values: dict[str, Tensor], rows: Tensor, ids: list[str] | None, step: int) -> str:

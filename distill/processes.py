@@ -1,0 +1,118 @@
+"""Several processes of one run (`accelerate launch`): who speaks, who writes, and what happens when one of them ends."""
+
+import builtins
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import distributed
+
+# of a collective operation whose other side is gone: gloo, NCCL, the store
+_GONE = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Connection refused",
+    "remote process exited",
+    "Timed out waiting",
+    "NCCL communicator was aborted",
+)
+ENDED = (
+    "Another process of this run has ended, so this one stops too; its own message, if it could leave one, stands above. What "
+    "was saved is whole: the same command goes on from the last checkpoint."
+)
+
+
+def count() -> int:
+    """Processes of this run."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this is the first process, which speaks and writes."""
+    return rank() == 0
+
+
+def rank() -> int:
+    """Number of this process, from 0; also before the processes have met."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank()
+    return int(os.environ.get("RANK", "0"))
+
+
+def only_the_first_speaks() -> None:
+    """In all processes but the first, nothing is printed but errors: or every line would stand there several times."""
+    if is_main():
+        return
+    builtins.print = _silent
+    logging.getLogger("distill").setLevel(logging.ERROR)
+    from datasets.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar as disable_bars_of_loading
+
+    disable_progress_bar()
+    disable_bars_of_loading()
+
+
+_print = builtins.print
+
+
+def _silent(*values: Any, **kwargs: Any) -> None:
+    if kwargs.get("file") not in (None, sys.stdout):
+        _print(*values, **kwargs)
+
+
+@contextmanager
+def first_then_others() -> Iterator[None]:
+    """The block runs in the first process, and when that has ended in the others, who then find ready what it made.
+
+    The others wait as long as it takes (a teacher's answers may take hours, and the usual time limit of a barrier is half an
+    hour), but not for a process that is gone.
+
+    Raises:
+        RuntimeError: in the others: the first has ended.
+    """
+    if count() == 1:
+        yield
+        return
+    group = distributed.new_group(backend="gloo", timeout=timedelta(days=30))
+    try:
+        if not is_main():
+            distributed.barrier(group=group)
+        yield
+        if is_main():
+            distributed.barrier(group=group)
+        distributed.barrier(group=group)
+    finally:
+        distributed.destroy_process_group(group)
+
+
+def wait_for_all() -> None:
+    """Until every process is here; within the run's usual time limit."""
+    if count() > 1:
+        distributed.barrier()
+
+
+def any_of_them(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set in any process; every process must ask."""
+    if count() == 1:
+        return flag
+    found = torch.tensor([float(flag)], device=device)
+    distributed.all_reduce(found)
+    return bool(found.item() > 0)
+
+
+def other_has_ended(error: BaseException) -> bool:
+    """Whether an error only says that another process of this run is gone."""
+    return count() > 1 and isinstance(error, RuntimeError) and any(words in str(error) for words in _GONE)
+
+
+def let_the_first_speak() -> None:
+    """Before an error is told: what is wrong in every process is told by the first, and the launcher then ends the others."""
+    if not is_main():
+        time.sleep(5)
