@@ -43,10 +43,18 @@ def build(arguments):
 
 
 @pytest.fixture
-def folder(build, tmp_path):
+def folder(build, tmp_path, tmp_path_factory, trained):
     """Of a run with checkpoints 2 and 4."""
-    build().train()
-    return tmp_path / "out"
+    if not trained:
+        build().train()
+        trained.append(shutil.copytree(tmp_path / "out", tmp_path_factory.mktemp("kept") / "out"))
+    return shutil.copytree(trained[0], tmp_path / "out", dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Where the first of these tests left it."""
+    return []
 
 
 def cut(path):

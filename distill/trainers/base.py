@@ -126,6 +126,7 @@ class PairTrainer(ResumingTrainer):
         """As Trainer's; in several processes every row comes once, where accelerate would repeat some (`distill.trainers.sharing`)."""
         config: Any = self.args.accelerator_config
         strategy = str(getattr(self.args, "train_sampling_strategy", "random"))
+        shared: SharedOrder | None = None
         if (
             self.args.world_size > 1
             and isinstance(self.data_collator, PairCollator)
@@ -140,6 +141,10 @@ class PairTrainer(ResumingTrainer):
             dataset = WithEmptyRows(dataset)
             sampler_fn = lambda _: shared  # noqa: E731
         loader: Any = super()._get_dataloader(dataset, description, batch_size, sampler_fn, **kwargs)
+        if shared is not None:
+            loader.set_sampler(
+                shared
+            )  # accelerate looks for it here, to tell it the epoch that is resumed in its middle
         return loader
 
     def _set_signature_columns_if_needed(self) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import accelerate
@@ -16,6 +16,7 @@ from distill.adapters import base_of, is_adapted
 from distill.collate import PairCollator
 from distill.models import weights_fingerprint
 from distill.packing import PackedPairs
+from distill.pairs import fingerprint
 from distill.settings import plain, training_settings
 
 # what training itself sets in a student's config, and names of places and versions
@@ -71,7 +72,7 @@ def describe_student(model: Any, optimizers: Any) -> dict[str, Any]:
     described: dict[str, Any] = {
         "model": type(base).__name__,
         "attention": getattr(getattr(base, "config", None), "_attn_implementation", None),
-        "dtypes": sorted({str(p.dtype) for p in model.parameters()}),
+        "dtypes": sorted({str(p.dtype) for p in model.parameters() if p.is_floating_point()}),
         "config": {name: value for name, value in config.items() if name not in _UNSTABLE},
         "optimizer": [None if one is None else type(one).__name__ for one in optimizers],
     }
@@ -80,8 +81,7 @@ def describe_student(model: Any, optimizers: Any) -> dict[str, Any]:
             name: {k: v for k, v in one.to_dict().items() if k not in ("base_model_name_or_path", "peft_version")}
             for name, one in model.peft_config.items()
         }
-        frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
-        described["base"] = f"weights {weights_fingerprint(frozen.items())}"
+        described["base"] = f"weights {_fingerprint(model, lambda p: not p.requires_grad)}"
     return described
 
 
@@ -92,10 +92,11 @@ def describe_teacher(teacher: Any, student: Any) -> str:
     """
     config = teacher.config.get_text_config(decoder=True)
     trained = {id(p) for p in student.parameters() if p.requires_grad}
-    own = {name: p for name, p in teacher.named_parameters() if id(p) not in trained}
+    quantised = teacher.config.to_dict().get("quantization_config")
     return (
         f"{type(teacher).__name__} of {config.num_hidden_layers} layers in {str(teacher.dtype).removeprefix('torch.')} with "
-        f"{config._attn_implementation} attention, weights {weights_fingerprint(own.items())}"
+        f"{config._attn_implementation} attention, weights {_fingerprint(teacher, lambda p: id(p) not in trained)}"
+        + (f", quantised as {fingerprint(plain(quantised))}" if quantised else "")
     )
 
 
@@ -124,3 +125,8 @@ def _attributes(objective: Any) -> dict[str, Any]:
     if divergence := found.pop("divergence", None):  # a pair of functions, with their settings in `partial`s
         found["divergence"] = [divergence.name, getattr(divergence.kernel, "keywords", {})]
     return {name: plain(value) for name, value in found.items()}
+
+
+def _fingerprint(model: Any, counts: Callable[[torch.Tensor], bool]) -> str:
+    """Of the parameters that count and are no packed integers: some kernels lay those out anew when they are first used."""
+    return weights_fingerprint((n, p) for n, p in model.named_parameters() if p.is_floating_point() and counts(p))
