@@ -8,6 +8,7 @@ import torch
 
 from distill.planning.dry_run import TEACHER
 from distill.planning.plan import Plan, changed, without_teacher
+from distill.planning.traffic import traffic
 
 GIB = 2**30
 NEAR = 0.9  # of the memory; above it is said to be close
@@ -38,7 +39,7 @@ def memory_table(plans: dict[str, Plan]) -> str:
 
 
 def cost_table(plans: dict[str, Plan], rate: float | None, what: str = "") -> str:
-    """Operations of a step, beside those of the black box's; in seconds at a measured rate."""
+    """Operations of a step, beside those of the black box's; in seconds at a measured rate; and what is sent to others."""
     sft = min(planned.student_flops for planned in plans.values() if planned.teacher is None)
     rows = [["a step, one process", *plans]]
     flops = [(planned.teacher_flops, planned.student_flops) for planned in plans.values()]
@@ -49,6 +50,9 @@ def cost_table(plans: dict[str, Plan], rate: float | None, what: str = "") -> st
     rows.append(["floor over the SFT step", *(f"{floor / sft:.2f}" for floor in floors)])
     if rate:
         rows.append([f"floor in seconds {what}", *(f"{floor / rate:,.2f}" for floor in floors)])
+    sent = [traffic(planned) for planned in plans.values()]
+    for name in dict.fromkeys(name for found in sent for name in found):
+        rows.append([f"sends: {name}", *(gib(found[name]) if name in found else "-" for found in sent)])
     return aligned(rows)
 
 
@@ -120,7 +124,7 @@ def _sharded(planned: Plan) -> list[tuple[int, str]]:
     return [
         (
             changed(planned, processes=count, sharding="fsdp").peak,
-            f"sharding: --sharding fsdp over {count} processes (an estimate from above)",
+            f"sharding: --sharding fsdp over {count} processes (an estimate)",
         )
         for count in counts[:3]
     ]
