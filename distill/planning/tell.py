@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from distill.objectives import Logits
 from distill.planning.dry_run import TEACHER
 from distill.planning.plan import Plan, changed, without_teacher
 from distill.planning.traffic import traffic
@@ -77,8 +78,8 @@ def advice(planned: Plan, black_box: Plan, limit: int) -> list[str]:
     else:
         said += [f"  {fits(size, limit)}: {text}" for size, text in _sharded(planned)]
     if alone > limit:
-        beginning = "Even without the teacher" if planned.teacher is not None else "As it is"
-        said.append(f"  {beginning} it is {gib(alone)}; these make the student's side smaller:")
+        beginning = "Even without the teacher it is" if planned.teacher is not None else "Not divided it is"
+        said.append(f"  {beginning} {gib(alone)}; these make the student's side smaller:")
         said += [f"    {fits(size, limit)}: {text}" for size, text in _for_the_student(planned)]
     return said
 
@@ -105,6 +106,8 @@ def _for_the_teacher(planned: Plan, black_box: Plan, alone: int) -> list[tuple[i
         f"serving: the teacher ({gib(teacher.weight_bytes())} of weights) on a server, ServerTeacher; a black box then"
     )
     found.append((black_box.peak, served))
+    if any(not isinstance(objective, Logits) for objective in setting.objectives):
+        return found  # hidden states and maps of every row are too much to keep
     each = 128 * 6 * setting.share
     cached = (
         "caching: the teacher's signals on disk, made before "
