@@ -92,7 +92,7 @@ def adapter_off(model: Any) -> Iterator[None]:
 
 
 def check_no_virtual_tokens(model: Any) -> None:
-    """Refuse a student with prompt tuning or its like; its positions are not the teacher's.
+    """Refuse a model with prompt tuning or its like: its positions are not those of another model.
 
     Raises:
         ValueError: such an adapter.

@@ -8,18 +8,13 @@ sizes of all files that will be loaded. A checkpoint is complete if both are the
 import json
 import logging
 import os
-import pickle
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from transformers.trainer_pt_utils import safe_globals
-
 from distill.disk import sync_folder, write_durably
+from distill.pickles import check_file, refuse_pickled_weights
 
 logger = logging.getLogger(__name__)
 STATE_FILE = "trainer_state.json"
@@ -29,10 +24,6 @@ FORMAT = 1
 
 _LOADED = (".safetensors", ".pt", ".pth", ".bin", ".distcp", ".metadata", ".index.json")  # endings of what is loaded
 _UNREAD = ("training_args.bin",)  # written by Trainer, read by nobody here
-# weights as a pickle, which Trainer and peft would take where there is no safetensors file
-_PICKLED_WEIGHTS = re.compile(r"(pytorch_model(-\d+-of-\d+)?|adapter_model)\.bin(\.index\.json)?")
-# the pickles of torch that are read with weights_only=True: tensors and plain values, no code
-_STATES = re.compile(r"(optimizer|scheduler|scaler)\.(pt|bin)|rng_state(_\d+)?\.pth|pytorch_model_fsdp(_\d+)?\.bin")
 
 
 def begin(checkpoint: Path) -> None:
@@ -124,12 +115,7 @@ def check(checkpoint: Path) -> dict[str, Any]:
     """
     if not checkpoint.is_dir():
         raise ValueError(f"There is no checkpoint {checkpoint}.")
-    for path in sorted(checkpoint.rglob("*.bin*")):
-        if _PICKLED_WEIGHTS.fullmatch(path.name):
-            raise ValueError(
-                f"{path} is a pickle, which may run any code when it is loaded; weights are taken from safetensors files "
-                "only. Remove it, or take another checkpoint."
-            )
+    refuse_pickled_weights(checkpoint)
     if read_state(checkpoint) is None:
         raise ValueError(
             f"{checkpoint} is half-written: {STATE_FILE}, the last file of a checkpoint, is missing or torn. Take an earlier "
@@ -147,7 +133,7 @@ def check(checkpoint: Path) -> dict[str, Any]:
         if found != size:
             what = "is missing" if found is None else f"has {found} bytes in place of {size}"
             raise ValueError(f"{checkpoint} is not whole: {name} {what}. Take another checkpoint, or copy it anew.")
-        _check_header(path)
+        check_file(path)
     return record
 
 
@@ -174,21 +160,6 @@ def _newest_first(folder: Path, quiet: bool = False) -> Any:
             yield steps[step], error
         else:
             yield steps[step], None
-
-
-def _check_header(path: Path) -> None:
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                file.keys()
-        elif _STATES.fullmatch(path.name):
-            with safe_globals():  # as Trainer: the random state of numpy
-                torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        kind = "a safetensors file" if path.suffix == ".safetensors" else "tensors and plain values"
-        raise ValueError(
-            f"{path} is damaged or does not hold {kind} ({str(error).splitlines()[0]}). Take another checkpoint, or copy it anew."
-        ) from None
 
 
 def _aside(checkpoint: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import datasets
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from distill import AttentionMaps, HiddenStates, Logits, generate, load_pairs
+from distill import AttentionMaps, HiddenStates, Logits, generate, load_pairs, processes
 from distill.adapters import load_in_4bit
 from distill.arguments import parse
 from distill.encode import Prompt
@@ -28,6 +29,7 @@ from distill.teachers.server import is_address, server_teacher
 from distill.tuning import TuningArguments
 
 Arguments = TypeVar("Arguments")
+SHARED_PAIRS = ".pairs"  # what the first process has generated, for the others, in its order
 
 # Defaults of the recipes where they differ from TrainingArguments'; every one of them is a flag.
 DEMO_TRAINING: dict[str, Any] = {
@@ -48,14 +50,31 @@ DEMO_TRAINING: dict[str, Any] = {
 
 
 def parse_recipe(
-    arguments: type[Arguments], argv: list[str] | None, *, output_dir: str, description: str | None, **own_defaults: Any
+    arguments: type[Arguments],
+    argv: list[str] | None,
+    *,
+    output_dir: str,
+    description: str | None,
+    several: bool = False,
+    **own_defaults: Any,
 ) -> tuple[Arguments, TrainingArguments]:
-    """Flags of a training recipe: its own, and all of `TrainingArguments` with the demo's defaults or the recipe's own."""
+    """Flags of a training recipe: its own, and all of `TrainingArguments` with the demo's defaults or the recipe's own.
+
+    Args:
+        several: the recipe runs in several processes (`accelerate launch`).
+
+    Raises:
+        ValueError: it does not, and there are several; a flag that is wrong.
+    """
     defaults = {**DEMO_TRAINING, **own_defaults, "output_dir": output_dir}
     args, training = parse((arguments, TrainingArguments), argv, defaults=defaults, description=description)
     training.include_num_input_tokens_seen = "non_padding"  # its flag takes only yes and no
-    if training.world_size > 1:
-        raise ValueError("The recipes run in one process; for several, import the trainers into a script of your own.")
+    if training.world_size > 1 and not several:
+        raise ValueError(
+            f"This recipe runs in one process, and there are {training.world_size}; start it without a launcher. "
+            "recipes/black_box.py and recipes/white_box.py run in several."
+        )
+    processes.only_the_first_speaks()
     training._n_gpu = min(training.n_gpu, 1)  # else Trainer would spread one process over all GPUs (DataParallel)
     return args, training
 
@@ -170,16 +189,23 @@ def prepare_pairs(
             args.pairs, teacher.tokenizer if teacher else load_tokenizer(str(args.student)), turns=args.turns
         )
     assert teacher is not None, "load_teacher leaves the teacher out only where there are pairs"
-    return generate(
-        teacher,
-        prepare_prompts(teacher, args.prompts, args.num_prompts + args.held_out, args.generation_seed, run),
-        max_new_tokens=args.max_new_tokens,
-        temperature=args.temperature,
-        seed=args.generation_seed,
-        batch_size=64,
-        output=run / "pairs.jsonl",
-        allow_refusals=isinstance(args, ServerArguments) and args.allow_refusals,
-    )
+    with processes.first_then_others():
+        if not processes.is_main():
+            return datasets.load_from_disk(str(run / SHARED_PAIRS))
+        pairs = generate(
+            teacher,
+            prepare_prompts(teacher, args.prompts, args.num_prompts + args.held_out, args.generation_seed, run),
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            seed=args.generation_seed,
+            batch_size=64,
+            output=run / "pairs.jsonl",
+            allow_refusals=isinstance(args, ServerArguments) and args.allow_refusals,
+        )
+        if processes.count() > 1:
+            shutil.rmtree(run / SHARED_PAIRS, ignore_errors=True)
+            pairs.save_to_disk(run / SHARED_PAIRS)
+    return pairs
 
 
 def prepare_prompts(

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -16,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from transformers import TrainerCallback
 
+from distill import processes
 from distill.adapters import save_model
 from distill.card import CARD, is_edited
 from distill.checkpoints import LOCK_FILE
@@ -27,6 +29,8 @@ RUN_FILE = "run.json"
 class RunFolder:
     """An output folder that belongs to one run: the same settings continue it, other settings are refused.
 
+    In several processes the first one looks and locks.
+
     Args:
         path: the folder; made if missing.
         settings: plain values that decide the run's results.
@@ -37,6 +41,11 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
         self.path = Path(path)
+        with processes.first_then_others():
+            if processes.is_main():
+                self._open(settings)
+
+    def _open(self, settings: dict[str, Any]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         wanted = json.loads(json.dumps(settings, default=str))
         file = self.path / RUN_FILE
@@ -87,7 +96,7 @@ def train_or_resume(trainer: Any) -> None:
         KeyboardInterrupt: after the checkpoint is saved.
     """
     _check_space(trainer, Path(str(trainer.args.output_dir)), checkpoints=2)
-    stop = _StopOnInterrupt()
+    stop = _StopOnInterrupt(trainer.args.device)
     trainer.add_callback(stop)
     trainer.train(resume_from_checkpoint=True, or_start=True)
     if stop.asked and trainer.state.global_step < trainer.state.max_steps:
@@ -98,10 +107,17 @@ def save_student(model: Any, tokenizer: Any, folder: Path, card: Callable[[Path]
     """Save model and tokenizer in one rename; an existing folder of that name is replaced, but not an edited README.md.
 
     A student with an adapter is merged, so that it loads anywhere, and its adapter saved beside it (`distill.adapters`).
+    Of several processes the first one saves and the others wait.
 
     Args:
         card: writes what the student was trained on into the folder it is given; see `distill.card.write_card`.
     """
+    if processes.is_main():
+        _save_student(model, tokenizer, folder, card)
+    processes.wait_for_all()
+
+
+def _save_student(model: Any, tokenizer: Any, folder: Path, card: Callable[[Path], Any] | None) -> None:
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     save_model(model, part)
@@ -126,14 +142,18 @@ def one_sentence(main: Callable[..., None]) -> Callable[..., None]:
         try:
             main(*args, **kwargs)
         except KeyboardInterrupt:
+            processes.let_the_first_speak()
             _end("Stopped. What is finished is saved; the same command goes on from there.", 130)
         except ValueError as error:
+            processes.let_the_first_speak()
             _end(f"Error: {error}", 1)
         except FloatingPointError as error:
             _end(f"Error: {error} Lower --learning_rate, or look at the pairs of that step.", 1)
         except Exception as error:
             if _is_disk_full(error):
                 _end(f"Error: {error}. Free some space and give the same command again; it goes on from there.", 1)
+            if processes.other_has_ended(error):
+                _end(f"Error: {processes.ENDED}", 1)
             if not isinstance(error, OSError):
                 raise
             _end(f"Error: {error}.", 1)
@@ -166,15 +186,20 @@ def _check_space(trainer: Any, folder: Path, checkpoints: int) -> None:
 
 
 class _StopOnInterrupt(TrainerCallback):
-    """First Ctrl-C: finish the step, save, stop. A second one: stop at once."""
+    """First Ctrl-C: finish the step, save, stop. A second one: stop at once.
 
-    asked = False
+    In several processes all stop after the same step, whoever heard of it first.
+    """
+
+    def __init__(self, device: Any) -> None:
+        self.device, self.asked, self.when = device, False, 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if threading.current_thread() is threading.main_thread():
             self.before = signal.signal(signal.SIGINT, self.handle)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.asked = processes.any_of_them(self.asked, self.device)
         if self.asked:
             control.should_save = control.should_training_stop = True
 
@@ -183,8 +208,10 @@ class _StopOnInterrupt(TrainerCallback):
             signal.signal(signal.SIGINT, self.before)
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.asked and processes.count() > 1 and time.monotonic() - self.when < 2:
+            return  # the terminal tells every process, and the launcher tells them again
         if self.asked:
             signal.signal(signal.SIGINT, self.before)
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked, self.when = True, time.monotonic()
         print("\nStopping: finishing this step and saving a checkpoint.", file=sys.stderr, flush=True)

@@ -27,13 +27,16 @@ from distill.recipe import (
 )
 from distill.runs import RunFolder, one_sentence, save_student, train_or_resume
 from distill.teachers import LocalTeacher
+from distill.trainers.fsdp import whole_student
 from distill.tuning import tuning_of
 
 
 @one_sentence
 def main(argv: list[str] | None = None) -> None:
     """Pairs, student, training, evaluation."""
-    args, training = parse_recipe(BlackBoxArguments, argv, output_dir="runs/black_box", description=__doc__)
+    args, training = parse_recipe(
+        BlackBoxArguments, argv, output_dir="runs/black_box", description=__doc__, several=True
+    )
     tuning, callbacks = tuning_of(args, training)
     teacher = load_teacher(args)  # first: a mistyped address should leave no folder behind
     run = RunFolder(str(training.output_dir), settings_of(args, training))
@@ -65,9 +68,10 @@ def main(argv: list[str] | None = None) -> None:
     print(metrics)
 
     drawn = drawn_as(args.pairs or run / "pairs.jsonl")
+    student = whole_student(trainer)
     card = partial(
         write_card,
-        student=trainer.model,
+        student=student,
         pairs=train,
         how="black box",
         teacher=drawn.teacher if args.pairs else teacher,
@@ -77,8 +81,10 @@ def main(argv: list[str] | None = None) -> None:
         max_length=args.max_length,
         metrics=metrics,
     )
-    save_student(trainer.model, tokenizer, run / "student", card)
-    print(f"The student is in {run / 'student'}.")
+    save_student(student, tokenizer, run / "student", card)
+    print(
+        f"The student is in {run / 'student'}, its model card beside it; checkpoints and the log of every step in {run.path}."
+    )
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from distill.card import write_card
 from distill.evaluation.accuracy import Accuracy, accuracy, accuracy_table
 from distill.models import fast_dtype, load_model, load_tokenizer
 from distill.pairs import fingerprint
+from distill.preflight import check_before_training
 from distill.reasoning import CUT_TRACES, cut_traces
 from distill.recipe import ServerArguments, in_tokens_of, parse_recipe, settings_of, teacher_behind
 from distill.runs import RunFolder, one_sentence, save_student, train_or_resume, write_json
@@ -133,6 +134,8 @@ def main(argv: list[str] | None = None) -> None:
     verified, chosen = select(scored, args.keep, k=args.k)
     steps = [cut, chosen]
     print(steps_table(steps) + "\n")
+    learned = without_examples(in_tokens_of(verified, tokenizer), examples, tokenizer)
+    check_before_training(learned, tokenizer, args.max_length, start, training.per_device_train_batch_size)
 
     ask = partial(
         accuracy,
@@ -159,8 +162,10 @@ def main(argv: list[str] | None = None) -> None:
                 continue
             folder = run / f"{way}-seed{seed}"
             if not (folder / "accuracy.json").is_file():
-                pairs, taken = (verified, steps) if way == "verified" else _as_many(whole, len(verified), seed, cut)
-                pairs = without_examples(in_tokens_of(pairs, tokenizer), examples, tokenizer)
+                pairs, taken = learned, steps
+                if way == "unverified":
+                    pairs, taken = _as_many(whole, len(verified), seed, cut)
+                    pairs = without_examples(in_tokens_of(pairs, tokenizer), examples, tokenizer)
                 student = _train(folder, seed, args, training, start, tokenizer, pairs)
                 found = ask(_fast(student))
                 card = partial(

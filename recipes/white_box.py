@@ -34,6 +34,7 @@ from distill.recipe import (
 )
 from distill.runs import RunFolder, one_sentence, save_student, train_or_resume
 from distill.teachers import LocalTeacher
+from distill.trainers.fsdp import whole_student
 from distill.trainers.teacher_side import SELF
 from distill.tuning import TuningArguments, tuning_of
 from distill.vocabulary import shared_vocabulary
@@ -48,6 +49,9 @@ class WhiteBoxArguments(DataArguments, TuningArguments):
     )
     divergence: str = field(default="forward_kl", metadata={"help": f"One of {', '.join(NAMES)}."})
     distillation_temperature: float = field(default=1.0, metadata={"help": "Divides the logits of both sides."})
+    shard_teacher: bool = field(
+        default=False, metadata={"help": "Divide the teacher's weights over all processes (accelerate launch)."}
+    )
     cross_entropy: float = field(
         default=0.0, metadata={"help": "Weight of cross-entropy on the pairs' tokens, added to the divergence."}
     )
@@ -63,7 +67,9 @@ class WhiteBoxArguments(DataArguments, TuningArguments):
 @one_sentence
 def main(argv: list[str] | None = None) -> None:
     """Pairs, student, training, evaluation."""
-    args, training = parse_recipe(WhiteBoxArguments, argv, output_dir="runs/white_box", description=__doc__)
+    args, training = parse_recipe(
+        WhiteBoxArguments, argv, output_dir="runs/white_box", description=__doc__, several=True
+    )
     tuning, callbacks = tuning_of(args, training)
     objectives = build_objectives(
         args.objectives,
@@ -87,8 +93,8 @@ def main(argv: list[str] | None = None) -> None:
         )
 
     check_before_training(train, tokenizer, args.max_length, student, training.per_device_train_batch_size)
-    # as it is before the training, which changes the teacher that is the student's own weights
-    card_of = SimpleNamespace(name=teacher.name, model=teacher.model, identity=partial(dict, teacher.identity()))
+    # for the card, as it is before the training: the teacher may be the student's own weights, to be merged with an adapter
+    as_it_was = SimpleNamespace(name=teacher.name, model=teacher.model, identity=partial(dict, teacher.identity()))
     curve = AgreementCurve(HeldOut(teacher.model, held_out, tokenizer, max_length=args.max_length))
     trainer = WhiteBoxTrainer(
         model=student,
@@ -99,6 +105,7 @@ def main(argv: list[str] | None = None) -> None:
         eval_dataset=held_out,
         processing_class=tokenizer,
         max_length=args.max_length,
+        shard_teacher=args.shard_teacher,
         callbacks=[curve, *callbacks],
         **tuning,
     )
@@ -110,12 +117,13 @@ def main(argv: list[str] | None = None) -> None:
         print(f"step {point['step']}: held-out KL {point['held_out']['kl']:.3f}, top-1 {point['held_out']['top1']:.1%}")
 
     drawn = drawn_as(args.pairs or run / "pairs.jsonl")
+    student = whole_student(trainer)
     card = partial(
         write_card,
-        student=trainer.model,
+        student=student,
         pairs=train,
         how="white box",
-        teacher=card_of,
+        teacher=as_it_was,
         sampling=drawn.sampling,
         steps=drawn.steps,
         objectives=objectives,
@@ -123,8 +131,10 @@ def main(argv: list[str] | None = None) -> None:
         max_length=args.max_length,
         metrics={**metrics, **(points[-1]["held_out"] if points else {})},
     )
-    save_student(trainer.model, tokenizer, run / "student", card)
-    print(f"The student is in {run / 'student'}.")
+    save_student(student, tokenizer, run / "student", card)
+    print(
+        f"The student is in {run / 'student'}, its model card beside it; checkpoints and the log of every step in {run.path}."
+    )
 
 
 if __name__ == "__main__":

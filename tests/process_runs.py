@@ -1,18 +1,22 @@
 """What the tests of several processes run in each of them; see `processes.run_processes`."""
 
+import os
+import sys
 import tempfile
 from functools import partial
 
 import torch
 from conftest import build_arguments, build_model, build_pairs, build_tokenizer, family
 from torch.distributed.tensor.debug import CommDebugMode
-from transformers import Gemma2ForCausalLM
+from transformers import Gemma2ForCausalLM, TrainerCallback
 from white_box_runs import OBJECTIVES, black_box_trainer, gradient_of_one_step, trainer, weights_of
 
 from distill import HiddenStates, Logits, Schedule
 from distill.adapters import lora_config
 from distill.collate import PairCollator
 from distill.maps import next_token
+from distill.runs import one_sentence, train_or_resume
+from distill.trainers.fsdp import whole_student
 
 FSDP = {"fsdp": True, "fsdp_config": {"version": 2}}
 WIDER = {"hidden_size": 48, "intermediate_size": 64}
@@ -50,7 +54,8 @@ def gradients_with(settings):
         "untied": {"teacher": build_model(3, seed=1), **shared},
         "tied": {"teacher": build_model(3, seed=1, tie_word_embeddings=True), **shared},
         "own logits": {"teacher": family("gemma2"), **shared},
-        "self": {"teacher": "self", "peft_config": lora_config(4)},
+        # three steps, because a fresh adapter is at 0 from its teacher
+        "self": {"teacher": "self", "peft_config": lora_config(4), "max_steps": 3, "learning_rate": 0.3},
     }
     return {name: in_folder(partial(_gradient_of_all, {**case, **settings})) for name, case in cases.items()}
 
@@ -99,3 +104,40 @@ def gathers_of_a_step(chunk, settings):
         return counts["c10d._allgather_base_"]
 
     return in_folder(run)
+
+
+def saving(folder, settings, resume=False):
+    """A white-box training of 4 steps that saves at 2: weights at both; resumed from the checkpoint if so asked."""
+
+    def arguments(**changes):
+        return build_arguments(folder, **changes)
+
+    objectives = [Logits(), HiddenStates(layers="last", weight=0.5)]
+    student = build_model(seed=7, tie_word_embeddings=True)
+    teacher = {"teacher": build_model(seed=1, **WIDER)} if "fsdp" not in settings else {}
+    it = trainer(arguments, objectives, student=student, save_strategy="steps", save_steps=2, **teacher, **settings)
+    seen = {}
+
+    class Watch(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            seen[state.global_step] = weights_of(it)
+
+    it.add_callback(Watch())
+    it.train(resume_from_checkpoint=f"{folder}/checkpoint-2" if resume else None)
+    student = whole_student(it)
+    return {**seen, "whole": dict(student.state_dict()) if it.args.process_index == 0 else None}
+
+
+def endless(folder):
+    """A training that saves at every step and would take an hour, as a recipe runs it; what it says goes to a file."""
+    rank = os.environ["RANK"]
+    sys.stderr = open(f"{folder}/said{rank}", "w", buffering=1)  # noqa: SIM115
+
+    def main():
+        it = trainer(
+            lambda **changes: build_arguments(folder, **changes), OBJECTIVES["logits"](), max_steps=100_000,
+            save_strategy="steps", save_steps=1, save_total_limit=2,
+        )  # fmt: skip
+        train_or_resume(it)
+
+    one_sentence(main)()

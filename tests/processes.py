@@ -15,25 +15,12 @@ import torch
 SECONDS = 120  # until a group that hangs is given up
 
 
-def run_processes(count, function, *args, environment=None):
+def run_processes(count, function, *args):
     """What `function(*args)` gave in each of `count` processes, in the order of their ranks; it must be importable.
 
     The first exception of any process is raised here, as an AssertionError with its traceback.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["conftest", "white_box_runs", "distill.recipe", "peft"])
-    port, ends, started = _free_port(), [], []
-    for rank in range(count):
-        ours, theirs = context.Pipe(duplex=False)
-        world = {
-            "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **(environment or {}),
-        }  # fmt: skip
-        process = context.Process(target=_work, args=(theirs, world, function, args), daemon=True)
-        process.start()
-        theirs.close()
-        ends.append(ours)
-        started.append(process)
+    ends, started = start_processes(count, function, *args)
     results = {}
     try:
         while len(results) < count:
@@ -55,6 +42,25 @@ def run_processes(count, function, *args, environment=None):
     return [results[rank] for rank in range(count)]
 
 
+def start_processes(count, function, *args):
+    """The ends of pipes that results will come through, and the processes."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["conftest", "white_box_runs", "distill.recipe", "peft"])
+    port, ends, started = _free_port(), [], []
+    for rank in range(count):
+        ours, theirs = context.Pipe(duplex=False)
+        world = {
+            "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        }  # fmt: skip
+        process = context.Process(target=_work, args=(theirs, world, function, args), daemon=True)
+        process.start()
+        theirs.close()
+        ends.append(ours)
+        started.append(process)
+    return ends, started
+
+
 def _free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -70,6 +76,8 @@ def _work(end, world, function, args):
             function(*args), value
         )  # sent as bytes: tensors by themselves would go through files of this process
         end.send((True, value.getvalue()))
+    except SystemExit:  # of a recipe that has told why
+        raise
     except BaseException:
         end.send((False, traceback.format_exc()))
     finally:

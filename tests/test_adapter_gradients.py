@@ -5,8 +5,7 @@ import copy
 import pytest
 import torch
 from conftest import build_model, build_pairs, build_tokenizer
-from test_self_distillation import fill
-from white_box_runs import OBJECTIVES, trainer
+from white_box_runs import OBJECTIVES, fill, trainer
 
 from distill import BlackBoxTrainer, Logits
 from distill.adapters import lora_config, merged

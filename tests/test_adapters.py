@@ -10,6 +10,7 @@ from conftest import build_model, build_pairs, build_tokenizer
 from safetensors.torch import load_file
 from torch.func import functional_call
 from transformers import AutoModelForCausalLM
+from white_box_runs import fill
 
 from distill import AttentionMaps, BlackBoxTrainer, HiddenStates, Logits, WhiteBoxTrainer
 from distill.adapters import base_of, load_in_4bit, lora_config, merged, save_model
@@ -29,16 +30,6 @@ def build(arguments, model=None, trainer=BlackBoxTrainer, **changes):
 
 def adapter_of(model):
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-
-
-def fill(model, seed=0):
-    """A fresh adapter is B = 0; give it values."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "lora_B" in name:
-                p.copy_(torch.randn(p.shape, generator=generator) * 0.1)
-    return model
 
 
 def test_gradients_are_those_of_w_plus_ba():

@@ -4,14 +4,17 @@ import json
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint
 from conftest import build_model, build_pairs, build_tokenizer
 from peft import LoraConfig
 
 from distill import BlackBoxTrainer
 from distill.checkpoints import RECORD_FILE, begin, check, last_complete_checkpoint, tidy
+from distill.pickles import check_file
 
 
 class Bomb:
@@ -153,6 +156,27 @@ def test_a_pickle_that_runs_code_does_not_run(build, folder, name, tmp_path):
     with pytest.raises(ValueError, match=f"{name} is damaged or does not hold"):
         build().train(resume_from_checkpoint=str(folder / "checkpoint-4"))
     assert not (tmp_path / "boom").exists()
+
+
+def test_the_index_of_a_sharded_checkpoint_is_read_first(tmp_path):
+    """torch unpickles it without any limit."""
+    torch.distributed.checkpoint.save(
+        {"a": torch.arange(3.0, dtype=torch.bfloat16), "b": 1}, checkpoint_id=tmp_path, no_dist=True
+    )
+    check_file(tmp_path / ".metadata")
+    for evil in (Bomb(tmp_path / "boom"), Path, torch.load):
+        (tmp_path / ".metadata").write_bytes(pickle.dumps(evil))
+        if evil is Path:
+            check_file(tmp_path / ".metadata")
+            continue
+        with pytest.raises(
+            ValueError, match=r"\.metadata is damaged or does not hold .*it names (posix.mkdir|torch.*load)"
+        ):
+            check_file(tmp_path / ".metadata")
+    assert not (tmp_path / "boom").exists()
+    cut(tmp_path / ".metadata")
+    with pytest.raises(ValueError, match=r"\.metadata is damaged"):
+        check_file(tmp_path / ".metadata")
 
 
 def test_what_a_kill_left_is_tidied(folder):

@@ -38,6 +38,8 @@ FLOORS = [
         "settings",
         "checkpoints",
         "quantising",
+        "processes",
+        "pickles",
     },
     {"pairs", "models", "taps", "students", "adapters", "worked_examples"},
     {

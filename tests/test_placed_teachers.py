@@ -1,15 +1,16 @@
 """Teachers that are not plain models in memory: quantised, offloaded by device_map, of another dtype, without weights."""
 
+import copy
 import logging
 
 import pytest
 import torch
 from conftest import build_model, build_pairs, build_tokenizer
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
-from white_box_runs import OBJECTIVES, trainer
+from white_box_runs import OBJECTIVES, fill, trainer
 
 from distill import BlackBoxTrainer, Logits, generate, make_student, quantising
-from distill.adapters import lora_config
+from distill.adapters import lora_config, merged
 from distill.collate import supervised_rows
 from distill.divergences import forward_kl
 from distill.quantising import in_bits, is_quantised
@@ -211,3 +212,21 @@ def test_a_teacher_in_another_dtype(arguments, name):
     torch.testing.assert_close(rounded, loss, rtol=3e-2, atol=0)
     assert not torch.equal(rounded, loss)
     assert (other - gradient).norm() < 5e-2 * gradient.norm()
+
+
+def test_a_teacher_with_an_adapter_of_its_own(arguments):
+    """It teaches with its adapter; one whose virtual tokens would move its positions is refused."""
+    peft = pytest.importorskip("peft")
+    adapted = fill(peft.get_peft_model(build_model(seed=1), lora_config(4))).double()
+    plain = merged(copy.deepcopy(adapted))
+    losses = []
+    for teacher in (adapted, plain, build_model(seed=1).double()):
+        run = trainer(arguments, OBJECTIVES["all"](), student=build_model(seed=7).double(), teacher=teacher)
+        losses.append(float(run.compute_loss(run.model, run.data_collator(list(build_pairs(5)))).detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+    assert losses[0] != pytest.approx(losses[2], rel=1e-3)
+    prompted = peft.get_peft_model(
+        build_model(seed=1), peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    )
+    with pytest.raises(ValueError, match="virtual tokens"):
+        trainer(arguments, [Logits()], teacher=prompted)

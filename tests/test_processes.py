@@ -1,13 +1,22 @@
 """Any split of a batch over processes, micro-batches and padding gives the gradient of one process."""
 
+import os
+import shutil
+import signal
+import time
+
 import pytest
 import torch
 from conftest import build_arguments, build_model, build_pairs
-from process_runs import CASES, FSDP, gathers_of_a_step, gradients, gradients_with, training
-from processes import run_processes
-from white_box_runs import trainer
+from process_runs import CASES, FSDP, endless, gathers_of_a_step, gradients, gradients_with, saving, training
+from processes import run_processes, start_processes
+from transformers import AutoModelForCausalLM
+from white_box_runs import black_box_trainer, trainer
 
 from distill import HiddenStates
+from distill.checkpoints import last_complete_checkpoint
+
+SHARDED = {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
 
 
 def split(batch, accumulation=1, left=False, rows=8, **more):
@@ -87,6 +96,53 @@ def test_a_head_is_gathered_once_a_step_and_not_once_a_chunk(settings, gathers):
         assert run_processes(2, gathers_of_a_step, chunk, settings) == [gathers, gathers]
 
 
+@pytest.mark.parametrize("settings", [{}, FSDP, SHARDED], ids=["ddp", "fsdp2", "fsdp2 saved in shards"])
+def test_a_checkpoint_resumes_and_loads_into_one_process(tmp_path, settings):
+    unbroken = run_processes(2, saving, str(tmp_path), settings)
+    shutil.rmtree(tmp_path / "checkpoint-4")
+    resumed = run_processes(2, saving, str(tmp_path), settings, True)
+    for one, other in zip(unbroken, resumed, strict=True):
+        assert one[4].keys() == other[4].keys()
+        for name in one[4]:
+            assert torch.equal(one[4][name], other[4][name]), name
+    assert all(torch.equal(tensor, unbroken[0][4][name]) for name, tensor in unbroken[0]["whole"].items())
+    if settings is not SHARDED:  # those are read by FSDP only, and merged by `accelerate merge-weights`
+        alone = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-2").state_dict()
+        assert all(torch.equal(tensor, unbroken[0][2][name]) for name, tensor in alone.items())
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "words"),
+    [
+        (signal.SIGKILL, 1, "Another process of this run has ended, so this one stops too"),
+        (signal.SIGINT, 130, "the same command goes on from there"),
+    ],
+    ids=["killed", "interrupted"],
+)
+def test_when_one_process_ends_the_others_stop_with_a_sentence(tmp_path, ending, status, words):
+    _, started = start_processes(2, endless, str(tmp_path))
+    try:
+        wait_until(lambda: last_complete_checkpoint(tmp_path) is not None)
+        os.kill(started[1].pid, ending)
+        started[0].join(60)
+        assert started[0].exitcode == status
+        assert words in (tmp_path / "said0").read_text()
+        assert last_complete_checkpoint(tmp_path) is not None
+        if ending == signal.SIGINT:  # told to one of them, heard by both
+            started[1].join(60)
+            assert started[1].exitcode == status
+    finally:
+        for process in started:
+            process.kill()
+
+
+def wait_until(true, seconds=60):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.05)
+
+
 def test_more_processes_than_rows_are_refused():
     with pytest.raises(AssertionError, match="train_dataset has 3 rows, too few for 4 processes"):
         run_processes(4, training_of_three_rows)
@@ -94,6 +150,25 @@ def test_more_processes_than_rows_are_refused():
 
 def training_of_three_rows():
     trainer(lambda **changes: build_arguments("unused", **changes), CASES["logits"](), pairs=build_pairs(3))
+
+
+def test_a_teacher_that_only_the_first_process_would_load_is_refused():
+    with pytest.raises(AssertionError, match="fsdp_cpu_ram_efficient_loading is on"):
+        run_processes(2, trainer_that_loads_little)
+
+
+def trainer_that_loads_little():
+    config = {"version": 2, "cpu_ram_efficient_loading": True}
+    trainer(lambda **changes: build_arguments("unused", **changes), CASES["logits"](), fsdp=True, fsdp_config=config)
+
+
+def test_a_loss_that_depends_on_the_processes_is_refused():
+    with pytest.raises(AssertionError, match="average_tokens_across_devices=False"):
+        run_processes(2, black_box_of_means)
+
+
+def black_box_of_means():
+    black_box_trainer(lambda **changes: build_arguments("unused", **changes), average_tokens_across_devices=False)
 
 
 def test_a_teacher_is_not_sharded_over_one_process(arguments):

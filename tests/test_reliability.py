@@ -33,12 +33,13 @@ def test_a_server_that_fails_changes_nothing(tmp_path):
     with FakeServer(latency=0.005) as server, FaultProxy(server.url, rate=0.0, hang=4) as proxy:
         teacher = ServerTeacher(proxy.url, tokenizer=build_tokenizer(), timeout=3, backoff=0.02)
         free = generate(teacher, prompts, output=tmp_path / "free.jsonl", progress=False)
-        assert proxy.requests == REQUESTS
+        before = proxy.requests  # on a busy machine a good answer may come too late, and is asked for again
+        assert before >= REQUESTS
         assert not proxy.seen
         proxy.rate = 0.3
         faulty = generate(teacher, prompts, output=tmp_path / "faulty.jsonl", progress=False)
     assert set(proxy.seen) == set(FAULTS), "every kind of fault was met"
-    assert proxy.requests - REQUESTS >= REQUESTS + sum(proxy.seen.values())
+    assert proxy.requests - before >= REQUESTS + sum(proxy.seen.values())
     assert lines_of(tmp_path / "faulty.jsonl") == lines_of(tmp_path / "free.jsonl")
     assert faulty.to_list() == free.to_list()
     assert len(faulty) == REQUESTS

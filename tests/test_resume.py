@@ -215,6 +215,30 @@ def test_an_evaluation_at_the_start_is_made_once(arguments):
     assert runs[1].args.eval_on_start
 
 
+def test_what_belongs_to_an_epochs_end_is_not_lost_at_it(arguments, tmp_path):
+    """Saved by steps, evaluated and logged by epochs: a checkpoint of an epoch's last step has both; dropout goes on alike."""
+    more = {
+        "eval_strategy": "epoch", "logging_strategy": "epoch", "eval_dataset": build_pairs(3), "save_steps": 7, "max_steps": 12,
+    }  # fmt: skip
+    whole = black(arguments, output_dir=str(tmp_path / "whole"), **more)
+    whole.train()
+    first = black(arguments, halt=7, **more)  # 14 pairs are 7 steps
+    first.train()
+    second = black(arguments, **more)
+    second.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-7"))
+    assert_same_end(whole, second)
+    assert [(e["step"], *sorted({"loss", "eval_loss"} & set(e))) for e in log(second)] == [
+        (7, "loss"), (7, "eval_loss"), (12, "loss"), (12, "eval_loss"),
+    ]  # fmt: skip
+
+
+def test_epochs_are_added_when_that_is_said(arguments):
+    black(arguments, max_steps=-1, num_train_epochs=1).train()
+    longer = black(arguments, max_steps=-1, num_train_epochs=1.5)
+    longer.train(resume_from_checkpoint=True, allow_changes=["training.num_train_epochs"])
+    assert longer.state.global_step == 11
+
+
 def test_a_folder_is_trained_into_by_one_run_at_a_time(arguments, tmp_path):
     trainer = black(arguments)
     with FileLock(tmp_path / "out" / LOCK_FILE), pytest.raises(ValueError, match="is in use: another training"):

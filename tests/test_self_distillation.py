@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 from conftest import build_model, build_pairs, build_tokenizer
-from white_box_runs import OBJECTIVES
+from white_box_runs import OBJECTIVES, fill
 
 from distill import Logits, WhiteBoxTrainer
 from distill.adapters import adapter_off, base_of, lora_config
@@ -26,17 +26,6 @@ def build(arguments, objectives, *, student=None, teacher="self", config=None, *
         model=student, teacher=student if teacher == "student" else teacher, objectives=objectives,
         args=arguments(**changes), train_dataset=build_pairs(8), processing_class=build_tokenizer(),
     )  # fmt: skip
-
-
-def fill(model, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "lora_B" in name:
-                p.copy_(torch.randn(p.shape, generator=generator) * 0.1)
-            elif "modules_to_save" in name:
-                p.add_(torch.randn(p.shape, generator=generator) * 0.02)
-    return model
 
 
 def loss_and_gradients(run, model=None):
@@ -312,3 +301,47 @@ def test_another_adapter_on_the_same_weights_is_no_teacher(arguments):
 def test_prompt_tuning_is_refused_with_any_teacher(arguments):
     with pytest.raises(ValueError, match="virtual tokens"):
         build(arguments, [Logits()], student=REFUSED["prompt tuning"][0](), teacher=build_model(seed=1))
+
+
+KINDS = {
+    "trained tokens": lambda: peft.LoraConfig(target_modules=["q_proj"], trainable_token_indices=[3, 4]),
+    "ia3": lambda: peft.IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]),
+    "loha": lambda: peft.LoHaConfig(r=4, target_modules=["q_proj"]),
+    "oft": lambda: peft.OFTConfig(oft_block_size=4, target_modules=["q_proj"]),
+    "vera": lambda: peft.VeraConfig(r=4, target_modules=["q_proj"]),
+    "norms": lambda: peft.LNTuningConfig(target_modules=["input_layernorm"]),
+    "osf": lambda: peft.OSFConfig(target_modules=["q_proj"]),
+    "llama adapter": lambda: peft.AdaptionPromptConfig(adapter_len=4, adapter_layers=1, task_type="CAUSAL_LM"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", KINDS)
+def test_off_is_the_base_whatever_the_kind(kind):
+    """Bit for bit; and on again it is what it was."""
+    base = build_model()
+    ids = torch.arange(3, 30)[None]
+    with torch.no_grad():
+        expected = base(ids).logits
+        student = peft.get_peft_model(base, KINDS[kind]()).eval()
+        torch.manual_seed(0)
+        for p in student.parameters():
+            if p.requires_grad:
+                p.add_(torch.randn_like(p) * 0.1)
+        moved, side = student(ids).logits, AdapterOff(student)
+        with side.forward_pass() as forward:
+            assert torch.equal(forward(ids).logits, expected)
+        assert torch.equal(student(ids).logits, moved)
+        assert (moved - expected).abs().max() > 1e-2
+
+
+def test_a_resumed_run_equals_the_unbroken_one(arguments, tmp_path):
+    """A checkpoint holds the adapter only; the teacher comes back with the base."""
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "output_dir": str(tmp_path / "run")}
+    whole, again = (
+        build(arguments, OBJECTIVES["all"](), config=lora_config(4, dropout=0.3), **settings) for _ in range(2)
+    )
+    whole.train()
+    assert not (tmp_path / "run" / "checkpoint-2" / "model.safetensors").exists()
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True))

@@ -5,6 +5,7 @@ import socket
 import sys
 
 import distill.recipes.black_box as black_box_recipe
+import distill.recipes.clean as clean_recipe
 import distill.recipes.generate as generate_recipe
 import pytest
 from chat_templates import FAMILIES
@@ -268,6 +269,26 @@ def test_the_recipes_take_an_address(server, tmp_path, capsys):
     black_box_recipe.main([*asked, "--student", folder, *trained])
     assert (tmp_path / "run" / "student" / "model.safetensors").is_file()
     assert "eval_loss" in capsys.readouterr().out
+
+
+def test_what_a_server_gave_and_cleaning_left_out_stands_in_the_students_card(server, tmp_path):
+    folder, pairs, cleaned = (str(tmp_path / name) for name in ("student", "pairs.jsonl", "clean.jsonl"))
+    build_model().save_pretrained(folder)
+    TOKENIZER.save_pretrained(folder)
+    asked = generate(
+        teacher(server), [f"the cat {i}" for i in range(12)], output=pairs, temperature=0.5, progress=False
+    )
+    longest = sorted(map(len, asked["completion_ids"]))[8]
+    clean_recipe.main([pairs, "--max_tokens", str(longest), "--output", cleaned])
+    trained = ["--held_out", "1", "--max_steps", "1", "--output_dir", str(tmp_path / "run"), "--save_strategy", "no"]
+    black_box_recipe.main(["--pairs", cleaned, "--student", folder, *trained])
+    facts = json.loads((tmp_path / "run" / "student" / "provenance.json").read_text())
+    kept = sum(len(ids) <= longest for ids in asked["completion_ids"])
+    assert [(step["rows_in"], step["rows_out"]) for step in facts["steps"]] == [(12, 12), (12, 12), (12, kept)]
+    assert kept < 12
+    assert facts["sampling"]["temperature"] == 0.5
+    (found,) = facts["teachers"]
+    assert (found["name"], found["identity"]["teacher_url"]) == ("fake", "http://private-host/v1")
 
 
 @pytest.mark.parametrize(

@@ -236,7 +236,8 @@ def test_a_cut_trace_that_the_prompt_opened_is_no_answer():
 
 
 # ---------------------------------------------------------------------------------------------------- names
-def test_verifiers_by_name(tmp_path):
+def test_verifiers_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     row = {"answer": "4"}
     for spec in ("exact", "exact:last_line", "number", "number:last", "regex:^4$", "distill.verifiers:load_verifier"):
         assert load_verifier(spec)
@@ -252,6 +253,9 @@ def test_verifiers_by_name(tmp_path):
         f"{own}:limit": "has no function 'limit'",
         "nowhere.py:f": "No file nowhere.py",
         "no_such_module:f": "Cannot import no_such_module",
+        "mine:score": r"Cannot import mine.* give mine\.py:FUNCTION",
+        "regex": "'regex' needs its pattern",
+        "regex:": "'regex' needs its pattern",
     }.items():
         with pytest.raises(ValueError, match=sentence):
             load_verifier(bad)

@@ -9,7 +9,7 @@ from white_box_runs import OBJECTIVES, trainer
 
 from distill import AttentionMaps, HiddenStates, Logits, Schedule, make_student
 from distill.teachers import LocalTeacher
-from distill.trainers.white_box import OBJECTIVES_FILE
+from distill.trainers.projections import OBJECTIVES_FILE
 
 
 def test_a_student_that_is_the_teacher_stays_put(arguments):

@@ -114,7 +114,7 @@ class HeldOut:
         )
 
     @staticmethod
-    @torch.inference_mode()
+    @torch.no_grad()  # and not inference_mode, in which weights that FSDP gathers could not be trained afterwards
     def _logits(model: PreTrainedModel, batch: dict[str, Tensor], autocast: AbstractContextManager[Any]) -> Tensor:
         inputs = {name: tensor.to(model.device) for name, tensor in batch.items() if name != "labels"}
         rows = supervised_rows(batch["labels"]).to(model.device)

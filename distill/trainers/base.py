@@ -1,6 +1,7 @@
 """What both trainers share: they train on pairs. Everything else is `transformers.Trainer`."""
 
 import logging
+import warnings
 from typing import Any
 
 import datasets
@@ -76,7 +77,7 @@ class PairTrainer(ResumingTrainer):
             processing_class=processing_class,
             **kwargs,
         )
-        check_processes(self.train_dataset, self.args.world_size)
+        check_processes(self.train_dataset, self.args)
         self.rates = Rates(self.accelerator, self.args.device)
         self._eval_sum = self._eval_items = 0.0
         check_student_keeps_gradients(self.model, self.args.device)
@@ -92,6 +93,8 @@ class PairTrainer(ResumingTrainer):
         super().create_accelerator_and_postprocess()
         if fsdp.switch_on_for_cpu(self.accelerator, self.args):
             self.is_fsdp_enabled = True
+        if self.is_fsdp_enabled:  # nothing here or in Trainer works in place on a model's output
+            warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
 
     def _pack(self) -> None:
         collator, pairs, name = self.data_collator, self.train_dataset, type(self).__name__

@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -68,12 +68,17 @@ def check_pairs(pairs: datasets.Dataset, name: str, max_length: int | None, mode
             )
 
 
-def check_processes(rows: Any, processes: int) -> None:
-    """Refuse more processes than rows: some of them would never have anything to do.
+def check_processes(rows: Any, args: TrainingArguments) -> None:
+    """Refuse settings of several processes under which training would not be that of one.
 
     Raises:
-        ValueError: as said.
+        ValueError: more processes than rows; a loss that depends on how rows fall on processes.
     """
+    processes = args.world_size
+    if processes > 1 and not args.average_tokens_across_devices:
+        raise ValueError(
+            "average_tokens_across_devices=False makes the loss depend on how rows fall on processes; leave it on."
+        )
     if processes > 1 and hasattr(rows, "__len__") and len(rows) < processes:
         raise ValueError(
             f"train_dataset has {len(rows)} rows, too few for {processes} processes to have one each; give more rows, or start at "

@@ -13,7 +13,9 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArguments
+
+from distill.adapters import add_adapter, base_of, is_adapted
 
 
 def is_asked_for(args: TrainingArguments) -> bool:
@@ -39,6 +41,23 @@ def switch_on_for_cpu(accelerator: Accelerator, args: TrainingArguments) -> bool
         shared["distributed_type"] = DistributedType.FSDP
     state.fsdp_plugin = plugin
     return True
+
+
+def check_teacher_is_everywhere(args: TrainingArguments) -> None:
+    """Refuse the setting under which `from_pretrained` gives weights to the first process alone.
+
+    `accelerate` hands the student's on to the others; nobody would do so for the teacher.
+
+    Raises:
+        ValueError: it is on.
+    """
+    wanted = os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false").lower() in ("1", "true", "yes")
+    if args.world_size > 1 and is_asked_for(args) and wanted:
+        raise ValueError(
+            "fsdp_cpu_ram_efficient_loading is on, so only the first process would load the teacher, and the others would compare "
+            "with nothing. Set it to false in the configuration of accelerate (recipes/accelerate/fsdp2.yaml does), or in "
+            "--fsdp_config."
+        )
 
 
 def shard(model: PreTrainedModel, device: torch.device) -> None:
@@ -87,3 +106,25 @@ def release(model: PreTrainedModel) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def whole_student(trainer: Any) -> Any:
+    """The trained student with whole weights, to be saved by the first process; every process must call it.
+
+    Without FSDP it is the student itself. With it the first process gets a copy on the CPU, and the others their own shards.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not trainer.is_fsdp_enabled:
+        return model
+    state = trainer.accelerator.get_state_dict(trainer.model)
+    if not trainer.accelerator.is_main_process:
+        return model
+    base = base_of(model)
+    dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
+    whole = AutoModelForCausalLM.from_config(base.config, dtype=dtype)
+    whole.generation_config = base.generation_config
+    if is_adapted(model):
+        whole = add_adapter(whole, model.peft_config[model.active_adapter], seed=0)
+    whole.load_state_dict(state, assign=True)
+    base_of(whole).tie_weights()
+    return whole.eval()

@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from filelock import FileLock, Timeout
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import TrainOutput, rotate_checkpoints
+from transformers.trainer_utils import IntervalStrategy, TrainOutput, rotate_checkpoints
 
 from distill import checkpoints
 from distill.settings import differences, plain
@@ -32,7 +32,8 @@ class ResumingTrainer(Trainer):
         self._identity: dict[str, Any] | None = None  # of the models, taken before anything is wrapped or sharded
         self._run_settings: dict[str, Any] = {}
         self._window: dict[str, Any] | None = None
-        self.add_callback(_TakeUpWindow(self))
+        self._epoch_has_ended = self._save_waits = False
+        self.add_callback(_Hooks(self))
 
     def train(
         self,
@@ -63,7 +64,7 @@ class ResumingTrainer(Trainer):
                 return super().train(None, trial, ignore_keys_for_eval)
             record, state = checkpoints.read_record(Path(checkpoint)), checkpoints.read_state(Path(checkpoint))
             assert state is not None
-            if is_finished(state, self.args.max_steps):
+            if self._is_over(state, record):
                 return self._take_up_finished(checkpoint)
             self._window = record["window"]
             with _without_first_evaluation(self.args):
@@ -74,18 +75,20 @@ class ResumingTrainer(Trainer):
 
     def _decide(self, lock: FileLock, asked: str | bool | None, or_start: bool, allowed: tuple[str, ...]) -> str | None:
         """The checkpoint to go on from; the same answer, or the same refusal, in every process."""
-        answer: list[Any] = [None, None]
-        if self._identity is None:
-            self._identity = self.identity()
+        answer: list[Any] = [None, None, None]
         if self.args.process_index == 0:
+            if self._identity is None:
+                self._identity = self.identity()
             try:
                 answer[0] = self._look(lock, asked, or_start, allowed)
             except (ValueError, OSError) as error:
                 answer[1] = error
+            answer[2] = self._run_settings
         if self.args.world_size > 1:
             broadcast_object_list(answer)
         if answer[1] is not None:
             raise answer[1]
+        self._run_settings = answer[2]  # others may write checkpoints too, with save_on_each_node
         return answer[0]
 
     def _look(self, lock: FileLock, asked: str | bool | None, or_start: bool, allowed: tuple[str, ...]) -> str | None:
@@ -163,6 +166,26 @@ class ResumingTrainer(Trainer):
         self._tr_loss += window["loss"]
         self._total_loss_scalar -= window["loss"]  # train_loss, at the end, is of the steps of this call, as Trainer's
 
+    def _is_over(self, state: dict[str, Any], record: dict[str, Any]) -> bool:
+        """Whether nothing is left to do; a run that was finished may be longer now, if its user allowed that."""
+        if self.args.max_steps > 0:
+            longer = self.args.max_steps > state["max_steps"]
+            return state["global_step"] >= self.args.max_steps or (is_finished(state) and not longer)
+        return (
+            is_finished(state) and not self.args.num_train_epochs > record["settings"]["training"]["num_train_epochs"]
+        )
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """As Trainer's; but a checkpoint of an epoch's last step waits for the log and the evaluation of the epoch's end.
+
+        Else a run that goes on from it would never have them.
+        """
+        strategies = (self.args.eval_strategy, self.args.logging_strategy)
+        if self.control.should_save and not self._epoch_has_ended and IntervalStrategy.EPOCH in strategies:
+            self._save_waits = float(self.state.epoch or 0.5).is_integer()
+            self.control.should_save = not self._save_waits
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
     def _take_up_finished(self, checkpoint: str) -> TrainOutput:
         """A finished run is not trained on (Trainer would take one more step): only what it left is loaded."""
         self.state = TrainerState.load_from_json(os.path.join(checkpoint, checkpoints.STATE_FILE))
@@ -180,18 +203,13 @@ class ResumingTrainer(Trainer):
         return TrainOutput(self.state.global_step, losses[-1] if losses else math.nan, {})
 
 
-def is_finished(state: dict[str, Any], max_steps: int = -1) -> bool:
-    """Whether a checkpoint's state is that of a run's end: all of its steps are done, or it was stopped early.
-
-    Args:
-        state: Trainer's.
-        max_steps: of the run as it is now, if it is longer than it was.
-    """
+def is_finished(state: dict[str, Any]) -> bool:
+    """Whether a checkpoint's state is that of a run's end: all of its steps are done, or it was stopped early."""
     early: Any = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback")
     for stop in early if isinstance(early, list) else [early] if early else []:
         if stop["attributes"]["early_stopping_patience_counter"] >= stop["args"]["early_stopping_patience"]:
             return True
-    return bool(state["global_step"] >= max(state["max_steps"], max_steps))
+    return bool(state["global_step"] >= state["max_steps"])
 
 
 def _acquire(lock: FileLock, folder: Path) -> None:
@@ -199,7 +217,8 @@ def _acquire(lock: FileLock, folder: Path) -> None:
         lock.acquire(timeout=0)
     except Timeout:
         raise ValueError(
-            f"{folder} is in use: another training writes its checkpoints there. Wait for it, or give another output_dir."
+            f"{folder} is in use: another training writes its checkpoints there. Wait for it, or give another output_dir. "
+            f"If none does, remove {checkpoints.LOCK_FILE} from it."
         ) from None
 
 
@@ -213,17 +232,22 @@ def _without_first_evaluation(args: Any) -> Iterator[None]:
         args.eval_on_start = before
 
 
-class _TakeUpWindow(TrainerCallback):
-    """Trainer begins every call of `train` with an empty window of the log."""
+class _Hooks(TrainerCallback):
+    """What happens at moments that only callbacks hear of."""
 
     def __init__(self, trainer: ResumingTrainer) -> None:
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer, window = self.trainer, self.trainer._window
-        if window is None:
-            return
-        own = window["processes"]
-        if len(own) == args.world_size:
+        trainer, window = self.trainer, self.trainer._window  # Trainer begins every call of `train` with an empty one
+        if window is not None and len(window["processes"]) == args.world_size:
             trainer._globalstep_last_logged = window["last_logged"]
-            trainer._take_up_window(own[args.process_index])
+            trainer._take_up_window(window["processes"][args.process_index])
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer._epoch_has_ended = False
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer._epoch_has_ended = True
+        if self.trainer._save_waits:
+            self.trainer._save_waits, control.should_save = False, True

@@ -13,7 +13,7 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
-from distill.adapters import adapter_off, base_of, check_off_is_base, is_adapted
+from distill.adapters import adapter_off, base_of, check_no_virtual_tokens, check_off_is_base, is_adapted
 from distill.quantising import is_dispatched, is_quantised
 from distill.teachers.local import LocalTeacher
 from distill.trainers.fsdp import release, shard
@@ -43,14 +43,15 @@ class OwnModel:
     """A teacher of its own. It keeps the precision of its weights, whatever the student is trained in.
 
     Args:
-        model: any causal language model but the student; put in evaluation mode.
+        model: any causal language model but the student, perhaps with an adapter of its own; put in evaluation mode.
         device: where training runs. A model that was quantised, or spread over devices by `device_map`, stays where it is.
 
     Raises:
-        ValueError: the model has no weights (meta device), or cannot be moved and is elsewhere.
+        ValueError: the model has no weights (meta device), cannot be moved and is elsewhere, or has virtual tokens.
     """
 
     def __init__(self, model: Any, device: torch.device) -> None:
+        check_no_virtual_tokens(model)
         self.model: PreTrainedModel = base_of(model)
         self.device_type = device.type
         _place(self.model, device)

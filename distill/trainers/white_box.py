@@ -1,14 +1,11 @@
 """White-box distillation: match what is inside the teacher, on the same pairs, in the same Trainer."""
 
-import os
 from typing import Any
 
 import datasets
 import torch
-from accelerate.utils import broadcast
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.utils import logging
 
 from distill.adapters import base_of, check_no_virtual_tokens
@@ -17,16 +14,16 @@ from distill.objectives import HiddenStates, Objective, Schedule
 from distill.packing import PackedPairs
 from distill.taps import Wants, run_with_taps
 from distill.teachers.local import LocalTeacher
-from distill.trainers.base import PairTrainer
+from distill.trainers.fsdp import check_teacher_is_everywhere
 from distill.trainers.identity import describe_objectives, describe_teacher
+from distill.trainers.projections import ProjectingTrainer
 from distill.trainers.teacher_side import is_students_own, teacher_side
 from distill.vocabulary import shared_vocabulary
 
 logger = logging.get_logger(__name__)
-OBJECTIVES_FILE = "objectives.safetensors"  # learned projections, beside a checkpoint's model and never inside it
 
 
-class WhiteBoxTrainer(PairTrainer):
+class WhiteBoxTrainer(ProjectingTrainer):
     """`transformers.Trainer` on pairs with another loss: the weighted sum of objectives.
 
     Each objective is summed over the supervised rows and divided once by their number in the whole accumulation window
@@ -98,6 +95,7 @@ class WhiteBoxTrainer(PairTrainer):
             **kwargs,
         )
         self._refuse_other_losses()
+        check_teacher_is_everywhere(self.args)
         check_no_virtual_tokens(self.model)
         self.teacher_side = teacher_side(
             teacher_model, self.model if of_itself else None, self.args.device, shard_teacher
@@ -105,14 +103,13 @@ class WhiteBoxTrainer(PairTrainer):
         self.teacher = self.teacher_side.model
         self.student: PreTrainedModel = base_of(self.model)  # unwrapped; self.model may be or come to be a wrapper
         self.objectives = list(objectives)
-        self._learned = torch.nn.ModuleList(objectives)  # their projections, to train and to save
         for objective in objectives:
             # FSDP2 keeps the head whole from the forward pass until its gradient is there
             objective.sharded = bool(
                 self.is_deepspeed_enabled or (self.is_fsdp_enabled and not self.accelerator.is_fsdp2)
             )
             objective.bind(self.student, self.teacher, vocabulary)
-        self._share_projections()
+        self.learn_beside(torch.nn.ModuleList(objectives))  # their projections
         if isinstance(self.train_dataset, PackedPairs):
             self._check_packing(self.teacher, use_cache=False)
             if any(isinstance(o, HiddenStates) and o.distance == "cka" for o in objectives):
@@ -128,7 +125,6 @@ class WhiteBoxTrainer(PairTrainer):
         self._eval_terms: dict[str, Tensor] = {}  # sums over rows, and the number of rows
         # so that Trainer counts the supervised positions whatever the model's forward accepts
         self.model_accepts_loss_kwargs = True
-        self.add_callback(_Projections(self._learned, self.accelerator))
         self.teacher_side.release()
 
     def compute_loss(
@@ -249,52 +245,6 @@ class WhiteBoxTrainer(PairTrainer):
         self._train_steps = window["steps"]
         self._train_terms = {n: torch.tensor(v, dtype=torch.float64, device=device) for n, v in window["terms"].items()}
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """As Trainer's, and the projections train too."""
-        is_new = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        if is_new and self._projections():
-            optimizer.add_param_group({"params": self._projections(), "weight_decay": 0.0})
-        return optimizer
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """As Trainer's, and the projections: before `trainer_state.json`, which marks a checkpoint as complete."""
-        super()._save_optimizer_and_scheduler(output_dir)
-        weights = {name: tensor.contiguous() for name, tensor in self._learned.state_dict().items()}
-        if weights and self.args.should_save:
-            save_file(weights, os.path.join(output_dir, OBJECTIVES_FILE))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self._load_projections(resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        self._load_projections(str(self.state.best_model_checkpoint))
-
-    def _load_projections(self, checkpoint: str) -> None:
-        if self._projections():
-            file = os.path.join(checkpoint, OBJECTIVES_FILE)
-            if not os.path.isfile(file):
-                raise ValueError(f"{checkpoint} has no {OBJECTIVES_FILE}: it was saved with other objectives.")
-            self._learned.load_state_dict(load_file(file, device=str(self.args.device)))
-
-    def _projections(self) -> list[torch.nn.Parameter]:
-        return list(self._learned.parameters())
-
-    def _share_projections(self) -> None:
-        """The same ones in all processes."""
-        if not self._projections() or self.args.world_size == 1:
-            return
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError(
-                "HiddenStates needs a learned projection between layers of different widths, and with FSDP or DeepSpeed the "
-                "optimiser takes only the student's own parameters; use DDP (accelerate launch --multi_gpu), "
-                "HiddenStates(distance='cka'), or leave HiddenStates out."
-            )
-        for parameter in self._projections():
-            broadcast(parameter.data)
-
     def _refuse_other_losses(self) -> None:
         if self.args.label_smoothing_factor:
             raise ValueError(
@@ -302,28 +252,6 @@ class WhiteBoxTrainer(PairTrainer):
             )
         if self.args.n_gpu > 1:
             raise ValueError("Several GPUs in one process (DataParallel) are not supported; use `accelerate launch`.")
-        if self.args.world_size > 1 and not self.args.average_tokens_across_devices:
-            raise ValueError(
-                "average_tokens_across_devices=False makes the loss depend on how rows fall on processes; leave it on."
-            )
-
-
-class _Projections(TrainerCallback):
-    """Learned projections stand outside the wrapped model, so what is done there to gradients is done here to theirs."""
-
-    def __init__(self, objectives: torch.nn.ModuleList, accelerator: Any) -> None:
-        self.objectives, self.accelerator = objectives, accelerator
-
-    def on_pre_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """Mean over processes, as DDP does it."""
-        if self.accelerator.num_processes > 1:
-            for parameter in self.objectives.parameters():
-                found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                parameter.grad = self.accelerator.reduce(found, "mean")
-
-    def on_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """Trainer clears the model's gradients after a step, not the optimiser's; these would add up for ever."""
-        self.objectives.zero_grad()
 
 
 def describe_non_finite(values: dict[str, Tensor], rows: Tensor, ids: list[str] | None, step: int) -> str:

@@ -103,9 +103,15 @@ def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 READY: dict[str, Callable[..., Verifier]] = {
     "exact": lambda final="all": exact_match(final=final),
     "number": lambda where="auto": number_match(where=where),
-    "regex": lambda pattern="": regex_match(pattern),
+    "regex": lambda pattern="": regex_match(_needed(pattern)),
     "task": lambda final="tag": task_score(final),
 }
+
+
+def _needed(pattern: str) -> str:
+    if not pattern:
+        raise ValueError("'regex' needs its pattern, as in regex:PATTERN; an empty one is found in every answer.")
+    return pattern
 
 
 def load_verifier(spec: str) -> Verifier:
@@ -154,7 +160,9 @@ def _module_of_name(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ValueError(f"Cannot import {name}, where a verifier should be: {error}") from None
+        file = Path(*name.split(".")).with_suffix(".py")
+        way = f"; for the file here, give {file}:FUNCTION" if file.is_file() else ""
+        raise ValueError(f"Cannot import {name}, where a verifier should be: {error}{way}") from None
 
 
 def _check_prompt(row: dict[str, Any]) -> None:
