@@ -37,7 +37,7 @@ def flags(teacher, folder, batch):
     return [
         *f"--teacher {teacher} --prompts {teacher}/prompts.txt --output_dir {folder} --layers 2 --strategy even".split(),
         *f"--max_new_tokens 8 --held_out 3 --per_device_train_batch_size {batch} --bf16 False --disable_tqdm True".split(),
-        *"--adam_epsilon 1e-4 --learning_rate 5e-3 --max_steps 4 --logging_steps 1".split(),
+        *["--adam_epsilon", "1e-4", "--learning_rate", "5e-3", "--max_steps", "4", "--logging_steps", "1"],
     ]
 
 
