@@ -69,7 +69,7 @@ def fetch_embedded(name: str) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{folder}.lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=3)  # processes of one run come at the same moment, and looking takes less
     except Timeout:
         print(f"Another process is preparing {name}; waiting for it.", file=sys.stderr)
         lock.acquire()

@@ -139,6 +139,12 @@ def _say_what(args: PlanArguments, teacher: Shape, student: Shape) -> None:
         f"a step   {rows} x {args.length} tokens in each of {args.processes} process{'es' * (args.processes > 1)}, "
         f"{args.supervised:.0%} supervised\n"
     )
+    ours, theirs = student.config.vocab_size, teacher.config.vocab_size
+    if ours != theirs:
+        print(
+            f"vocabularies differ: {ours:,} and {theirs:,} tokens. The white box needs tokens that mean the same on both sides, which "
+            "a config does not tell; the trainer asks the tokenizers.\n"
+        )
 
 
 def _rate(args: PlanArguments) -> tuple[float, str]:

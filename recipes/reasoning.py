@@ -82,6 +82,10 @@ class ReasoningArguments(ServerArguments):
         default="number",
         metadata={"help": "exact, number, regex:PATTERN, task:last_line, or your function as path/file.py:name."},
     )
+    verifier_timeout: float | None = field(
+        default=None,
+        metadata={"help": "Seconds for one score; then the completion has none. For verifiers of your own."},
+    )
     cut: str = field(default="drop", metadata={"help": f"Traces cut at the limit: {' or '.join(CUT_TRACES)}."})
     keep: str = field(default="all", metadata={"help": f"Of the correct completions: {', '.join(KEEP)}."})
     k: int | None = field(default=None, metadata={"help": "For --keep up_to."})
@@ -129,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
         allow_refusals=args.allow_refusals,
     )
     whole, cut = cut_traces(drawn, teacher.tokenizer, args.cut)
-    scored = verify(whole, asked, verifier, tokenizer=teacher.tokenizer)
+    scored = verify(whole, asked, verifier, tokenizer=teacher.tokenizer, timeout=args.verifier_timeout)
     print(f"\n{pass_rates(scored)}\n")
     verified, chosen = select(scored, args.keep, k=args.k)
     steps = [cut, chosen]
@@ -146,6 +150,7 @@ def main(argv: list[str] | None = None) -> None:
         temperature=args.answer_temperature,
         top_p=args.answer_top_p,
         batch_size=args.generation_batch_size,
+        timeout=args.verifier_timeout,
     )
     untrained = {"untouched": _once(run / "untouched.json", lambda: ask(_fast(start)))}
     if examples and isinstance(teacher, LocalTeacher):

@@ -8,6 +8,7 @@ from slopes import fit_line, fit_square, picture
 
 MARK = "<!-- Written by scripts/bench_scaling.py from here on. -->"
 SFT, TEACHER, WHITE = "SFT step", "teacher forward", "white box, logits"
+FLOOR, PLANNED = "teacher forward + SFT step", "by distill plan"
 LABELS = {
     "length": "T, tokens of the row",
     "vocabulary": "V, tokens of the vocabulary",
@@ -28,12 +29,12 @@ def write_pictures(kept: dict[str, Any], folder: Path) -> None:
         for way, values in seconds.items():
             lines[way] = curve(name, x, values)
         floor = {WHITE: [t + s for t, s in zip(seconds[TEACHER], seconds[SFT], strict=True)]}
-        drawn = picture(seconds, x, (label, "seconds of one step"), f"{name} seconds", lines, floor)
+        drawn = picture(seconds, x, (label, "seconds of one step"), f"{name} seconds", lines, floor, FLOOR)
         (folder / f"{name}_seconds.svg").write_text(drawn + "\n", encoding="utf-8")
         memory = found["MiB"]
         lines = {way: fit_line(x, values) for way, values in memory.items() if min(values) > 0}
         planned = {way: [one["MiB"] for one in points] for way, points in found["foreseen"].items()}
-        drawn = picture(memory, x, (label, "MiB that a step adds"), f"{name} memory", lines, planned)
+        drawn = picture(memory, x, (label, "MiB that a step adds"), f"{name} memory", lines, planned, PLANNED)
         (folder / f"{name}_memory.svg").write_text(drawn + "\n", encoding="utf-8")
     if "processes" in kept:
         (folder / "processes.svg").write_text(_processes_picture(kept["processes"]) + "\n", encoding="utf-8")

@@ -78,6 +78,7 @@ def picture(
     name: str,
     lines: dict[str, Callable[[float], float]],
     dashed: dict[str, list[float]] | None = None,
+    dashed_label: str = "",
 ) -> str:
     """SVG on doubly logarithmic axes: measured points, the line fitted to each, and dashed what was foreseen.
 
@@ -88,6 +89,7 @@ def picture(
         name: of the picture.
         lines: fitted, by way.
         dashed: foreseen at `x`, by way.
+        dashed_label: what that is, for the legend.
     """
 
     def paint(axes: Any) -> None:
@@ -101,7 +103,10 @@ def picture(
                 axes.plot(x, dashed[way], "--", color=colour, linewidth=1.2)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        axes.set_xticks(list(x), [f"{value:,.3g}" if value < 10_000 else f"{value / 1000:,.0f}k" for value in x])
+        axes.set_xticks(list(x), [f"{value:,}" if value < 10_000 else f"{value / 1024:g}k" for value in x])
+        axes.yaxis.set_major_formatter("{x:g}")
+        if dashed:
+            axes.plot([], [], "--", color="0.4", label=dashed_label)
         axes.minorticks_off()
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])

@@ -1,8 +1,10 @@
 """What the tests of several processes run in each of them; see `processes.run_processes`."""
 
+import importlib
 import os
 import sys
 import tempfile
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 
 import torch
@@ -12,7 +14,7 @@ from transformers import Gemma2ForCausalLM, TrainerCallback
 from white_box_runs import OBJECTIVES, black_box_trainer, gradient_of_one_step, trainer, weights_of
 
 from distill import HiddenStates, Logits, Schedule
-from distill.adapters import lora_config
+from distill.adapters import lora_config, merged
 from distill.collate import PairCollator
 from distill.maps import next_token
 from distill.runs import one_sentence, train_or_resume
@@ -128,6 +130,21 @@ def saving(folder, settings, resume=False):
     return {**seen, "whole": dict(student.state_dict()) if it.args.process_index == 0 else None}
 
 
+def exported(settings):
+    """The weights of a student whose adapter was trained and merged; of the first process."""
+
+    def run(arguments):
+        student = build_model(seed=7, tie_word_embeddings=True)
+        it = trainer(
+            arguments, [Logits(cross_entropy=0.5)], student=student, teacher="self", peft_config=lora_config(4), max_steps=3, **settings
+        )  # fmt: skip
+        it.train()
+        student = whole_student(it)
+        return merged(student).state_dict() if it.args.process_index == 0 else None
+
+    return in_folder(run)
+
+
 def endless(folder):
     """A training that saves at every step and would take an hour, as a recipe runs it; what it says goes to a file."""
     rank = os.environ["RANK"]
@@ -141,3 +158,13 @@ def endless(folder):
         train_or_resume(it)
 
     one_sentence(main)()
+
+
+def recipe(name, flags, said):
+    """A recipe as `accelerate launch` runs it; what it says goes to a file for each process. Its exit status."""
+    with open(f"{said}{os.environ['RANK']}", "w") as file, redirect_stdout(file), redirect_stderr(file):
+        try:
+            importlib.import_module(f"recipes.{name}").main(flags)
+        except SystemExit as end:
+            return end.code
+    return 0

@@ -34,6 +34,17 @@ def test_a_verifier_that_raises_counts_as_wrong():
     assert (said.mean, said.errors) == (0, 2)
 
 
+def test_a_verifier_that_hangs_counts_as_wrong_where_there_is_a_limit():
+    def stuck(row, completion):
+        while row["prompt"] == "the cat":
+            pass
+        return True
+
+    rows = [{"prompt": "the cat"}, {"prompt": "a dog"}]
+    said = accuracy(build_model(), build_tokenizer(), rows, stuck, max_new_tokens=2, progress=False, timeout=1)
+    assert (said.correct, said.errors) == ([False, True], 1)
+
+
 def test_repeated_questions_are_refused():
     rows = [{"prompt": "the cat", "answer": 1}, {"prompt": "the cat", "answer": 1}]
     with pytest.raises(ValueError, match="1 of 2 held-out prompts repeat"):

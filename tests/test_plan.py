@@ -11,7 +11,7 @@ from conftest import build_model, build_pairs, build_tokenizer, family
 from distill import AttentionMaps, HiddenStates, Logits, WhiteBoxTrainer
 from distill.cli import main as cli
 from distill.collate import PairCollator
-from distill.planning import Setting, advice, cut, plan, read_config, shape_of
+from distill.planning import Setting, advice, changed, cut, plan, read_config, shape_of, traffic
 from distill.planning.dry_run import BACKWARD, FORWARD, dry_run
 from distill.planning.live import LiveBytes
 from distill.recipe import build_objectives
@@ -131,6 +131,29 @@ def test_what_saves_memory_does(shapes):
     assert total(accumulation=2) > base.peak
     assert total(processes=2) - base.parts["gradients"] < base.peak  # half the rows, and DDP's copy of the gradients
     assert total(processes=4, sharding="fsdp") < total(processes=4)
+
+
+def test_what_is_sent_follows_from_rings(shapes):
+    student, teacher = shapes
+    black = plan(Setting(8, 16), student)
+    assert traffic(black) == {}
+    ddp = traffic(changed(black, processes=4))
+    assert ddp == {"gradients, all-reduce": 2 * 3 / 4 * 4 * student.parameters}
+    white = plan(Setting(8, 16, processes=4, sharding="fsdp", objectives=[Logits()]), student, teacher)
+    head, table = 1000 * 64 + 64, 1000 * 64  # untied: the table is gathered twice as the layers are
+    inside = student.parameters - head - table
+    assert traffic(white) == {
+        "student's weights, gathered": 3 / 4 * 2 * (2 * (inside + table) + head),
+        "gradients, scattered": 3 / 4 * 2 * student.parameters,
+        "teacher's weights, gathered": 3 / 4 * teacher.weight_bytes(),
+    }
+    twice = traffic(changed(white, accumulation=2))
+    assert twice["gradients, scattered"] == traffic(white)["gradients, scattered"]
+    assert twice["teacher's weights, gathered"] == 2 * traffic(white)["teacher's weights, gathered"]
+    more = plan(Setting(8, 16, processes=4, sharding="fsdp", accumulation=2), student)
+    one = plan(Setting(8, 16, processes=4, sharding="fsdp"), student)
+    # whole in bfloat16, in place of a quarter in float32
+    assert more.totals[BACKWARD] - one.totals[BACKWARD] == student.parameters
 
 
 def test_a_quantised_teacher_keeps_embeddings_and_head(shapes):

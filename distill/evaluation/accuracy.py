@@ -51,6 +51,7 @@ def accuracy(
     seed: int = 0,
     batch_size: int = 64,
     progress: bool = True,
+    timeout: float | None = None,
 ) -> Accuracy:
     """Let a model answer held-out questions, one completion each, and score them.
 
@@ -60,6 +61,7 @@ def accuracy(
         verifier: `(row, completion) -> score`; 1 or more is correct.
         max_new_tokens, temperature, top_p, seed, batch_size: of the answers; by default the most likely tokens.
         progress: show a progress bar.
+        timeout: seconds for one score, see `verify`.
 
     Raises:
         ValueError: no rows, or prompts that repeat.
@@ -79,7 +81,7 @@ def accuracy(
     )
     if len(drawn) != len(rows):
         raise ValueError(f"{len(rows) - len(drawn)} of {len(rows)} held-out prompts repeat others; give each once.")
-    scored = verify(drawn, rows, verifier, tokenizer=tokenizer)
+    scored = verify(drawn, rows, verifier, tokenizer=tokenizer, timeout=timeout)
     return Accuracy(
         correct=[score is not None and score >= 1 for score in scored["score"]],
         ended=scored["finish_reason"].count("stop") / len(scored),

@@ -1,9 +1,10 @@
 """What a training will hold in memory and cost, before anything is loaded."""
 
 from distill.planning.configs import Shape, cut, read_config, shape_of
-from distill.planning.plan import Plan, plan
+from distill.planning.plan import Plan, changed, plan
 from distill.planning.setting import OPTIMISERS, SHARDINGS, Setting
 from distill.planning.tell import advice, cost_table, gib, matrix_rate, memory_table
+from distill.planning.traffic import traffic
 
 __all__ = [
     "OPTIMISERS",
@@ -12,6 +13,7 @@ __all__ = [
     "Setting",
     "Shape",
     "advice",
+    "changed",
     "cost_table",
     "cut",
     "gib",
@@ -20,4 +22,5 @@ __all__ = [
     "plan",
     "read_config",
     "shape_of",
+    "traffic",
 ]

@@ -38,6 +38,12 @@ class Shape:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
+    def kept_whole(self) -> int:
+        """Parameters that FSDP2 gathers once for forward and backward pass: head, last norm, tied embeddings."""
+        head = self.model.get_output_embeddings()
+        return 0 if head is None else sum(p.numel() for p in head.parameters()) + int(self.config.hidden_size)
+
+    @property
     def largest_linear(self) -> int:
         """Parameters of the largest linear layer but the head."""
         return max((linear.weight.numel() for linear in linear_layers(self.model)), default=0)

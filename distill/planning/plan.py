@@ -67,8 +67,8 @@ def plan(setting: Setting, student: Shape, teacher: Shape | None = None, run: Dr
     """Foresee the memory and the operations of a training step. Nothing is loaded.
 
     Weights and states are arithmetic. Everything else is counted by `dry_run`, which runs the models' code on tensors without
-    values, on the kernels of a CPU. With `sharding="fsdp"` an estimate from above is made of both: what is divided, is divided by
-    the processes, two layers, embeddings and head are whole.
+    values, on the kernels of a CPU. With `sharding="fsdp"` an estimate is made of both: what is divided, is divided by the
+    processes; two layers, embeddings and head are whole.
 
     Args:
         setting: batch, length and the rest.
@@ -124,6 +124,8 @@ def _sharded(
     moments: dict[str, dict[str, int]], run: DryRun, student: Shape, teacher: Shape | None, setting: Setting
 ) -> dict[str, dict[str, int]]:
     gradients = run.gradients // setting.processes
+    # between micro-batches accelerate lets them add up whole, in the precision they are reduced in
+    waiting = (2 if setting.bf16 else 4) * run.trained if setting.accumulation > 1 else 0
     whole = {FORWARD: _gathered(student, setting), BACKWARD: _gathered(student, setting)}
     if teacher is not None:
         whole[TEACHER] = _gathered(teacher, setting)
@@ -131,8 +133,9 @@ def _sharded(
     for name, held in moments.items():
         # the copies that autocast keeps are, under FSDP, the gathered weights themselves
         kept = Counter({label: size for label, size in held.items() if label != COPIES})
-        if name in (BACKWARD, UPDATE):
-            kept["gradients"] = gradients + (whole[BACKWARD] if name == BACKWARD else 0)
+        kept["gradients"] = gradients if name == UPDATE else waiting
+        if name == BACKWARD:
+            kept["gradients"] = max(gradients, waiting) + whole[BACKWARD]
         kept[GATHERED] = whole.get(name, 0)
         found[name] = dict(kept)
     return found

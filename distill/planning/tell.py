@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
+from distill.objectives import Logits
 from distill.planning.dry_run import TEACHER
 from distill.planning.plan import Plan, changed, without_teacher
+from distill.planning.traffic import traffic
 
 GIB = 2**30
 NEAR = 0.9  # of the memory; above it is said to be close
@@ -38,7 +40,7 @@ def memory_table(plans: dict[str, Plan]) -> str:
 
 
 def cost_table(plans: dict[str, Plan], rate: float | None, what: str = "") -> str:
-    """Operations of a step, beside those of the black box's; in seconds at a measured rate."""
+    """Operations of a step, beside those of the black box's; in seconds at a measured rate; and what is sent to others."""
     sft = min(planned.student_flops for planned in plans.values() if planned.teacher is None)
     rows = [["a step, one process", *plans]]
     flops = [(planned.teacher_flops, planned.student_flops) for planned in plans.values()]
@@ -49,6 +51,9 @@ def cost_table(plans: dict[str, Plan], rate: float | None, what: str = "") -> st
     rows.append(["floor over the SFT step", *(f"{floor / sft:.2f}" for floor in floors)])
     if rate:
         rows.append([f"floor in seconds {what}", *(f"{floor / rate:,.2f}" for floor in floors)])
+    sent = [traffic(planned) for planned in plans.values()]
+    for name in dict.fromkeys(name for found in sent for name in found):
+        rows.append([f"sends: {name}", *(gib(found[name]) if name in found else "-" for found in sent)])
     return aligned(rows)
 
 
@@ -73,8 +78,8 @@ def advice(planned: Plan, black_box: Plan, limit: int) -> list[str]:
     else:
         said += [f"  {fits(size, limit)}: {text}" for size, text in _sharded(planned)]
     if alone > limit:
-        beginning = "Even without the teacher" if planned.teacher is not None else "As it is"
-        said.append(f"  {beginning} it is {gib(alone)}; these make the student's side smaller:")
+        beginning = "Even without the teacher it is" if planned.teacher is not None else "Not divided it is"
+        said.append(f"  {beginning} {gib(alone)}; these make the student's side smaller:")
         said += [f"    {fits(size, limit)}: {text}" for size, text in _for_the_student(planned)]
     return said
 
@@ -101,6 +106,8 @@ def _for_the_teacher(planned: Plan, black_box: Plan, alone: int) -> list[tuple[i
         f"serving: the teacher ({gib(teacher.weight_bytes())} of weights) on a server, ServerTeacher; a black box then"
     )
     found.append((black_box.peak, served))
+    if any(not isinstance(objective, Logits) for objective in setting.objectives):
+        return found  # hidden states and maps of every row are too much to keep
     each = 128 * 6 * setting.share
     cached = (
         "caching: the teacher's signals on disk, made before "
@@ -120,7 +127,7 @@ def _sharded(planned: Plan) -> list[tuple[int, str]]:
     return [
         (
             changed(planned, processes=count, sharding="fsdp").peak,
-            f"sharding: --sharding fsdp over {count} processes (an estimate from above)",
+            f"sharding: --sharding fsdp over {count} processes (an estimate)",
         )
         for count in counts[:3]
     ]
