@@ -1,7 +1,7 @@
 """How time and memory of one step grow with each of its sizes: measured, fitted, drawn.
 
-    python scripts/bench_scaling.py                             # all axes, both numbers of processes: 10 to 15 minutes
-    python scripts/bench_scaling.py --quick                     # three small points an axis: 2 minutes
+    python scripts/bench_scaling.py                             # all axes, both numbers of processes
+    python scripts/bench_scaling.py --quick                     # three small points an axis
     python scripts/bench_scaling.py --axes length,ratio --rounds 9 --processes ""
 
 Axes: `length` T, `vocabulary` V, `depth` of both models, `ratio` of the teacher's depth to the student's. Random Llamas; one

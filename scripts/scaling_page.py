@@ -6,6 +6,8 @@ from typing import Any
 from measuring import table
 from slopes import fit_line, fit_square, picture
 
+from distill.pictures import draw
+
 MARK = "<!-- Written by scripts/bench_scaling.py from here on. -->"
 SFT, TEACHER, WHITE = "SFT step", "teacher forward", "white box, logits"
 FLOOR, PLANNED = "teacher forward + SFT step", "by distill plan"
@@ -49,17 +51,23 @@ def curve(name: str, x: list[float], y: list[float]) -> Any:
 
 
 def _processes_picture(found: dict[str, Any]) -> str:
-    names = {
-        "one alone": "one alone",
-        "each for itself": f"{found['count']} apart",
-        "DDP": f"{found['count']} under DDP",
-    }
-    points = {
-        f"{way}, {names[manner]}": values
-        for way, manners in found["seconds"].items()
-        for manner, values in manners.items()
-    }
-    return picture(points, found["x"], ("T, tokens of each process's row", "seconds of one step"), "processes", {})
+    """Seconds over those of one process alone: 1 is a perfect gain, the number of processes is none."""
+    count, x = found["count"], found["x"]
+
+    def paint(axes: Any) -> None:
+        for number, (way, manners) in enumerate(found["seconds"].items()):
+            for manner, line in (("each for itself", "--"), ("DDP", "-")):
+                ratios = [two / one for two, one in zip(manners[manner], manners["one alone"], strict=True)]
+                axes.plot(x, ratios, line, marker="o", color=f"C{number}", label=f"{way}, {count}, {manner}")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(x, [f"{value:,}" for value in x])
+        axes.minorticks_off()
+        axes.set_ylim(0.9, count + 0.1)
+        axes.set_xlabel("T, tokens of each process's row")
+        axes.set_ylabel("seconds over one process alone")
+        axes.legend(fontsize=9, frameon=False)
+
+    return draw(paint, name="processes")
 
 
 def write_tables(kept: dict[str, Any], page: Path) -> str:

@@ -93,6 +93,8 @@ def picture(
     """
 
     def paint(axes: Any) -> None:
+        from matplotlib.ticker import LogLocator
+
         fine = numpy.geomspace(x[0], x[-1], 60)
         for number, (way, values) in enumerate(points.items()):
             colour = f"C{number}"
@@ -103,6 +105,7 @@ def picture(
                 axes.plot(x, dashed[way], "--", color=colour, linewidth=1.2)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.set_xticks(list(x), [f"{value:,}" if value < 10_000 else f"{value / 1024:g}k" for value in x])
         axes.yaxis.set_major_formatter("{x:g}")
         if dashed:
@@ -110,6 +113,6 @@ def picture(
         axes.minorticks_off()
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
-        axes.legend(fontsize=9, frameon=False)
+        axes.legend(fontsize=9, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
-    return draw(paint, name=name)
+    return draw(paint, width=7.4, name=name)
