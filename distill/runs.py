@@ -174,7 +174,7 @@ def _is_disk_full(error: Exception) -> bool:
 
 
 def _check_space(trainer: Any, folder: Path, checkpoints: int) -> None:
-    weights = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
+    weights = sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad)
     need = checkpoints * 3 * weights  # a checkpoint holds the weights and AdamW's two averages
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free

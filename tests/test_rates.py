@@ -79,3 +79,11 @@ def test_a_resumed_window_keeps_its_share_and_not_its_speed():
     rates.count(batch)
     assert rates.open_window() == [100, 50]
     assert rates.close()["supervised_share"] == pytest.approx(0.5)
+
+
+def test_batches_of_an_own_collator_stop_no_training():
+    rates = Rates(SimpleNamespace(num_processes=1), torch.device("cpu"))
+    rates.begin()
+    rates.count({"labels": torch.tensor([[-100, 1, 2, 3]])})  # neither mask nor positions: all tokens count
+    rates.count({"input_ids": torch.zeros(1, 4)})
+    assert rates.close()["supervised_share"] == pytest.approx(0.75)

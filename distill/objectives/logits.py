@@ -21,7 +21,7 @@ class Logits(Objective):
 
     The logits of both models are made in chunks, at the supervised rows only, and forgotten (`distill.maps`). Where the head
     of one of the models is not a plain matrix product followed by a scale or softcap (an adapter on it, 8 bit), the models'
-    own logits are used: the same numbers, with more memory. So it is under FSDP and DeepSpeed.
+    own logits are used: the same numbers, with more memory. So it is under FSDP1 and DeepSpeed.
 
     Args:
         divergence: one of `distill.divergences.NAMES`.

@@ -140,6 +140,12 @@ class PairTrainer(ResumingTrainer):
                 dataset = self._remove_unused_columns(dataset, description=description)
             dataset = WithEmptyRows(dataset)
             sampler_fn = lambda _: shared  # noqa: E731
+        elif self.args.world_size > 1 and not self.args.dataloader_drop_last:
+            logger.warning(
+                "%s: with this collator or way of sampling, accelerate may repeat rows to fill the last batches of an epoch in "
+                "several processes; they count twice.",
+                description,
+            )
         loader: Any = super()._get_dataloader(dataset, description, batch_size, sampler_fn, **kwargs)
         if shared is not None:
             loader.set_sampler(

@@ -111,12 +111,12 @@ def release(model: PreTrainedModel) -> None:
 def whole_student(trainer: Any) -> Any:
     """The trained student with whole weights, to be saved by the first process; every process must call it.
 
-    Without FSDP it is the student itself. With it the first process gets a copy on the CPU, and the others their own shards.
+    Replicated, it is the student itself. Sharded (FSDP, DeepSpeed) the first process gets a copy on the CPU, and the others their own shards.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if not trainer.is_fsdp_enabled:
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         return model
-    state = trainer.accelerator.get_state_dict(trainer.model)
+    state = trainer.accelerator.get_state_dict(trainer.model if trainer.is_fsdp_enabled else trainer.model_wrapped)
     if not trainer.accelerator.is_main_process:
         return model
     base = base_of(model)

@@ -16,7 +16,6 @@ from distill.adapters import base_of, is_adapted
 from distill.collate import PairCollator
 from distill.models import weights_fingerprint
 from distill.packing import PackedPairs
-from distill.pairs import fingerprint
 from distill.settings import plain, training_settings
 
 # what training itself sets in a student's config, and names of places and versions
@@ -65,7 +64,7 @@ def describe_rows(rows: Any) -> str:
 def describe_student(model: Any, optimizers: Any) -> dict[str, Any]:
     """Architecture, adapter, frozen weights that no checkpoint holds, and an optimiser that the caller made.
 
-    Trained weights are not looked at: a checkpoint brings its own.
+    And the weights that a run began with: a checkpoint brings its own, but it is of another student where those differ.
     """
     base = base_of(model)
     config = base.config.to_dict() if hasattr(base, "config") else {}
@@ -76,6 +75,8 @@ def describe_student(model: Any, optimizers: Any) -> dict[str, Any]:
         "config": {name: value for name, value in config.items() if name not in _UNSTABLE},
         "optimizer": [None if one is None else type(one).__name__ for one in optimizers],
     }
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    described["weights"] = f"{len(trained)} trained tensors, at the start {weights_fingerprint(trained.items())}"
     if is_adapted(model):
         described["adapter"] = {
             name: {k: v for k, v in one.to_dict().items() if k not in ("base_model_name_or_path", "peft_version")}
@@ -92,11 +93,11 @@ def describe_teacher(teacher: Any, student: Any) -> str:
     """
     config = teacher.config.get_text_config(decoder=True)
     trained = {id(p) for p in student.parameters() if p.requires_grad}
-    quantised = teacher.config.to_dict().get("quantization_config")
+    own = {name: p for name, p in teacher.named_parameters() if id(p) not in trained}
+    layers = f"{config.num_hidden_layers} layers" if hasattr(config, "num_hidden_layers") else "no layers"
     return (
-        f"{type(teacher).__name__} of {config.num_hidden_layers} layers in {str(teacher.dtype).removeprefix('torch.')} with "
-        f"{config._attn_implementation} attention, weights {_fingerprint(teacher, lambda p: id(p) not in trained)}"
-        + (f", quantised as {fingerprint(plain(quantised))}" if quantised else "")
+        f"{type(teacher).__name__} of {layers} in {str(teacher.dtype).removeprefix('torch.')} with "
+        f"{getattr(config, '_attn_implementation', None)} attention, weights {weights_fingerprint(own.items())}"
     )
 
 

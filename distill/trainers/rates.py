@@ -37,7 +37,10 @@ class Rates:
 
     def count(self, batch: Mapping[str, Tensor]) -> None:
         """Called for each micro-batch."""
-        tokens = document_tokens(batch).sum()
+        if "labels" not in batch:
+            return  # an own collator's; a display must not stop a training
+        marked = "attention_mask" in batch or "position_ids" in batch
+        tokens = document_tokens(batch).sum() if marked else batch["labels"].new_tensor(batch["labels"].numel())
         self._counts.append(torch.stack([tokens, supervised_rows(batch["labels"]).sum()]))
 
     @contextmanager
