@@ -44,5 +44,7 @@ def steps_table(steps: Sequence[Step]) -> str:
         "| step | rows in | rows out | removed | what it does to the distilled distribution |",
         "|---|---|---|---|---|",
     ]
-    lines += [f"| {s.name} | {s.rows_in} | {s.rows_out} | {s.removed} | {s.effect} |" for s in steps]
+    rows = [(s.name, s.rows_in, s.rows_out, s.removed, s.effect) for s in steps]
+    # p(y|x) would end a cell
+    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from distill.equivalence import Bed
 from distill.pairs import pairs_from_rows
 from distill.selection import KEEP, effect_of, pass_rates, select
+from distill.steps import Step, steps_table
 from distill.verifiers import verify
 
 
@@ -213,3 +215,9 @@ def test_a_filter_that_rejects_half_changes_the_expected_gradient_by_more_than_h
     teacher, filtered = ((d @ gradients) / (d @ n) for d in (p, q))
     error = float((filtered - teacher).norm() / teacher.norm())
     assert error == pytest.approx(0.54, abs=0.01)
+
+
+def test_the_table_of_steps_has_as_many_cells_in_every_row():
+    """`p(y|x)` in an effect would end a cell of Markdown."""
+    lines = steps_table([Step("keep all", 4, 1, "Not p(y|x) but p(y|x, correct) is distilled.")]).splitlines()
+    assert {len(re.split(r"(?<!\\)\|", line)) for line in lines} == {7}
