@@ -127,6 +127,11 @@ def check(checkpoint: Path) -> dict[str, Any]:
             f"{checkpoint} holds a model without the state of its optimiser (save_only_model=True), so no run can go on from "
             "it. Load the model and start a new run."
         )
+    if damaged := [part for part in ("files", "settings", "environment", "window") if not record.get(part)]:
+        raise ValueError(
+            f"{checkpoint}: {RECORD_FILE} has been changed since it was written ({', '.join(damaged)} missing or empty), so nobody "
+            "knows which run and which files it is of. Take another checkpoint, or copy it anew."
+        )
     for name, size in record["files"].items():
         path = checkpoint / name
         found = path.stat().st_size if path.is_file() else None

@@ -76,7 +76,7 @@ def training(name, settings):
         pairs = build_pairs(13)
         common = {
             "max_steps": -1, "num_train_epochs": 2, "weight_decay": 0.1, "max_grad_norm": 0.5, "learning_rate": 5e-3,
-            "warmup_steps": 2, "adam_epsilon": 1e-4, "pairs": pairs, **settings,
+            "warmup_steps": 2, "pairs": pairs, **settings,
         }  # fmt: skip
         if name == "black_box":
             it = black_box_trainer(arguments, **common)

@@ -223,3 +223,11 @@ def test_a_checkpoint_of_a_newer_version(folder):
     record.write_text(json.dumps({**json.loads(record.read_text()), "format": 99}))
     with pytest.raises(ValueError, match="written by a newer version"):
         check(folder / "checkpoint-4")
+
+
+@pytest.mark.parametrize("part", ["files", "settings", "window"])
+def test_a_record_that_was_changed_is_refused(folder, part):
+    record = folder / "checkpoint-4" / RECORD_FILE
+    record.write_text(json.dumps({**json.loads(record.read_text()), part: {}}))
+    with pytest.raises(ValueError, match=rf"has been changed since it was written \({part} missing or empty\)"):
+        check(folder / "checkpoint-4")

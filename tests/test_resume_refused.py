@@ -45,6 +45,7 @@ def stopped(arguments, folders, tmp_path_factory):
         ({"pairs": build_pairs(13)}, "pairs: '14 rows, sha256 [0-9a-f]{16}' there, '13 rows"),
         ({"peft_config": LoraConfig(r=2, target_modules="all-linear")}, "student.adapter.default.r: None there, 2 now"),
         ({"model": build_model(seed=7)}, "student.config.attention_dropout: 0.1 there, 0.0 now"),
+        ({"model": build_model(seed=99, attention_dropout=0.1)}, "student.weights: '21 trained tensors, at the start .*' there"),
         ({"dataloader_drop_last": True}, "training.dataloader_drop_last: False there, True now"),
     ],
 )  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 import datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
+from distill.adapters import base_of
 from distill.encode import Prompt
 from distill.generation import generate
 from distill.teachers.base import Teacher
@@ -26,7 +27,7 @@ class BlackBoxTrainer(PairTrainer):
 
     Raises:
         ValueError: pairs and teacher both or neither; pairs that cannot be learned from; a model whose loss Trainer cannot
-            normalise over an accumulation window.
+            normalise over an accumulation window, or of which a part (a router's loss) is not.
 
     Example:
         >>> BlackBoxTrainer(model=student, args=args, train_dataset=pairs, processing_class=tokenizer).train()
@@ -57,4 +58,11 @@ class BlackBoxTrainer(PairTrainer):
                 f"{type(self.model).__name__} does not take num_items_in_batch, so Trainer would average the means of "
                 "micro-batches, and the loss would depend on how a batch is split. Use gradient_accumulation_steps=1 in one "
                 "process, or give compute_loss_func=."
+            )
+        routed = getattr(base_of(self.model).config, "output_router_logits", False)
+        if routed and not (self.compute_loss_func or one_batch_a_step):
+            raise ValueError(
+                f"{type(self.model).__name__} has output_router_logits=True, so it adds its auxiliary loss once for each micro-batch "
+                "of each process, and the loss would depend on how a batch is split. Set model.config.output_router_logits = False, "
+                "use gradient_accumulation_steps=1 in one process, or give compute_loss_func=."
             )

@@ -97,6 +97,10 @@ class WhiteBoxTrainer(ProjectingTrainer):
         self._refuse_other_losses()
         check_teacher_is_everywhere(self.args)
         check_no_virtual_tokens(self.model)
+        # before it is sharded, when every process sees its own part only
+        self._teacher_identity = (
+            describe_teacher(base_of(teacher_model), base_of(self.model)) if shard_teacher else None
+        )
         self.teacher_side = teacher_side(
             teacher_model, self.model if of_itself else None, self.args.device, shard_teacher
         )
@@ -230,7 +234,7 @@ class WhiteBoxTrainer(ProjectingTrainer):
     def identity(self) -> dict[str, Any]:
         """As for the black box, and which teacher and objectives."""
         mine = {
-            "teacher": describe_teacher(self.teacher, self.student),
+            "teacher": self._teacher_identity or describe_teacher(self.teacher, self.student),
             "objectives": describe_objectives(self.objectives),
         }
         return super().identity() | mine
