@@ -2,6 +2,7 @@
 
 import gc
 import os
+import socket
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test must not depend on a hub, nor wait for one
 
@@ -108,6 +109,35 @@ def batch(side="right", count=5):
     inputs = PairCollator(build_tokenizer(), padding_side=side)(list(build_pairs(count)))
     rows = supervised_rows(inputs.pop("labels"))
     return inputs, rows
+
+
+def save_teacher(folder):
+    """A tiny teacher of four layers, and prompts for it, as files of a folder."""
+    build_model(layers=4).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    words = [
+        "the cat",
+        "a dog",
+        "why so",
+        "what is a mat",
+        "colour",
+        "ran on",
+        "sat",
+        "user",
+        "and so",
+        "is it",
+        "it",
+        "no",
+    ]
+    (folder / "prompts.txt").write_text("\n".join(words))
+    return folder
+
+
+def free_port():
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def family(name):

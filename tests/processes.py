@@ -6,11 +6,11 @@ The processes are forked from one that has imported everything, so a group of fo
 import io
 import multiprocessing
 import os
-import socket
 import traceback
 from multiprocessing.connection import wait
 
 import torch
+from conftest import free_port
 
 SECONDS = 120  # until a group that hangs is given up
 
@@ -53,7 +53,7 @@ def start_processes(count, function, *args):
     """The ends of pipes that results will come through, and the processes."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["conftest", "white_box_runs", "distill.recipe", "peft"])
-    port, ends, started = _free_port(), [], []
+    port, ends, started = free_port(), [], []
     for rank in range(count):
         ours, theirs = context.Pipe(duplex=False)
         world = {
@@ -66,12 +66,6 @@ def start_processes(count, function, *args):
         ends.append(ours)
         started.append(process)
     return ends, started
-
-
-def _free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def _work(end, world, function, args):

@@ -1,13 +1,9 @@
-"""One of two processes that train, stop, go on, and are refused together; `test_resume.py` starts it twice."""
-
-import sys
-from pathlib import Path
+"""What `test_resume.py` runs in two processes: they train, stop, go on, and are refused together."""
 
 import torch
-from conftest import build_model, build_pairs, build_tokenizer
+from conftest import build_arguments, build_model, build_pairs, build_tokenizer
 from filelock import FileLock
 from resume_runs import Halt, log
-from transformers import TrainingArguments
 
 from distill import AttentionMaps, BlackBoxTrainer, Logits, WhiteBoxTrainer
 from distill.checkpoints import LOCK_FILE
@@ -16,12 +12,12 @@ from distill.objectives import Schedule
 
 def build(kind, folder, halt=None, **changes):
     settings = {
-        "max_steps": 6, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "save_steps": 2,
-        "logging_steps": 4, "learning_rate": 1e-2, "report_to": "none", "disable_tqdm": True, "use_cpu": True,
+        "max_steps": 6, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "save_strategy": "steps",
+        "save_steps": 2, "logging_steps": 4,
     }  # fmt: skip
     common = {
         "model": build_model(seed=7, attention_dropout=0.1),
-        "args": TrainingArguments(str(folder), **{**settings, **changes}),
+        "args": build_arguments(folder, **{**settings, **changes}),
         "train_dataset": build_pairs(14),
         "processing_class": build_tokenizer(),
         "callbacks": [Halt(halt)] if halt else None,
@@ -40,7 +36,7 @@ def refusal(trainer):
     return "nothing"
 
 
-def main(folder):
+def together(folder):
     for kind in ("black", "white"):
         whole = build(kind, folder / f"{kind}-whole")
         whole.train()
@@ -63,8 +59,4 @@ def main(folder):
                 (out / f"checkpoint-{step}" / "rng_state_1.pth").unlink()
         wait()
         assert "rng_state_1.pth is missing" in refusal(build(kind, out))
-    print("all as it should be", flush=True)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return "all as it should be"

@@ -2,35 +2,17 @@
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer
+from conftest import build_model, save_teacher
 from process_runs import recipe
 from processes import run_processes
 from transformers import AutoModelForCausalLM
 
-WORDS = [
-    "the cat",
-    "a dog",
-    "why so",
-    "what is a mat",
-    "colour",
-    "ran on",
-    "sat",
-    "user",
-    "and so",
-    "is it",
-    "no",
-    "it",
-]
 FSDP = ["--fsdp", "--fsdp_config", '{"version": 2}']
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("teacher")
-    build_model(layers=4).save_pretrained(folder)
-    build_tokenizer().save_pretrained(folder)
-    (folder / "prompts.txt").write_text("\n".join(WORDS))
-    return folder
+    return save_teacher(tmp_path_factory.mktemp("teacher"))
 
 
 def flags(teacher, folder, batch):

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import build_model, build_pairs, build_tokenizer
+from conftest import build_model, build_pairs, build_tokenizer, save_teacher
 
 from distill import load_pairs
 from distill.checkpoints import last_complete_checkpoint
@@ -32,25 +32,7 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("teacher")
-    build_model(layers=4).save_pretrained(folder)
-    build_tokenizer().save_pretrained(folder)
-    words = [
-        "the cat",
-        "a dog",
-        "why so",
-        "what is a mat",
-        "colour",
-        "ran on",
-        "sat",
-        "user",
-        "and so",
-        "is it",
-        "it",
-        "no",
-    ]
-    (folder / "prompts.txt").write_text("\n".join(words))
-    return folder
+    return save_teacher(tmp_path_factory.mktemp("teacher"))
 
 
 def start(*command, **kwargs):

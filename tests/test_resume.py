@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import build_pairs
+from processes import run_processes
+from resume_ranks import together
 from resume_runs import assert_same_end, black, log, weights, white
 
 from distill import AttentionMaps, checkpoints
@@ -155,23 +156,4 @@ def test_a_relations_objective_is_described(arguments, tmp_path):
 
 def test_processes_go_on_together_and_are_refused_together(tmp_path):
     """Two processes: the bits of the unbroken run; and a refusal reaches both, so that none waits for the other."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, Path(__file__).with_name("resume_ranks.py"), tmp_path]
-    ranks = [
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, **world, "OMP_NUM_THREADS": "1", "RANK": rank, "LOCAL_RANK": rank},
-        )
-        for rank in "01"
-    ]  # fmt: skip
-    try:
-        said = [process.communicate(timeout=400)[0] for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    for process, text in zip(ranks, said, strict=True):
-        assert process.returncode == 0, text[-3000:]
-        assert "all as it should be" in text
+    assert run_processes(2, together, tmp_path) == ["all as it should be"] * 2

@@ -1,7 +1,6 @@
 """What a server answers: whose token ids count, where the reasoning goes, which ends are taken; and what is refused."""
 
 import json
-import socket
 import sys
 
 import distill.recipes.black_box as black_box_recipe
@@ -9,7 +8,7 @@ import distill.recipes.clean as clean_recipe
 import distill.recipes.generate as generate_recipe
 import pytest
 from chat_templates import FAMILIES
-from conftest import build_model, build_tokenizer
+from conftest import build_model, build_tokenizer, free_port
 from fake_server import FakeServer, error, web_page, with_status
 
 from distill import generate
@@ -177,12 +176,6 @@ def test_a_server_of_several_models(server):
     assert server.asked[-1]["model"] == "two"
 
 
-def unused_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 @pytest.mark.parametrize(
     ("url", "words"),
     [
@@ -192,7 +185,7 @@ def unused_port():
         ("http://x/v1?api_key=hidden", "address of x carries"),
         ("me:hidden@x/v1", "no key in it"),
         ("http://x/sk-hidden-abcdefgh/v1", "The path in the address of x seems to hold a key"),
-        (f"http://127.0.0.1:{unused_port()}/v1", "Nobody answers at .*refused"),
+        (f"http://127.0.0.1:{free_port()}/v1", "Nobody answers at .*refused"),
     ],
 )
 def test_addresses_that_are_none(url, words):

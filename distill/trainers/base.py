@@ -148,9 +148,8 @@ class PairTrainer(ResumingTrainer):
             )
         loader: Any = super()._get_dataloader(dataset, description, batch_size, sampler_fn, **kwargs)
         if shared is not None:
-            loader.set_sampler(
-                shared
-            )  # accelerate looks for it here, to tell it the epoch that is resumed in its middle
+            # accelerate looks for it here, to tell it the epoch that is resumed in its middle
+            loader.set_sampler(shared)
         return loader
 
     def _set_signature_columns_if_needed(self) -> None:

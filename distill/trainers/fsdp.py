@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArguments
 
+from distill import processes
 from distill.adapters import add_adapter, base_of, is_adapted
 
 
@@ -60,15 +61,18 @@ def check_teacher_is_everywhere(args: TrainingArguments) -> None:
         )
 
 
-def shard(model: PreTrainedModel, device: torch.device) -> None:
+def shard(model: PreTrainedModel, device: torch.device) -> list[FSDPModule]:
     """Divide a frozen model's weights over all processes, in place; each layer is gathered for its own forward pass.
 
-    What is left (the head, the last norm, tied embeddings) is gathered in a forward pass and stays until `release`, because a
+    What is left (the head, the last norm, tied embeddings) is gathered in a forward pass and stays until `reshard`, because a
     streamed divergence reads the head again and again. Every process must call it, and run the model at the same time.
 
     Args:
         model: whole in every process; one that is sharded already is left as it is.
         device: of this process.
+
+    Returns:
+        The modules that gather: call `reshard` of each when the signals of a forward pass have been used.
 
     Raises:
         ValueError: there is one process, or the model does not say which of its modules are its layers.
@@ -76,9 +80,8 @@ def shard(model: PreTrainedModel, device: torch.device) -> None:
     Source: ZeRO stage 3 (Rajbhandari et al. 2020), as torch's FSDP2.
     """
     if isinstance(model, FSDPModule):
-        return
-    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-    if processes == 1:
+        return _parts(model)
+    if processes.count() == 1:
         raise ValueError(
             "shard_teacher divides the teacher's weights over processes, but there is one; start several with accelerate launch, "
             "or leave it out."
@@ -91,7 +94,7 @@ def shard(model: PreTrainedModel, device: torch.device) -> None:
             "sharded; leave shard_teacher out."
         )
     model.requires_grad_(False)  # gathered weights are kept for a backward pass otherwise
-    mesh = init_device_mesh(device.type, (processes,))
+    mesh = init_device_mesh(device.type, (processes.count(),))
     for layer in layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
@@ -99,13 +102,11 @@ def shard(model: PreTrainedModel, device: torch.device) -> None:
         fully_shard(embeddings, mesh=mesh, reshard_after_forward=True)
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
     model.to(device)  # type: ignore[arg-type]
+    return _parts(model)
 
 
-def release(model: PreTrainedModel) -> None:
-    """Free the gathered weights of a sharded model; nothing for any other."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
+def _parts(model: PreTrainedModel) -> list[FSDPModule]:
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
 def whole_student(trainer: Any) -> Any:

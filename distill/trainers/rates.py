@@ -78,9 +78,8 @@ class Rates:
             torch.cuda.synchronize(self.device)
             self._teacher_seconds += sum(first.elapsed_time(last) for first, last in self._events) / 1000
         seconds = time.perf_counter() - self._begun
-        tokens, _ = self._sums()
-        counted = [first + now for first, now in zip(self._earlier, self._sums(), strict=True)]
-        mine = torch.tensor([*counted, tokens, seconds, self._teacher_seconds], dtype=torch.float64)
+        now = self._sums()[0]  # of this process's life; the share is of the whole window
+        mine = torch.tensor([*self.open_window(), now, seconds, self._teacher_seconds], dtype=torch.float64)
         if self.accelerator.num_processes > 1:
             wide = mine if self.device.type != "mps" else mine.float()
             mine = self.accelerator.reduce(wide.to(self.device), "sum").cpu()

@@ -27,9 +27,8 @@ class SharedOrder(Sampler[int]):
     def __init__(self, rows: Any, order: Sampler[int] | None, multiple: int, seed: int | None = None) -> None:
         self.count, self.multiple = len(rows), multiple
         if isinstance(order, RandomSampler):
-            order = SeedableRandomSampler(
-                data_source=rows, data_seed=seed
-            )  # what accelerate makes of it in one process
+            # what accelerate makes of it in one process
+            order = SeedableRandomSampler(data_source=rows, data_seed=seed)
         self.order: Any = order or SequentialSampler(rows)
 
     def __len__(self) -> int:

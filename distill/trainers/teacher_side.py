@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from distill.adapters import adapter_off, base_of, check_no_virtual_tokens, check_off_is_base, is_adapted
 from distill.quantising import is_dispatched, is_quantised
 from distill.teachers.local import LocalTeacher
-from distill.trainers.fsdp import release, shard
+from distill.trainers.fsdp import shard
 
 SELF = "self"  # the word for: the student, with its adapter off
 
@@ -84,12 +84,13 @@ class ShardedModel(OwnModel):
                 "A teacher that is quantised, or spread over devices by device_map, cannot be divided over processes as well; load "
                 "it plainly, or leave shard_teacher out."
             )
-        shard(base_of(model), device)
+        self.parts = shard(base_of(model), device)
         super().__init__(model, device)
 
     def release(self) -> None:
         """Free the head, which stayed gathered for the objectives."""
-        release(self.model)
+        for part in self.parts:
+            part.reshard()
 
 
 def _place(model: Any, device: torch.device) -> None:
