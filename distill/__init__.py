@@ -5,11 +5,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distill import divergences
-    from distill.generation import generate
-    from distill.objectives import AttentionMaps, HiddenStates, Logits, Schedule
-    from distill.pairs import load_pairs
-    from distill.students import make_student
+    from distill.generation.asking import generate
+    from distill.models.students import make_student
+    from distill.objectives import AttentionMaps, HiddenStates, Logits, Schedule, divergences
+    from distill.pairs.schema import load_pairs
     from distill.trainers import BlackBoxTrainer, WhiteBoxTrainer
 
 __version__ = "0.1.0"
@@ -34,15 +33,15 @@ _HOMES = {
     "Logits": "distill.objectives",
     "Schedule": "distill.objectives",
     "WhiteBoxTrainer": "distill.trainers.white_box",
-    "generate": "distill.generation",
+    "generate": "distill.generation.asking",
     "load_pairs": "distill.pairs",
-    "make_student": "distill.students",
+    "make_student": "distill.models.students",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name == "divergences":
-        return importlib.import_module("distill.divergences")
+        return importlib.import_module("distill.objectives.divergences")
     if name not in _HOMES:
         raise AttributeError(f"module 'distill' has no attribute {name!r}")
     was_enabled = gc.isenabled()

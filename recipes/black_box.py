@@ -11,10 +11,11 @@ command goes on from there. Flags are those below and all of transformers.Traini
 from functools import partial
 
 from distill import BlackBoxTrainer, make_student
-from distill.card import write_card
-from distill.preflight import check_before_training
-from distill.provenance import drawn_as
-from distill.recipe import (
+from distill.curation.preflight import check_before_training
+from distill.reports.card import write_card
+from distill.reports.provenance import drawn_as
+from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume
+from distill.running.recipe import (
     BlackBoxArguments,
     block_sample,
     in_tokens_of,
@@ -25,10 +26,9 @@ from distill.recipe import (
     settings_of,
     split_pairs,
 )
-from distill.runs import RunFolder, one_sentence, save_student, train_or_resume
 from distill.teachers import LocalTeacher
 from distill.trainers.fsdp import whole_student
-from distill.tuning import tuning_of
+from distill.trainers.tuning import tuning_of
 
 
 @one_sentence

@@ -16,15 +16,22 @@ from typing import Any
 import datasets
 
 from distill import load_pairs
-from distill.arguments import parse
-from distill.cleaning import DUPLICATES, drop_duplicates, drop_near_duplicates
-from distill.contamination import drop_contaminated, find_contamination, read_evaluation
-from distill.filters import drop_broken, drop_cut, filter_format, filter_language, filter_length, filter_repetition
-from distill.models import load_tokenizer
-from distill.pairs import save_pairs
-from distill.provenance import write_steps
-from distill.runs import one_sentence
-from distill.steps import Step, steps_table
+from distill.basics.steps import Step, steps_table
+from distill.curation.contamination import drop_contaminated, find_contamination, read_evaluation
+from distill.curation.duplicates import DUPLICATES, drop_duplicates, drop_near_duplicates
+from distill.curation.filters import (
+    drop_broken,
+    drop_cut,
+    filter_format,
+    filter_language,
+    filter_length,
+    filter_repetition,
+)
+from distill.models.load import load_tokenizer
+from distill.pairs.schema import save_pairs
+from distill.reports.provenance import write_steps
+from distill.running.arguments import parse
+from distill.running.folder import one_sentence
 
 Cleaner = Callable[[datasets.Dataset], tuple[datasets.Dataset, Step]]
 

@@ -25,16 +25,23 @@ from transformers import PreTrainedModel, TrainingArguments
 
 import distill
 from distill import BlackBoxTrainer, WhiteBoxTrainer, generate, make_student
-from distill.card import write_card
+from distill.basics.progress import Stages
 from distill.evaluation import Agreement, AgreementCurve, HeldOut
-from distill.models import fast_dtype
-from distill.pictures import check_report_extra
-from distill.progress import Stages
-from distill.prompts import read_prompts
-from distill.recipe import block_sample, build_objectives, parse_recipe, prepare_prompts, settings_of, split_pairs
-from distill.report import ABLATION, WAYS, ablation_table, write_report
-from distill.runs import RunFolder, one_sentence, save_student, train_or_resume, write_json
-from distill.students import STRATEGIES
+from distill.generation.prompts import read_prompts
+from distill.models.load import fast_dtype
+from distill.models.students import STRATEGIES
+from distill.reports.card import write_card
+from distill.reports.pictures import check_report_extra
+from distill.reports.report import ABLATION, WAYS, ablation_table, write_report
+from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume, write_json
+from distill.running.recipe import (
+    block_sample,
+    build_objectives,
+    parse_recipe,
+    prepare_prompts,
+    settings_of,
+    split_pairs,
+)
 from distill.teachers import LocalTeacher, Sampling
 
 

@@ -26,7 +26,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import distill
 from distill import generate, make_student
-from distill.arguments import parse
 from distill.equivalence import (
     TITLES,
     Bed,
@@ -47,10 +46,11 @@ from distill.equivalence import (
     write_page,
 )
 from distill.equivalence.programs import has_trl
-from distill.models import load_model, load_tokenizer
-from distill.pictures import check_report_extra
-from distill.recipe import block_sample, in_tokens_of
-from distill.runs import one_sentence, write_json
+from distill.models.load import load_model, load_tokenizer
+from distill.reports.pictures import check_report_extra
+from distill.running.arguments import parse
+from distill.running.folder import one_sentence, write_json
+from distill.running.recipe import block_sample, in_tokens_of
 from distill.teachers import LocalTeacher
 
 

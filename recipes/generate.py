@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distill import generate
-from distill.arguments import parse
-from distill.prompts import read_distinct_prompts, write_prompts
-from distill.recipe import ServerArguments, teacher_behind
-from distill.runs import one_sentence
+from distill.generation.prompts import read_distinct_prompts, write_prompts
+from distill.running.arguments import parse
+from distill.running.folder import one_sentence
+from distill.running.recipe import ServerArguments, teacher_behind
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address
 

@@ -16,13 +16,13 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from distill import load_pairs
-from distill.arguments import parse
-from distill.contamination import find_contamination, read_evaluation
-from distill.embedded import EMBEDDED
-from distill.inspection import check_rich, example, findings_list, preflight_table, show
-from distill.models import load_tokenizer
-from distill.preflight import preflight
-from distill.runs import one_sentence
+from distill.curation.contamination import find_contamination, read_evaluation
+from distill.curation.inspection import check_rich, example, findings_list, preflight_table, show
+from distill.curation.preflight import preflight
+from distill.models.embedded import EMBEDDED
+from distill.models.load import load_tokenizer
+from distill.running.arguments import parse
+from distill.running.folder import one_sentence
 
 
 @dataclass

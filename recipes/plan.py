@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from distill.arguments import parse
-from distill.models import fast_dtype
+from distill.models.load import fast_dtype
 from distill.planning import (
     OPTIMISERS,
     SHARDINGS,
@@ -29,8 +28,9 @@ from distill.planning import (
     plan,
     shape_of,
 )
-from distill.recipe import build_objectives
-from distill.runs import one_sentence
+from distill.running.arguments import parse
+from distill.running.folder import one_sentence
+from distill.running.recipe import build_objectives
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -23,20 +23,20 @@ import datasets
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from distill import BlackBoxTrainer, generate
-from distill.card import write_card
+from distill.basics.fingerprint import fingerprint
+from distill.basics.steps import Step, steps_table
+from distill.curation.preflight import check_before_training
+from distill.curation.selection import KEEP, pass_rates, select
+from distill.curation.verifiers import load_verifier, read_rows, task_rows, verify
 from distill.evaluation.accuracy import Accuracy, accuracy, accuracy_table
-from distill.models import fast_dtype, load_model, load_tokenizer
-from distill.pairs import fingerprint
-from distill.preflight import check_before_training
-from distill.reasoning import CUT_TRACES, cut_traces
-from distill.recipe import ServerArguments, in_tokens_of, parse_recipe, settings_of, teacher_behind
-from distill.runs import RunFolder, one_sentence, save_student, train_or_resume, write_json
-from distill.selection import KEEP, pass_rates, select
-from distill.steps import Step, steps_table
+from distill.generation.worked_examples import CHAIN_SUM, Example, read_examples, with_examples, without_examples
+from distill.models.load import fast_dtype, load_model, load_tokenizer
+from distill.reports.card import write_card
+from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume, write_json
+from distill.running.recipe import ServerArguments, in_tokens_of, parse_recipe, settings_of, teacher_behind
 from distill.teachers import LocalTeacher, Sampling, ServerTeacher
 from distill.teachers.server import is_address
-from distill.verifiers import load_verifier, read_rows, task_rows, verify
-from distill.worked_examples import CHAIN_SUM, Example, read_examples, with_examples, without_examples
+from distill.text.traces import CUT_TRACES, cut_traces
 
 Rows = list[dict[str, Any]]
 

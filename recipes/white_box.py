@@ -15,12 +15,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from distill import WhiteBoxTrainer, make_student
-from distill.card import write_card
-from distill.divergences import NAMES
+from distill.curation.preflight import check_before_training
 from distill.evaluation import AgreementCurve, HeldOut
-from distill.preflight import check_before_training
-from distill.provenance import drawn_as
-from distill.recipe import (
+from distill.objectives.divergences import NAMES
+from distill.reports.card import write_card
+from distill.reports.provenance import drawn_as
+from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume
+from distill.running.recipe import (
     DataArguments,
     block_sample,
     build_objectives,
@@ -32,12 +33,11 @@ from distill.recipe import (
     settings_of,
     split_pairs,
 )
-from distill.runs import RunFolder, one_sentence, save_student, train_or_resume
+from distill.signals.sources import SELF
 from distill.teachers import LocalTeacher
+from distill.text.vocabulary import shared_vocabulary
 from distill.trainers.fsdp import whole_student
-from distill.trainers.teacher_side import SELF
-from distill.tuning import TuningArguments, tuning_of
-from distill.vocabulary import shared_vocabulary
+from distill.trainers.tuning import TuningArguments, tuning_of
 
 
 @dataclass

@@ -31,11 +31,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 import distill
 from distill import AttentionMaps, HiddenStates, Logits
-from distill.collate import PairCollator, supervised_rows
-from distill.divergences import forward_kl
+from distill.models.students import find_layers
 from distill.objectives import Objective
-from distill.students import find_layers
-from distill.taps import Signals, run_with_taps
+from distill.objectives.divergences import forward_kl
+from distill.pairs.collate import PairCollator, supervised_rows
+from distill.signals import Signals, run_with_taps
 
 PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
 SIDES = ("right", "left")

@@ -25,7 +25,7 @@ from measuring import Measured, peak_memory
 from transformers import LlamaConfig, Trainer
 
 from distill import Logits, WhiteBoxTrainer
-from distill.collate import supervised_rows
+from distill.pairs.collate import supervised_rows
 
 LENGTHS, QUICK = (128, 512, 2048), (64, 128)
 ALONE, APART, TOGETHER = "one alone", "each for itself", "DDP"

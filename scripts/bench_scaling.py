@@ -29,13 +29,13 @@ from scaling_page import write_pictures, write_tables
 from transformers import LlamaConfig
 
 from distill import AttentionMaps, HiddenStates, Logits
-from distill.divergences import by_name
-from distill.maps import Comparison, next_token_divergence
-from distill.models import fast_dtype
+from distill.models.load import fast_dtype
+from distill.objectives import Comparison, next_token_divergence
+from distill.objectives.divergences import by_name
 from distill.planning import Setting, plan, shape_of
 from distill.planning.dry_run import TEACHER
 from distill.planning.plan import UPDATE
-from distill.taps import Finish, HeadTap
+from distill.signals import Finish, HeadTap
 
 DOCS = Path(__file__).parent.parent / "docs"
 SFT, TEACHER_FORWARD, WHITE, ALL, MAP = (

@@ -22,7 +22,7 @@ import aiohttp
 import openai
 
 from distill import generate
-from distill.models import load_tokenizer
+from distill.models.load import load_tokenizer
 from distill.teachers import ServerTeacher
 
 SERVER = Path(__file__).parent.parent / "tests" / "fake_server.py"

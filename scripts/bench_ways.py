@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Trainer, TrainingArguments
 
 from distill import WhiteBoxTrainer
-from distill.collate import supervised_rows
 from distill.objectives import Objective
+from distill.pairs.collate import supervised_rows
 from distill.teachers import LocalTeacher
 
 Batch = dict[str, Tensor]

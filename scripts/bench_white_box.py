@@ -31,10 +31,9 @@ from measuring import Measured, machine, measure, table
 from torch import Tensor
 
 from distill import AttentionMaps, HiddenStates, Logits
-from distill.divergences import by_name
-from distill.maps import Comparison, attention_divergence, next_token_divergence
-from distill.objectives import Objective
-from distill.taps import AttentionTap, Finish, HeadTap
+from distill.objectives import Comparison, Objective, attention_divergence, next_token_divergence
+from distill.objectives.divergences import by_name
+from distill.signals import AttentionTap, Finish, HeadTap
 
 SHAPES = ((4, 256), (2, 1024), (1, 4096))
 SHARES = "0,0.5,0.8"

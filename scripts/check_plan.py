@@ -29,11 +29,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, PreTrainedModel, TrainingArguments
 
 from distill import BlackBoxTrainer, WhiteBoxTrainer, make_student
-from distill.embedded import fetch_embedded
-from distill.models import fast_dtype, load_model, load_tokenizer
-from distill.pairs import pairs_from_rows
+from distill.models.embedded import fetch_embedded
+from distill.models.load import fast_dtype, load_model, load_tokenizer
+from distill.pairs.schema import pairs_from_rows
 from distill.planning import Plan, Setting, cut, plan, shape_of
-from distill.recipe import build_objectives
+from distill.running.recipe import build_objectives
 
 aten = torch.ops.aten
 

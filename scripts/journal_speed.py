@@ -12,7 +12,7 @@ APPENDS = 2_000
 
 def measure(folder: Path) -> bool:
     """Print two tables; whether every row was there."""
-    from distill.journal import Journal
+    from distill.generation.journal import Journal
 
     rows = _rows(APPENDS)
     print("## The journal: single rows appended, and opened\n")
@@ -51,9 +51,9 @@ def measure(folder: Path) -> bool:
 
 
 def _opening(folder: Path, rows: list[dict[str, Any]]) -> bool:
-    from distill.journal import Journal
-    from distill.jsonl import sealed_line
-    from distill.pairs import load_pairs
+    from distill.basics.jsonl import sealed_line
+    from distill.generation.journal import Journal
+    from distill.pairs.schema import load_pairs
 
     path = folder / "many.jsonl"
     with Journal(path, {}):
@@ -98,6 +98,6 @@ def _rows(count: int) -> list[dict[str, Any]]:
 
 
 def _size(row: dict[str, Any]) -> int:
-    from distill.jsonl import sealed_line
+    from distill.basics.jsonl import sealed_line
 
     return len(sealed_line(row))

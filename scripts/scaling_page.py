@@ -6,7 +6,7 @@ from typing import Any
 from measuring import table
 from slopes import fit_line, fit_square, picture
 
-from distill.pictures import draw
+from distill.reports.pictures import draw
 
 MARK = "<!-- Written by scripts/bench_scaling.py from here on. -->"
 SFT, TEACHER, WHITE = "SFT step", "teacher forward", "white box, logits"

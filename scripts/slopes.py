@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy
 
-from distill.pictures import draw
+from distill.reports.pictures import draw
 
 
 @dataclass(frozen=True)

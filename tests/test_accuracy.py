@@ -6,8 +6,8 @@ import random
 import pytest
 from conftest import build_model, build_tokenizer
 
+from distill.curation.verifiers import exact_match
 from distill.evaluation.accuracy import Accuracy, accuracy, accuracy_table, over_questions, over_seeds
-from distill.verifiers import exact_match
 
 
 def one(share, n=100):

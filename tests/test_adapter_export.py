@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM
 from white_box_runs import OBJECTIVES, fill, trainer
 
 from distill import BlackBoxTrainer
-from distill.adapters import lora_config, save_model
-from distill.models import load_model
-from distill.pairs import save_pairs
-from distill.quantising import is_bitsandbytes_available
+from distill.models.adapters import lora_config, save_model
+from distill.models.load import load_model
+from distill.models.quantising import is_bitsandbytes_available
+from distill.pairs.schema import save_pairs
 from distill.teachers import LocalTeacher
 
 peft = pytest.importorskip("peft", reason="the extra peft is not installed")

@@ -8,7 +8,7 @@ from conftest import build_model, build_pairs, build_tokenizer
 from white_box_runs import OBJECTIVES, fill, trainer
 
 from distill import BlackBoxTrainer, Logits
-from distill.adapters import lora_config, merged
+from distill.models.adapters import lora_config, merged
 
 peft = pytest.importorskip("peft", reason="the extra peft is not installed")
 TRAINED = {

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from white_box_runs import fill
 
 from distill import AttentionMaps, BlackBoxTrainer, HiddenStates, Logits, WhiteBoxTrainer
-from distill.adapters import base_of, load_in_4bit, lora_config, merged, save_model
-from distill.collate import PairCollator
+from distill.models.adapters import base_of, load_in_4bit, lora_config, merged, save_model
+from distill.pairs.collate import PairCollator
 
 peft = pytest.importorskip("peft", reason="the extra peft is not installed")
 

@@ -5,8 +5,8 @@ import torch
 from conftest import batch, build_model, family, value_of
 
 from distill import AttentionMaps, make_student
-from distill.divergences import forward_kl
-from distill.taps import run_with_taps
+from distill.objectives.divergences import forward_kl
+from distill.signals import run_with_taps
 
 
 def naive_attention(student, teacher, inputs, rows, pairs):

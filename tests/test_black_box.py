@@ -8,7 +8,7 @@ from conftest import build_model, build_pairs, build_tokenizer
 from transformers import Trainer
 
 from distill import BlackBoxTrainer
-from distill.collate import PairCollator
+from distill.pairs.collate import PairCollator
 from distill.teachers import LocalTeacher
 
 STEPS, BATCH, ACCUMULATION, RATE = 5, 2, 2, 1e-2  # 16 rows: the fifth step is in the second epoch

@@ -10,12 +10,12 @@ from huggingface_hub import ModelCard
 from transformers import TrainingArguments
 
 from distill import Logits, make_student
-from distill.card import CARD, PROVENANCE, is_edited, write_card
-from distill.embedded import EMBEDDED, cache_folder
-from distill.pairs import load_pairs, pairs_from_rows, save_pairs
-from distill.provenance import describe_pairs, describe_training, drawn_as, pairs_sha256, write_steps
-from distill.runs import save_student
-from distill.steps import Step
+from distill.basics.steps import Step
+from distill.models.embedded import EMBEDDED, cache_folder
+from distill.pairs.schema import load_pairs, pairs_from_rows, save_pairs
+from distill.reports.card import CARD, PROVENANCE, is_edited, write_card
+from distill.reports.provenance import describe_pairs, describe_training, drawn_as, pairs_sha256, write_steps
+from distill.running.folder import save_student
 from distill.teachers import LocalTeacher, Sampling
 
 STEP = Step(
@@ -84,7 +84,7 @@ def test_counts_of_the_pairs():
 @pytest.mark.parametrize("max_length", [None, 8, 12])
 @pytest.mark.parametrize("masked", [False, True])
 def test_supervised_tokens_are_those_the_collator_supervises(max_length, masked):
-    from distill.collate import PairCollator, supervised_rows
+    from distill.pairs.collate import PairCollator, supervised_rows
 
     rows = build_pairs(30).to_list()
     rows[0]["prompt_ids"] = []
@@ -318,7 +318,7 @@ def test_bad_input(tmp_path):
 
 
 def test_settings_of_the_training_are_names_that_exist(tmp_path):
-    from distill.provenance import TRAINING
+    from distill.reports.provenance import TRAINING
 
     training = TrainingArguments(str(tmp_path), use_cpu=True)
     assert [name for name in TRAINING if not hasattr(training, name)] == []

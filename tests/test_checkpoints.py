@@ -13,8 +13,8 @@ from conftest import build_model, build_pairs, build_tokenizer
 from peft import LoraConfig
 
 from distill import BlackBoxTrainer
-from distill.checkpoints import RECORD_FILE, begin, check, last_complete_checkpoint, tidy
-from distill.pickles import check_file
+from distill.trainers.checkpoints import RECORD_FILE, begin, check, last_complete_checkpoint, tidy
+from distill.trainers.pickles import check_file
 
 
 class Bomb:

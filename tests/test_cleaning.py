@@ -5,12 +5,19 @@ import re
 import pytest
 from conftest import build_pairs
 
-from distill.cleaning import drop_duplicates, drop_near_duplicates
-from distill.duplicates import near_duplicates
-from distill.filters import drop_broken, drop_cut, filter_format, filter_language, filter_length, filter_repetition
-from distill.pairs import pairs_from_rows
-from distill.repetition import GOPHER, repetition
-from distill.words import numbers, words
+from distill.curation.duplicates import drop_duplicates, drop_near_duplicates
+from distill.curation.filters import (
+    drop_broken,
+    drop_cut,
+    filter_format,
+    filter_language,
+    filter_length,
+    filter_repetition,
+)
+from distill.curation.repetition import GOPHER, repetition
+from distill.pairs.schema import pairs_from_rows
+from distill.text.near_duplicates import near_duplicates
+from distill.text.words import numbers, words
 
 
 def pairs_of(*rows, **changes):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import build_model, build_tokenizer
 
-from distill.collate import IGNORE, PairCollator, supervised_rows
+from distill.pairs.collate import IGNORE, PairCollator, supervised_rows
 
 STOPPED = {"id": "a", "prompt_ids": [5, 6, 7], "completion_ids": [8, 9, 2]}
 CUT = {"id": "b", "prompt_ids": [5], "completion_ids": [8, 9, 10, 11, 12]}

@@ -7,9 +7,9 @@ import pytest
 from conftest import build_pairs
 from test_cleaning import pairs_of
 
-from distill.contamination import drop_contaminated, find_contamination, read_evaluation
-from distill.phrases import PhraseIndex
-from distill.words import words
+from distill.curation.contamination import drop_contaminated, find_contamination, read_evaluation
+from distill.curation.phrases import PhraseIndex
+from distill.text.words import words
 
 QUESTION = (
     "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many in all?"
@@ -100,7 +100,7 @@ def test_the_wording_that_many_questions_of_a_set_share_is_not_counted():
 
 
 def test_sets_are_counted_each_by_itself_and_long_files_in_chunks(monkeypatch):
-    monkeypatch.setattr("distill.contamination._ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("distill.curation.contamination._ROWS_AT_ONCE", 2)
     pairs = pairs_of(("a", "b"), (QUESTION, "b"), (OTHER, "b"), ("a", OTHER), ("a", "b"))
     first, second = find_contamination(pairs, {"one": [QUESTION], "two": [OTHER]})
     assert (first.rows, second.rows) == ((1,), (2, 3))
@@ -109,7 +109,7 @@ def test_sets_are_counted_each_by_itself_and_long_files_in_chunks(monkeypatch):
 
 def test_messages_are_looked_into():
     rows = [{**row, "prompt": [{"role": "user", "content": QUESTION}]} for row in pairs_of(("a", "b"))]
-    from distill.pairs import pairs_from_rows
+    from distill.pairs.schema import pairs_from_rows
 
     assert find_contamination(pairs_from_rows(rows, where="test"), {"gsm8k": [QUESTION]})[0].rows == (0,)
 

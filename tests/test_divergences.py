@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from distill import divergences
-from distill.divergences import NAMES, by_name, forward_kl, generalized_jsd, reverse_kl, scaled_jsd
+from distill.objectives.divergences import NAMES, by_name, forward_kl, generalized_jsd, reverse_kl, scaled_jsd
 
 SETTINGS = {
     "forward_kl": {},

@@ -10,9 +10,9 @@ from conftest import build_model, build_pairs, build_tokenizer
 from transformers import AutoModelForCausalLM, EarlyStoppingCallback, TrainerCallback
 
 from distill import BlackBoxTrainer
-from distill.collate import PairCollator
-from distill.runs import train_or_resume
-from distill.tuning import TuningArguments, stop_early, tuning_of
+from distill.pairs.collate import PairCollator
+from distill.running.folder import train_or_resume
+from distill.trainers.tuning import TuningArguments, stop_early, tuning_of
 from recipes import black_box
 
 

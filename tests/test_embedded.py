@@ -7,9 +7,9 @@ import zipfile
 import pytest
 import torch
 
-from distill import embedded
-from distill.embedded import EMBEDDED, MANIFEST, fetch_embedded
-from distill.models import load_model, load_tokenizer, resolve_model
+from distill.models import embedded
+from distill.models.embedded import EMBEDDED, MANIFEST, fetch_embedded
+from distill.models.load import load_model, load_tokenizer, resolve_model
 
 NAME = "smollm2-135m"
 
@@ -154,7 +154,7 @@ def test_a_cut_of_the_real_one_learns_both_ways(real_teacher, arguments):
     import copy
 
     from distill import BlackBoxTrainer, Logits, WhiteBoxTrainer, generate, make_student
-    from distill.models import fast_dtype
+    from distill.models.load import fast_dtype
 
     pairs = generate(real_teacher, ["Name a colour.", "What is rain?"], max_new_tokens=12, progress=False)
     student = make_student(real_teacher.model, 20, strategy="first_last")

@@ -3,7 +3,7 @@
 import pytest
 from conftest import build_tokenizer
 
-from distill.encode import as_prompt, encode_completion, encode_prompt, user_header_ids
+from distill.text.encode import as_prompt, encode_completion, encode_prompt, user_header_ids
 
 
 def test_a_string_is_one_user_turn_where_there_is_a_template(tokenizer):

@@ -14,20 +14,10 @@ from conftest import all_hold, build_model, build_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from distill import generate, make_student
-from distill.equivalence import (
-    Section,
-    breaks,
-    controls,
-    ladder,
-    obstacles,
-    provenance,
-    real,
-    sources,
-    write_page,
-)
+from distill.equivalence import Section, breaks, controls, ladder, obstacles, provenance, real, sources, write_page
 from distill.equivalence.programs import black_box, by_hand, parameters_hash
 from distill.equivalence.real_model import paired_tost
-from distill.pairs import pairs_from_rows
+from distill.pairs.schema import pairs_from_rows
 from distill.teachers import LocalTeacher
 
 ROOT = Path(__file__).parent.parent

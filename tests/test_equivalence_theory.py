@@ -5,15 +5,7 @@ import torch
 from conftest import all_hold
 from torch.nn.functional import cross_entropy
 
-from distill.equivalence import (
-    TITLES,
-    breaks,
-    bridge,
-    gradients,
-    hard_labels,
-    law,
-    noise_floor,
-)
+from distill.equivalence import TITLES, breaks, bridge, gradients, hard_labels, law, noise_floor
 from distill.equivalence.one_hot import four_ways
 
 

@@ -7,8 +7,8 @@ import torch
 from conftest import build_model, build_pairs, build_tokenizer
 
 from distill import BlackBoxTrainer
+from distill.basics.progress import Stages
 from distill.evaluation import AgreementCurve, HeldOut
-from distill.progress import Stages
 
 FP32 = torch.float32
 

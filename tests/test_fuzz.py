@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import from_json
 
-from distill.journal import Journal
-from distill.jsonl import CHECKSUM, sealed_line
-from distill.pairs import COLUMNS, OPTIONAL, load_pairs, pairs_from_rows
+from distill.basics.jsonl import CHECKSUM, sealed_line
+from distill.generation.journal import Journal
+from distill.pairs.schema import COLUMNS, OPTIONAL, load_pairs, pairs_from_rows
 
 SEEN: Counter[str] = Counter()
 FOLDER = tempfile.TemporaryDirectory(

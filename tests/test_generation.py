@@ -9,11 +9,11 @@ import torch
 from conftest import build_model, build_tokenizer
 from transformers import GenerationConfig
 
-import distill.prompts
+import distill.generation.prompts
 import distill.teachers
 from distill import generate
-from distill.journal import Journal
-from distill.prompts import drop_duplicates, read_prompts, without_duplicates, write_prompts
+from distill.generation.journal import Journal
+from distill.generation.prompts import drop_duplicates, read_prompts, without_duplicates, write_prompts
 from distill.teachers import LocalTeacher, Sampling
 
 PROMPTS = ["the cat", "a dog ran on the mat", "why", "what is a colour", "so", "the mat and the dog", "user"]
@@ -255,7 +255,7 @@ def test_a_teacher_that_repeats_itself_cannot_write_prompts(teacher, monkeypatch
 
 
 def test_written_prompts_go_on_after_an_interruption_and_are_guarded(teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(distill.prompts, "_reads_like_a_prompt", lambda text: bool(text))
+    monkeypatch.setattr(distill.generation.prompts, "_reads_like_a_prompt", lambda text: bool(text))
     settings = {"max_new_tokens": 30, "batch_size": 3, "progress": False}
     path, real, calls = tmp_path / "prompts.jsonl", teacher.complete, []
 

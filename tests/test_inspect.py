@@ -15,11 +15,11 @@ from test_contamination import QUESTION
 from test_preflight import row
 
 from distill import load_pairs
-from distill.collate import IGNORE, PairCollator
-from distill.inspection import example, findings_list, preflight_table, show
-from distill.pairs import pairs_from_rows, save_pairs
-from distill.preflight import preflight
-from distill.provenance import drawn_as
+from distill.curation.inspection import example, findings_list, preflight_table, show
+from distill.curation.preflight import preflight
+from distill.pairs.collate import IGNORE, PairCollator
+from distill.pairs.schema import pairs_from_rows, save_pairs
+from distill.reports.provenance import drawn_as
 
 ROOT = Path(__file__).parent.parent
 MARK = "▔"

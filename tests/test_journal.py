@@ -11,10 +11,11 @@ import time
 import pytest
 from conftest import build_pairs
 
-from distill import disk, journal, journal_rows
-from distill.journal import Journal
-from distill.jsonl import is_intact, sealed_line
-from distill.pairs import load_pairs
+from distill.basics import disk
+from distill.basics.jsonl import is_intact, sealed_line
+from distill.generation import journal, journal_rows
+from distill.generation.journal import Journal
+from distill.pairs.schema import load_pairs
 
 SETTINGS = {"teacher": "tiny", "seed": 0}
 ROWS = build_pairs(4).to_list()

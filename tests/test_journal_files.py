@@ -5,8 +5,8 @@ import json
 import pytest
 from test_journal import ROWS, SETTINGS, by_id, content, write
 
-from distill.journal import Journal
-from distill.jsonl import CHECKSUM, sealed_line
+from distill.basics.jsonl import CHECKSUM, sealed_line
+from distill.generation.journal import Journal
 
 
 @pytest.mark.parametrize("sealed", [True, False])

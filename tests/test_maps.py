@@ -7,10 +7,11 @@ import pytest
 import torch
 from conftest import build_model
 
-from distill.divergences import NAMES, by_name
-from distill.maps import Comparison, attention_divergence, attention_scores, next_token, next_token_divergence
-from distill.maps import attention as attention_maps
-from distill.taps import AttentionTap, Finish, HeadTap
+from distill.objectives import Comparison, attention_divergence, attention_scores, next_token_divergence
+from distill.objectives import streamed_attention as attention_maps
+from distill.objectives import streamed_next_token as next_token
+from distill.objectives.divergences import NAMES, by_name
+from distill.signals import AttentionTap, Finish, HeadTap
 
 FINISHES = {"plain": Finish(), "scaled": Finish(0.5), "capped": Finish(2.0, 5.0)}
 
@@ -287,7 +288,7 @@ def test_attention_scores_are_the_whole_map():
 def test_a_head_tied_to_the_embeddings_gets_both_gradients():
     """Through a whole model, against the model's own logits."""
     from distill import Logits
-    from distill.taps import Wants, run_with_taps
+    from distill.signals import Wants, run_with_taps
 
     student, teacher = build_model(seed=7, tie_word_embeddings=True), build_model(seed=1)
     twin = copy.deepcopy(student)

@@ -7,9 +7,9 @@ import torch
 from conftest import batch, build_model, family, value_of
 
 from distill import AttentionMaps, HiddenStates, Logits, Schedule, make_student
-from distill.divergences import NAMES, by_name, forward_kl
 from distill.objectives.base import resolve_layers
-from distill.taps import Signals, Wants, run_with_taps
+from distill.objectives.divergences import NAMES, by_name, forward_kl
+from distill.signals import Signals, Wants, run_with_taps
 
 
 @pytest.mark.parametrize(

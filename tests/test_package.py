@@ -13,61 +13,24 @@ import pytest
 import distill
 
 ROOT = Path(__file__).parent.parent
-# A module may import from its own floor's left-hand neighbours in this list and from everything further left.
-FLOORS = [
-    {
-        "pictures",
-        "encode",
-        "conversations",
-        "columns",
-        "reasoning",
-        "divergences",
-        "embedded",
-        "progress",
-        "arguments",
-        "vocabulary",
-        "steps",
-        "redact",
-        "jsonl",
-        "disk",
-        "words",
-        "duplicates",
-        "language",
-        "phrases",
-        "repetition",
-        "settings",
-        "checkpoints",
-        "quantising",
-        "processes",
-        "pickles",
-    },
-    {"pairs", "models", "taps", "students", "adapters", "worked_examples"},
-    {
-        "journal",
-        "journal_rows",
-        "collate",
-        "packing",
-        "maps",
-        "teachers",
-        "provenance",
-        "cleaning",
-        "filters",
-        "contamination",
-    },
-    {
-        "objectives",
-        "generation",
-        "prompts",
-        "evaluation",
-        "verifiers",
-        "selection",
-        "card",
-        "measures",
-        "findings",
-        "preflight",
-    },
-    {"trainers", "runs", "report", "inspection", "tuning", "planning"},
-    {"equivalence", "recipe", "cli"},
+PACKAGE = ROOT / "distill"
+# A room imports from itself and from rooms further left.
+ROOMS = [
+    "basics",
+    "text",
+    "models",
+    "pairs",
+    "teachers",
+    "generation",
+    "curation",
+    "signals",
+    "objectives",
+    "trainers",
+    "evaluation",
+    "planning",
+    "reports",
+    "equivalence",
+    "running",
 ]
 
 
@@ -78,7 +41,11 @@ def python(code):
 
 def test_public_names_are_what_they_should_be_whatever_was_imported_before():
     names = ", ".join(distill.__all__)
-    for first in ("", "import distill.generation, distill.trainers.black_box; ", "import distill.divergences; "):
+    for first in (
+        "",
+        "import distill.generation, distill.trainers.black_box; ",
+        "import distill.objectives.divergences; ",
+    ):
         code = f"{first}from distill import {names}; print(callable(generate), divergences.forward_kl.__name__)"
         result = python(code)
         assert result.stdout.strip() == "True forward_kl", result.stderr
@@ -92,22 +59,45 @@ def test_the_package_itself_imports_nothing_heavy():
     assert python(code).stdout.strip() == "[]"
 
 
-def test_imports_go_one_way():
-    level = {name: i for i, floor in enumerate(FLOORS) for name in floor}
-    for path in (ROOT / "distill").rglob("*.py"):
-        room = path.relative_to(ROOT / "distill").parts[0].removesuffix(".py")
-        if room in ("__init__", "templates"):
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("distill."):
-                other = node.module.split(".")[1]
-                assert level[other] <= level[room], f"{path.name} imports {node.module}, which lies above it"
+def test_every_module_lies_in_a_room_that_says_what_it_is_for():
+    loose = {path.name for path in PACKAGE.glob("*.py")}
+    assert loose == {"__init__.py", "cli.py"}
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(ROOMS)
+    for room in ROOMS:
+        said = ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text()))
+        assert said, f"{room}/__init__.py does not say what the room is for"
+        assert len(said.splitlines()) <= 5, f"{room}/__init__.py says more than a few lines"
+
+
+def test_no_room_imports_one_below_it():
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).parts[0]
+        if room in ROOMS:
+            for line, other in imported_rooms(path):
+                assert ROOMS.index(other) <= ROOMS.index(room), (
+                    f"{path}:{line} imports {other}, which lies below {room}"
+                )
+
+
+def imported_rooms(path):
+    """(line, room) of every import of this package, also of those inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import hides which room it is from"
+            names = [f"{node.module}.{name}" for name in names]
+        for name in names:
+            top, _, rest = name.partition(".")
+            room = rest.partition(".")[0]
+            if top == "distill" and room not in ("__version__", "recipes"):
+                assert room in ROOMS, f"{path}:{node.lineno} imports {name} from no room; name where it is defined"
+                yield node.lineno, room
 
 
 def test_every_room_is_in_the_wheel():
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
-    rooms = {"distill." + path.parent.name for path in (ROOT / "distill").glob("*/__init__.py")}
-    assert listed == rooms | {"distill", "distill.recipes"}
+    found = {".".join(path.relative_to(ROOT).parts[:-1]) for path in PACKAGE.rglob("__init__.py")}
+    assert listed == found | {"distill.recipes"}
 
 
 def test_the_docs_name_code_and_tests_that_exist():

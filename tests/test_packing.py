@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill import AttentionMaps, BlackBoxTrainer, HiddenStates, Logits, WhiteBoxTrainer
-from distill.collate import IGNORE, PairCollator, document_tokens
-from distill.packing import PackedPairs, best_fit, check_keeps_documents_apart, pack_pairs
+from distill.pairs.collate import IGNORE, PairCollator, document_tokens
+from distill.pairs.packing import PackedPairs, best_fit, pack_pairs
+from distill.trainers.packed import check_keeps_documents_apart
 
 CAPACITY = 48
 APART = ["llama", "mistral", "gemma2", "gpt2", "cohere", "granite", "phi"]

@@ -8,7 +8,7 @@ from chat_templates import FAMILIES
 from conftest import build_pairs, build_tokenizer
 
 from distill import load_pairs
-from distill.pairs import COLUMNS, are_tokens_of, complete_row, pairs_from_rows, retokenize, save_pairs
+from distill.pairs.schema import COLUMNS, are_tokens_of, complete_row, pairs_from_rows, retokenize, save_pairs
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs"])

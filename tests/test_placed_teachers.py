@@ -9,13 +9,14 @@ from conftest import build_model, build_pairs, build_tokenizer
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from white_box_runs import OBJECTIVES, fill, trainer
 
-from distill import BlackBoxTrainer, Logits, generate, make_student, quantising
-from distill.adapters import lora_config, merged
-from distill.collate import supervised_rows
-from distill.divergences import forward_kl
-from distill.quantising import in_bits, is_quantised
+from distill import BlackBoxTrainer, Logits, generate, make_student
+from distill.models import quantising
+from distill.models.adapters import lora_config, merged
+from distill.models.quantising import in_bits, is_quantised
+from distill.objectives.divergences import forward_kl
+from distill.pairs.collate import supervised_rows
+from distill.signals.sources import OwnModel
 from distill.teachers import LocalTeacher
-from distill.trainers.teacher_side import OwnModel
 
 needs_bitsandbytes = pytest.mark.skipif(
     not quantising.is_bitsandbytes_available(), reason="the extra quantised is not installed"

@@ -6,10 +6,10 @@ import pytest
 from conftest import build_model, build_pairs, build_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from distill.collate import IGNORE, PairCollator
-from distill.measures import PairArrays
-from distill.pairs import pairs_from_rows
-from distill.preflight import check_before_training, preflight
+from distill.curation.preflight import check_before_training, preflight
+from distill.pairs.collate import IGNORE, PairCollator
+from distill.pairs.measures import PairArrays
+from distill.pairs.schema import pairs_from_rows
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from white_box_runs import black_box_trainer, trainer
 
 from distill import HiddenStates
-from distill.checkpoints import last_complete_checkpoint
+from distill.trainers.checkpoints import last_complete_checkpoint
 
 SHARDED = {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}}
 

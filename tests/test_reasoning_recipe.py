@@ -12,7 +12,7 @@ from fake_server import FakeServer
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from distill import load_pairs
-from distill.models import load_tokenizer
+from distill.models.load import load_tokenizer
 
 SETTINGS = Path(__file__).parent.parent / "recipes" / "settings"
 TINY = ["--bf16", "False", "--max_new_tokens", "6", "--save_strategy", "no", "--generation_batch_size", "32"]

@@ -5,9 +5,10 @@ from chat_templates import FAMILIES, TAGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.encode import encode_completion, encode_prompt, opens_trace, template_with
-from distill.pairs import complete_row, fingerprint, pairs_from_rows
-from distill.reasoning import completion_text, cut_traces, fit_trace, has_cut_trace, split_trace
+from distill.basics.fingerprint import fingerprint
+from distill.pairs.schema import complete_row, pairs_from_rows
+from distill.text.encode import encode_completion, encode_prompt, opens_trace, template_with
+from distill.text.traces import completion_text, cut_traces, fit_trace, has_cut_trace, split_trace
 
 USER = {"role": "user", "content": "what is a cat"}
 REASONING, ANSWER = "the cat sat\nso it is", "a colour"

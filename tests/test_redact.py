@@ -2,7 +2,7 @@
 
 import pytest
 
-from distill.redact import REMOVED, clean, public_name, secret_in
+from distill.basics.redact import REMOVED, clean, public_name, secret_in
 
 
 @pytest.mark.parametrize(

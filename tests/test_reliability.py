@@ -13,7 +13,7 @@ from fake_server import FakeServer
 from fault_proxy import FAULTS, FaultProxy
 
 from distill import generate
-from distill.runs import one_sentence
+from distill.running.folder import one_sentence
 from distill.teachers import LocalTeacher, ServerTeacher
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "reliability.py"

@@ -14,8 +14,9 @@ from processes import run_processes
 from resume_ranks import together
 from resume_runs import assert_same_end, black, log, weights, white
 
-from distill import AttentionMaps, checkpoints
-from distill.checkpoints import RECORD_FILE
+from distill import AttentionMaps
+from distill.trainers import checkpoints
+from distill.trainers.checkpoints import RECORD_FILE
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "kill_training.py"
 

@@ -8,9 +8,9 @@ from resume_runs import black, white
 from transformers import TrainerCallback
 
 from distill import HiddenStates, Logits
-from distill.checkpoints import LOCK_FILE, last_complete_checkpoint
 from distill.objectives import Schedule
-from distill.runs import RunFolder, train_or_resume
+from distill.running.folder import RunFolder, train_or_resume
+from distill.trainers.checkpoints import LOCK_FILE, last_complete_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ import re
 import pytest
 import torch
 
+from distill.basics.steps import Step, steps_table
+from distill.curation.selection import KEEP, effect_of, pass_rates, select
+from distill.curation.verifiers import verify
 from distill.equivalence import Bed
-from distill.pairs import pairs_from_rows
-from distill.selection import KEEP, effect_of, pass_rates, select
-from distill.steps import Step, steps_table
-from distill.verifiers import verify
+from distill.pairs.schema import pairs_from_rows
 
 
 def scored(scores, errors=None):

@@ -10,9 +10,9 @@ from conftest import build_model, build_pairs, build_tokenizer
 from white_box_runs import OBJECTIVES, fill
 
 from distill import Logits, WhiteBoxTrainer
-from distill.adapters import adapter_off, base_of, lora_config
+from distill.models.adapters import adapter_off, base_of, lora_config
+from distill.signals.sources import AdapterOff
 from distill.teachers import LocalTeacher
-from distill.trainers.teacher_side import AdapterOff
 
 peft = pytest.importorskip("peft", reason="the extra peft is not installed")
 

@@ -12,10 +12,10 @@ from conftest import build_model, build_tokenizer, free_port
 from fake_server import FakeServer, error, web_page, with_status
 
 from distill import generate
-from distill.pairs import load_pairs
-from distill.reasoning import split_trace
+from distill.pairs.schema import load_pairs
 from distill.teachers import Completion, LocalTeacher, Refusal, Sampling, ServerTeacher
 from distill.teachers.answers import completion_of, read_answers
+from distill.text.traces import split_trace
 
 TOKENIZER = build_tokenizer()
 EOS = TOKENIZER.eos_token_id

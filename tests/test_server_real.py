@@ -13,7 +13,7 @@ import pytest
 from conftest import free_port
 
 from distill import generate
-from distill.models import resolve_model
+from distill.models.load import resolve_model
 from distill.teachers import ServerTeacher
 
 PROMPTS = ["Name a colour.", "What is rain?"]

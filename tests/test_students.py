@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from distill import make_student
-from distill.students import block_influence, choose_layers
+from distill.models.students import block_influence, choose_layers
 
 SMALL = {
     "vocab_size": 64,
@@ -75,7 +75,7 @@ def test_families_can_be_cut(family):
 
 def _with_layers_skipped(model, skipped):
     """The naive twin: the layers stay where they are and give back what they get."""
-    from distill.students import find_layers
+    from distill.models.students import find_layers
 
     _, layers = find_layers(model)
 

@@ -5,8 +5,8 @@ import torch
 from conftest import batch, build_model, family
 from torch import nn
 
-from distill.maps import attention_scores
-from distill.taps import Finish, Wants, probe_attention, probe_head, record_attention, run_with_taps
+from distill.objectives import attention_scores
+from distill.signals import Finish, Wants, probe_attention, probe_head, record_attention, run_with_taps
 
 ATTENTION = Wants(logits=True, hidden=frozenset({0, 1}), attention=frozenset({0, 1}))
 

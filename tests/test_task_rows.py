@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from distill.pairs import pairs_from_rows
-from distill.verifiers import load_verifier, read_rows, task_rows, task_score, verify
+from distill.curation.verifiers import load_verifier, read_rows, task_rows, task_score, verify
+from distill.pairs.schema import pairs_from_rows
 
 pytest.importorskip("reasoning_gym", reason="the extra 'tasks' is not installed")
 TASKS = ["basic_arithmetic", "chain_sum", "gsm_symbolic", "leg_counting", "decimal_arithmetic", "word_sorting"]

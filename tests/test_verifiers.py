@@ -11,9 +11,7 @@ from chat_templates import FAMILIES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.encode import encode_prompt
-from distill.pairs import pairs_from_rows
-from distill.verifiers import (
+from distill.curation.verifiers import (
     exact_match,
     final_answer,
     load_verifier,
@@ -23,6 +21,8 @@ from distill.verifiers import (
     regex_match,
     verify,
 )
+from distill.pairs.schema import pairs_from_rows
+from distill.text.encode import encode_prompt
 
 NUMBERS = {
     "3": 3, "-1,234.5": Fraction(-2469, 2), "+3": 3, ".5": Fraction(1, 2), "5.": 5, "−7": -7, "1,234,567": 1234567,
@@ -242,7 +242,14 @@ def test_a_cut_trace_that_the_prompt_opened_is_no_answer():
 def test_verifiers_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     row = {"answer": "4"}
-    for spec in ("exact", "exact:last_line", "number", "number:last", "regex:^4$", "distill.verifiers:load_verifier"):
+    for spec in (
+        "exact",
+        "exact:last_line",
+        "number",
+        "number:last",
+        "regex:^4$",
+        "distill.curation.verifiers:load_verifier",
+    ):
         assert load_verifier(spec)
         if "load" not in spec:
             assert load_verifier(spec)(row, "<think>\n5\n</think>\n\n4")

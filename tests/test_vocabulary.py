@@ -5,10 +5,10 @@ import torch
 from conftest import build_model, build_pairs, build_tokenizer
 
 from distill import Logits, WhiteBoxTrainer
-from distill.collate import supervised_rows
-from distill.divergences import by_name
+from distill.objectives.divergences import by_name
+from distill.pairs.collate import supervised_rows
 from distill.teachers import LocalTeacher
-from distill.vocabulary import shared_vocabulary
+from distill.text.vocabulary import shared_vocabulary
 
 
 def test_equal_heads_and_padded_heads(tokenizer):

@@ -8,9 +8,9 @@ from conftest import build_model, build_pairs, build_tokenizer
 from white_box_runs import OBJECTIVES, gradient_of_one_step, trainer
 
 from distill import AttentionMaps, Logits
-from distill.collate import PairCollator, supervised_rows
-from distill.divergences import forward_kl
-from distill.taps import Wants
+from distill.objectives.divergences import forward_kl
+from distill.pairs.collate import PairCollator, supervised_rows
+from distill.signals import Wants
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

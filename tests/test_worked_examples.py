@@ -5,8 +5,8 @@ import json
 import pytest
 from conftest import build_tokenizer
 
-from distill.pairs import complete_row, pairs_from_rows
-from distill.worked_examples import CHAIN_SUM, read_examples, with_examples, without_examples
+from distill.generation.worked_examples import CHAIN_SUM, read_examples, with_examples, without_examples
+from distill.pairs.schema import complete_row, pairs_from_rows
 
 
 def drawn(prompt, tokenizer):

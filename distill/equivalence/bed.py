@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
 
-from distill.collate import PairCollator, supervised_rows, supervised_tokens
-from distill.divergences import forward_kl
-from distill.pairs import pairs_from_rows
-from distill.taps import Wants, run_with_taps
+from distill.objectives.divergences import forward_kl
+from distill.pairs.collate import PairCollator, supervised_rows, supervised_tokens
+from distill.pairs.schema import pairs_from_rows
+from distill.signals import Wants, run_with_taps
 from distill.teachers import LocalTeacher
 
 EOS = 0

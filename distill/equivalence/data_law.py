@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 
-from distill.divergences import forward_kl
 from distill.equivalence.bed import EOS, letters
 from distill.equivalence.programs import train_silently
 from distill.equivalence.results import Section
 from distill.equivalence.table import TableForCausalLM
-from distill.generation import generate
+from distill.generation.asking import generate
 from distill.objectives import Logits
+from distill.objectives.divergences import forward_kl
 from distill.teachers import LocalTeacher
 from distill.trainers.black_box import BlackBoxTrainer
 from distill.trainers.white_box import WhiteBoxTrainer

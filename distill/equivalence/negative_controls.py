@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.collate import PairCollator
-from distill.divergences import forward_kl
-from distill.encode import encode_completion
 from distill.equivalence.bed import Rows
 from distill.equivalence.bitwise import obstacles
 from distill.equivalence.programs import Job, black_box, by_hand, white_box
 from distill.equivalence.results import Section
 from distill.equivalence.same_program import mean_of_means
-from distill.generation import generate
+from distill.generation.asking import generate
 from distill.objectives import Logits
-from distill.pairs import pairs_from_rows
+from distill.objectives.divergences import forward_kl
+from distill.pairs.collate import PairCollator
+from distill.pairs.schema import pairs_from_rows
 from distill.teachers import LocalTeacher
+from distill.text.encode import encode_completion
 
 Pair = dict[str, Any]
 

@@ -8,13 +8,13 @@ from torch.nn.functional import cross_entropy, one_hot
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from distill.divergences import forward_kl
 from distill.equivalence.bed import Bed
 from distill.equivalence.bitwise import obstacles
 from distill.equivalence.programs import Job, black_box, white_box
 from distill.equivalence.results import Section
 from distill.objectives import Logits
-from distill.taps import Signals
+from distill.objectives.divergences import forward_kl
+from distill.signals import Signals
 
 TEMPERATURES = (2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
 

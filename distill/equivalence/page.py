@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 
 from distill.equivalence.results import Section
-from distill.pictures import draw
+from distill.reports.pictures import draw
 
 TITLES = {
     "ladder": "Same program",
@@ -41,7 +41,9 @@ def write_page(sections: list[Section], facts: dict[str, Any], path: Path) -> No
     pictures = {section.name: draw_section(section) for section in sections if section.name in _PAINTERS}
     for name, svg in pictures.items():
         path.with_name(f"{name}.svg").write_text(svg, encoding="utf-8")
-    template = resources.files("distill.templates").joinpath("equivalence.html.jinja").read_text(encoding="utf-8")
+    template = (
+        resources.files("distill.reports.templates").joinpath("equivalence.html.jinja").read_text(encoding="utf-8")
+    )
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     claims = [claim for section in sections for claim in section.claims]
     page = environment.from_string(template).render(

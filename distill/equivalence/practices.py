@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
-from distill.collate import PairCollator
-from distill.divergences import forward_kl
 from distill.equivalence.bed import EOS, Bed, Rows
 from distill.equivalence.results import Section
-from distill.pairs import pairs_from_rows
+from distill.objectives.divergences import forward_kl
+from distill.pairs.collate import PairCollator
+from distill.pairs.schema import pairs_from_rows
 
 DAMAGE = 0.01  # an error above this is a change of the target, and not of rounding
 

@@ -19,9 +19,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from distill.collate import PairCollator
 from distill.equivalence.hand_loop import hand_loop
 from distill.objectives import Objective
+from distill.pairs.collate import PairCollator
 from distill.teachers import LocalTeacher
 from distill.trainers.black_box import BlackBoxTrainer
 from distill.trainers.white_box import WhiteBoxTrainer

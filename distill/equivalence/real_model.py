@@ -12,14 +12,14 @@ import datasets
 import torch
 from transformers import PreTrainedModel, Trainer
 
-from distill.collate import PairCollator
 from distill.equivalence.bitwise import obstacles
 from distill.equivalence.programs import Job, Settings, by_hand, train_silently
 from distill.equivalence.results import Section
 from distill.equivalence.same_program import SAME, claim_equal, measure
 from distill.evaluation import HeldOut
-from distill.models import fast_dtype
-from distill.pairs import load_pairs
+from distill.models.load import fast_dtype
+from distill.pairs.collate import PairCollator
+from distill.pairs.schema import load_pairs
 from distill.teachers import LocalTeacher
 from distill.trainers.black_box import BlackBoxTrainer
 

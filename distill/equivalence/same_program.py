@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from distill.collate import PairCollator
 from distill.equivalence.bitwise import obstacles
 from distill.equivalence.programs import Job, Trail, black_box, by_hand, has_trl, plain_trainer, trl
 from distill.equivalence.results import Section
+from distill.pairs.collate import PairCollator
 
 NO_TRL = "skipped: TRL is not installed, or not one that works here (pip install 'distill[peers]')"
 

@@ -3,10 +3,10 @@
 import torch
 from torch.nn.functional import one_hot
 
-from distill.divergences import forward_kl
 from distill.equivalence.bed import Bed
 from distill.equivalence.results import Section
 from distill.equivalence.three_ways import variance
+from distill.objectives.divergences import forward_kl
 
 
 def bridge(bed: Bed, draws: int = 20_000, counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)) -> Section:

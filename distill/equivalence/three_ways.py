@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from distill.collate import PairCollator
-from distill.divergences import forward_kl
 from distill.equivalence.bed import PROMPT, Bed, Rows
 from distill.equivalence.results import Section
 from distill.equivalence.table import TableForCausalLM
-from distill.generation import generate
-from distill.pairs import pairs_from_rows
+from distill.generation.asking import generate
+from distill.objectives.divergences import forward_kl
+from distill.pairs.collate import PairCollator
+from distill.pairs.schema import pairs_from_rows
 
 
 def gradients(bed: Bed, samples: int = 2**15, beds: int = 20) -> Section:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.generation import generate
+from distill.curation.verifiers import Verifier, verify
+from distill.generation.asking import generate
 from distill.teachers.local import LocalTeacher
-from distill.verifiers import Verifier, verify
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def accuracy(
 
     Args:
         model, tokenizer: who answers.
-        rows: prompt rows, as for `distill.verifiers.verify`.
+        rows: prompt rows, as for `distill.curation.verifiers.verify`.
         verifier: `(row, completion) -> score`; 1 or more is correct.
         max_new_tokens, temperature, top_p, seed, batch_size: of the answers; by default the most likely tokens.
         progress: show a progress bar.

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.collate import PairCollator, supervised_rows, supervised_tokens
-from distill.divergences import forward_kl
-from distill.models import fast_dtype
-from distill.taps import Wants, run_with_taps
-from distill.vocabulary import shared_vocabulary
+from distill.models.load import fast_dtype
+from distill.objectives.divergences import forward_kl
+from distill.pairs.collate import PairCollator, supervised_rows, supervised_tokens
+from distill.signals import Wants, run_with_taps
+from distill.text.vocabulary import shared_vocabulary
 
 
 @dataclass(frozen=True)

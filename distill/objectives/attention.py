@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from distill import divergences
-from distill.maps import attention_divergence, attention_scores
+from distill.objectives import divergences
 from distill.objectives.base import LayerMap, Objective, resolve_layers
 from distill.objectives.schedules import Schedule
-from distill.taps import AttentionTap, Signals, Wants, probe_attention
+from distill.objectives.streamed_attention import attention_divergence, attention_scores
+from distill.signals import AttentionTap, Signals, Wants, probe_attention
 
 RELATIONS = ("query", "key", "value")
 
@@ -21,7 +21,7 @@ class AttentionMaps(Objective):
     """Divergence of the student's attention maps from the teacher's at every supervised position, mean over heads and layers.
 
     Queries and keys are captured through the attention interface of `transformers`; the models keep their fast attention,
-    their outputs do not change, and the maps are never formed (`distill.maps`).
+    their outputs do not change, and the maps are never formed (`distill.objectives`).
 
     Args:
         layers: which pairs; see `distill.objectives.base.resolve_layers`. For a cut student, `"auto"` pairs each student

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from distill.models.students import KEPT_LAYERS, TEACHER_DEPTH
 from distill.objectives.schedules import Schedule
-from distill.students import KEPT_LAYERS, TEACHER_DEPTH
-from distill.taps import Signals, Wants
+from distill.signals import Signals, Wants
 
 LayerMap = str | Mapping[int, int] | Sequence[tuple[int, int]]
 

@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from distill.objectives.base import LayerMap, Objective, resolve_layers
 from distill.objectives.schedules import Schedule
-from distill.taps import Signals, Wants, probe_hidden
+from distill.signals import Signals, Wants, probe_hidden
 
 DISTANCES = ("mse", "cosine", "cka")
 SHORTEST = 8  # positions for a CKA: with 4, the gradient of unlucky states is a hundred times that with 32

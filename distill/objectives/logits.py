@@ -7,11 +7,11 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from distill import divergences
-from distill.maps import Comparison, next_token_divergence
+from distill.objectives import divergences
 from distill.objectives.base import Objective
 from distill.objectives.schedules import Schedule
-from distill.taps import Finish, Signals, Wants, probe_head
+from distill.objectives.streamed_next_token import Comparison, next_token_divergence
+from distill.signals import Finish, Signals, Wants, probe_head
 
 logger = logging.get_logger(__name__)
 
@@ -19,7 +19,7 @@ logger = logging.get_logger(__name__)
 class Logits(Objective):
     """Divergence between the next-token distributions of student and teacher at every supervised position.
 
-    The logits of both models are made in chunks, at the supervised rows only, and forgotten (`distill.maps`). Where the head
+    The logits of both models are made in chunks, at the supervised rows only, and forgotten (`distill.objectives`). Where the head
     of one of the models is not a plain matrix product followed by a scale or softcap (an adapter on it, 8 bit), the models'
     own logits are used: the same numbers, with more memory. So it is under FSDP1 and DeepSpeed.
 

@@ -1,6 +1,6 @@
-"""What `distill.maps` holds while it compares two maps: the same buffers, made without the loops that fill them.
+"""What `distill.objectives` holds while it compares two maps: the same buffers, made without the loops that fill them.
 
-Kept beside the real thing by a test that runs both; read `distill.maps.next_token` and `distill.maps.attention` first.
+Kept beside the real thing by a test that runs both; read `distill.objectives.streamed_next_token` and `distill.objectives.streamed_attention` first.
 """
 
 from typing import Any
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distill.divergences import Divergence, wide
-from distill.maps import attention, next_token
+from distill.objectives import streamed_attention as attention
+from distill.objectives import streamed_next_token as next_token
+from distill.objectives.divergences import Divergence, wide
 from distill.planning.live import LiveBytes
-from distill.taps import AttentionTap, HeadTap
+from distill.signals import AttentionTap, HeadTap
 
 CHUNKS = "map chunks"
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from distill.embedded import EMBEDDED, cache_folder
-from distill.students import _cut_config, choose_layers
+from distill.models.embedded import EMBEDDED, cache_folder
+from distill.models.students import _cut_config, choose_layers
 
 FIELDS = ("num_hidden_layers", "hidden_size", "vocab_size")
 

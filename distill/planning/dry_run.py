@@ -11,15 +11,15 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
-from distill.adapters import add_adapter, base_of, lora_config
+from distill.models.adapters import add_adapter, base_of, lora_config
 from distill.objectives import AttentionMaps, HiddenStates, Logits, Objective
 from distill.objectives.base import resolve_layers
 from distill.planning.chunks import CHUNKS, attention_buffers, head_buffers
 from distill.planning.configs import Shape
 from distill.planning.live import LiveBytes
 from distill.planning.setting import Setting
-from distill.taps import Finish, Signals, Wants, run_with_taps
-from distill.taps.head import head_of
+from distill.signals import Finish, Signals, Wants, run_with_taps
+from distill.signals.head import head_of
 
 TEACHER, FORWARD, BACKWARD = "teacher forward", "student forward", "backward"
 

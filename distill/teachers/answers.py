@@ -6,10 +6,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from distill.encode import CLOSE, OPEN, Prompt, encode_completion
-from distill.reasoning import completion_text, fit_trace, opens_trace
 from distill.teachers.base import Completion, Refusal
 from distill.teachers.endpoint import Malformed
+from distill.text.encode import CLOSE, OPEN, Prompt, encode_completion, opens_trace
+from distill.text.traces import completion_text, fit_trace
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from distill.encode import Prompt
+from distill.text.encode import Prompt
 
 
 @dataclass(frozen=True)

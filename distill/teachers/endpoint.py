@@ -15,7 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from distill.redact import secret_in
+from distill.basics.redact import secret_in
 
 T = TypeVar("T")
 

@@ -9,12 +9,12 @@ import torch
 from accelerate.utils import align_module_device
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.encode import Prompt, as_prompt, encode_prompt
-from distill.models import fast_dtype, load_model, load_tokenizer, weights_fingerprint
-from distill.pairs import fingerprint
-from distill.quantising import is_dispatched, is_quantised
+from distill.basics.fingerprint import fingerprint
+from distill.models.load import fast_dtype, load_model, load_tokenizer, weights_fingerprint
+from distill.models.quantising import is_dispatched, is_quantised
 from distill.teachers.base import Completion, Sampling
 from distill.teachers.endpoint import checked_url
+from distill.text.encode import Prompt, as_prompt, encode_prompt
 
 
 class LocalTeacher:
@@ -24,7 +24,7 @@ class LocalTeacher:
         model: a name (`"smollm2-135m"`, a folder, a Hub id) or a loaded model.
         tokenizer: needed with a loaded model; loaded by name otherwise.
         dtype: of the weights when loaded by name; by default bfloat16 where the machine is fast at it.
-        quantization_config: when loaded by name, one of `transformers`' quantisers, e.g. `distill.quantising.in_bits(4)`.
+        quantization_config: when loaded by name, one of `transformers`' quantisers, e.g. `distill.models.quantising.in_bits(4)`.
         device_map: when loaded by name, as `from_pretrained` takes it: `"auto"` spreads a teacher over the GPUs that are there.
         chat: `None` asks a bare string as one user turn if there is a chat template; `False` never; `True` always.
         name: what pairs are labelled with; by default the model's name.
@@ -76,7 +76,7 @@ class LocalTeacher:
         self._quantised = _weights_fingerprint(self.model, quantised=True) if is_quantised(self.model) else None
 
     def resolve_prompt(self, prompt: Prompt) -> tuple[Prompt, list[int]]:
-        """The prompt as it is asked and its token ids; see `distill.encode`."""
+        """The prompt as it is asked and its token ids; see `distill.text.encode`."""
         asked = as_prompt(prompt, self.tokenizer, self.chat)
         return asked, encode_prompt(asked, self.tokenizer)
 

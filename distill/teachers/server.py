@@ -12,14 +12,14 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from distill.encode import Prompt, as_prompt, encode_prompt
-from distill.models import load_tokenizer
-from distill.pairs import fingerprint
-from distill.redact import secret_in
+from distill.basics.fingerprint import fingerprint
+from distill.basics.redact import secret_in
+from distill.models.load import load_tokenizer
 from distill.teachers.answers import Answer, completion_of, read_answers
 from distill.teachers.base import Ask, Completion, Refusal, Sampling
 from distill.teachers.endpoint import Endpoint, Malformed, NotThere, Refused, Unavailable, checked_url
 from distill.teachers.under_way import UnderWay
+from distill.text.encode import Prompt, as_prompt, encode_prompt
 
 # What a server needs to be told to draw from the model itself, and to show the tokens: vLLM takes top-k, top-p and a
 # repetition penalty from the model's generation config otherwise, llama.cpp has top-k 40 and min-p 0.05 of its own. Only
@@ -112,7 +112,7 @@ class ServerTeacher:
         return f"ServerTeacher({self.url!r}, {self.model!r})"
 
     def resolve_prompt(self, prompt: Prompt) -> tuple[Prompt, list[int]]:
-        """The prompt as it is asked and its ids in the student's tokens; see `distill.encode`."""
+        """The prompt as it is asked and its ids in the student's tokens; see `distill.text.encode`."""
         asked = as_prompt(prompt, self.tokenizer, self.chat)
         return asked, encode_prompt(asked, self.tokenizer)
 

@@ -8,13 +8,14 @@ import datasets
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from distill.adapters import add_adapter, base_of, is_adapted
-from distill.collate import PairCollator, document_tokens, supervised_rows
-from distill.packing import PackedPairs, check_keeps_documents_apart, pack_pairs
-from distill.quantising import check_student_keeps_gradients
+from distill.models.adapters import add_adapter, base_of, is_adapted
+from distill.models.quantising import check_student_keeps_gradients
+from distill.pairs.collate import PairCollator, document_tokens, supervised_rows
+from distill.pairs.packing import PackedPairs, pack_pairs
 from distill.trainers import fsdp
 from distill.trainers.checks import check_pairs, check_processes
 from distill.trainers.identity import describe_student
+from distill.trainers.packed import check_keeps_documents_apart
 from distill.trainers.rates import Rates
 from distill.trainers.resume import ResumingTrainer
 from distill.trainers.sharing import SharedOrder, WithEmptyRows
@@ -33,7 +34,7 @@ class PairTrainer(ResumingTrainer):
         train_dataset, eval_dataset: pairs (see `distill.pairs`).
         processing_class: the student's tokenizer.
         max_length: longest row in tokens; what it cuts is logged. Ignored with an own `data_collator`.
-        packing: put several pairs into each row of `max_length` tokens (`distill.packing`): the same loss and gradients with
+        packing: put several pairs into each row of `max_length` tokens (`distill.pairs.packing`): the same loss and gradients with
             less padding. A batch then has `per_device_train_batch_size` rows, so more pairs. Evaluation is not packed.
         peft_config: e.g. `peft.LoraConfig(...)`: train this adapter, drawn from the seed, on a frozen student. Checkpoints then
             hold the adapter only.

@@ -6,10 +6,10 @@ from typing import Any
 import datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from distill.adapters import base_of
-from distill.encode import Prompt
-from distill.generation import generate
+from distill.generation.asking import generate
+from distill.models.adapters import base_of
 from distill.teachers.base import Teacher
+from distill.text.encode import Prompt
 from distill.trainers.base import PairTrainer
 
 

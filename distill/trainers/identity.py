@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 import torch
 import transformers
 
-from distill.adapters import base_of, is_adapted
-from distill.collate import PairCollator
-from distill.models import weights_fingerprint
-from distill.packing import PackedPairs
-from distill.settings import plain, training_settings
+from distill.basics.settings import plain, training_settings
+from distill.models.adapters import base_of, is_adapted
+from distill.models.load import weights_fingerprint
+from distill.pairs.collate import PairCollator
+from distill.pairs.packing import PackedPairs
 
 # what training itself sets in a student's config, and names of places and versions
 _UNSTABLE = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_name_or_path")

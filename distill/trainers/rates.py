@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.collate import document_tokens, supervised_rows
+from distill.pairs.collate import document_tokens, supervised_rows
 
 
 class Rates:

@@ -14,8 +14,8 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import IntervalStrategy, TrainOutput, rotate_checkpoints
 
-from distill import checkpoints
-from distill.settings import differences, plain
+from distill.basics.settings import differences, plain
+from distill.trainers import checkpoints
 from distill.trainers.identity import environment, run_settings
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any
 from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import Dataset, RandomSampler, Sampler, SequentialSampler
 
-from distill.collate import EMPTY
+from distill.pairs.collate import EMPTY
 
 
 class SharedOrder(Sampler[int]):

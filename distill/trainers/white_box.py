@@ -8,17 +8,17 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.utils import logging
 
-from distill.adapters import base_of, check_no_virtual_tokens
-from distill.collate import supervised_rows, supervised_tokens
+from distill.models.adapters import base_of, check_no_virtual_tokens
 from distill.objectives import HiddenStates, Objective, Schedule
-from distill.packing import PackedPairs
-from distill.taps import Wants, run_with_taps
+from distill.pairs.collate import supervised_rows, supervised_tokens
+from distill.pairs.packing import PackedPairs
+from distill.signals import Wants, run_with_taps
+from distill.signals.sources import is_students_own, teacher_side
 from distill.teachers.local import LocalTeacher
+from distill.text.vocabulary import shared_vocabulary
 from distill.trainers.fsdp import check_teacher_is_everywhere
 from distill.trainers.identity import describe_objectives, describe_teacher
 from distill.trainers.projections import ProjectingTrainer
-from distill.trainers.teacher_side import is_students_own, teacher_side
-from distill.vocabulary import shared_vocabulary
 
 logger = logging.get_logger(__name__)
 

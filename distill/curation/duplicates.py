@@ -1,0 +1,157 @@
+"""Repeated pairs: which rows are left out before training, and what that does to the distribution that is distilled.
+
+Every function here and in `distill.curation.filters` takes pairs and returns `(pairs, Step)`; it keeps the order of the rows, draws nothing at random, and its
+`Step` has the counts, some of what was removed, and the effect in words. The law behind those words: fine-tuning on rows
+kept by a filter learns the teacher *given that the filter passes* (docs/equivalence.md; a filter that rejects half of the
+sequences changed the expected gradient by 60% there).
+"""
+
+from collections.abc import Collection, Hashable, Iterable
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.compute as pc
+
+from distill.basics.steps import Step
+from distill.text.near_duplicates import near_duplicates
+
+PARTS = ("prompt", "completion")
+DUPLICATES = ("id", "draw", "pair", "prompt", "completion")
+_EXAMPLES = 3
+
+
+def drop_duplicates(pairs: datasets.Dataset, by: str = "draw") -> tuple[datasets.Dataset, Step]:
+    """Leave out rows that repeat an earlier one exactly, in their token ids.
+
+    Two equal completions of one prompt are not a fault when they are two draws: an answer the teacher gives with
+    probability 1/2 *should* stand there twice in four draws, and removing it teaches another distribution. So by default
+    only the same draw recorded twice is removed.
+
+    Args:
+        pairs: see `distill.pairs`.
+        by: what makes a row a repetition:
+            `"id"`: the same id, so the same row of a file joined twice;
+            `"draw"`: the same prompt, completion, teacher and sample index (runs with different seeds that were joined
+            have equal indices: use `"id"` for those);
+            `"pair"`: the same prompt and completion;
+            `"prompt"`: the same prompt, so one completion a prompt is left;
+            `"completion"`: the same completion, whatever the prompt.
+
+    Raises:
+        ValueError: another `by`.
+
+    Example:
+        >>> pairs, step = drop_duplicates(pairs)
+        >>> print(step)
+        exact duplicates (draw): 0 of 160 rows removed (0.0%). ...
+    """
+    one_of("by", by, DUPLICATES)
+    effects = {
+        "id": "No draw is lost: the same row stood there more than once and had too much weight.",
+        "draw": "No draw is lost: the same draw stood there more than once and had too much weight.",
+        "pair": "An answer that the teacher drew several times now counts once: rare answers gain weight, sure ones lose it.",
+        "prompt": "One answer a prompt is left, the first; every prompt has the same weight.",
+        "completion": "An answer given to several prompts is kept for the first of them only: common answers, short ones "
+        "above all, lose weight.",
+    }
+    first: dict[Hashable, int] = {}
+    keys = row_keys(pairs, by)
+    kept = [first.setdefault(key, i) == i for i, key in enumerate(keys)]
+    say = {i: f"repeats row {first[key]}" for i, key in enumerate(keys) if not kept[i]}
+    return keep_rows(pairs, kept, f"exact duplicates ({by})", effects[by], {"by": by}, say)
+
+
+def drop_near_duplicates(
+    pairs: datasets.Dataset, threshold: float = 0.7, *, of: str = "prompt", numbers_matter: bool = True
+) -> tuple[datasets.Dataset, Step]:
+    """Leave out rows that nearly repeat an earlier one of another prompt (see `distill.text.near_duplicates.near_duplicates`).
+
+    Completions of one prompt are never compared with each other: being alike is what samples of a sure teacher do.
+
+    Args:
+        pairs: see `distill.pairs`.
+        threshold: share of common runs of three words, above 0, at most 0.9.
+        of: `"prompt"` (all completions of a repeated prompt go), `"completion"`, or `"pair"` for both as one text.
+        numbers_matter: texts that differ in a number are not near duplicates; without it one changed number among 40 words
+            makes an exercise a repetition.
+
+    Raises:
+        ValueError: `threshold` out of range, another `of`, or the `datasketch` package is missing.
+    """
+    one_of("of", of, (*PARTS, "pair"))
+    prompts = texts_of(pairs, "prompt")
+    texts = prompts if of == "prompt" else texts_of(pairs, "completion")
+    if of == "pair":
+        texts = [f"{prompt}\n{text}" for prompt, text in zip(prompts, texts, strict=True)]
+    if of == "prompt":  # compare every prompt once; what happens to it happens to all of its rows
+        distinct = list(dict.fromkeys(prompts))
+        earlier = dict(zip(distinct, near_duplicates(distinct, threshold, numbers_matter=numbers_matter), strict=True))
+        say = {
+            i: f"{short(prompt)} is nearly {short(distinct[before])}"
+            for i, prompt in enumerate(prompts)
+            if (before := earlier[prompt]) is not None
+        }
+    else:
+        found = near_duplicates(texts, threshold, groups=prompts, numbers_matter=numbers_matter)
+        say = {
+            i: f"{short(texts[i])} is nearly {short(texts[j])}, row {j}" for i, j in enumerate(found) if j is not None
+        }
+    effect = (
+        "Answers are drawn as before; kinds of prompts that came in many wordings lose weight against rare ones."
+        if of == "prompt"
+        else "Wordings that the teacher uses for many prompts lose weight; rare ones gain it."
+    )
+    settings = {"of": of, "threshold": threshold, "numbers_matter": numbers_matter}
+    return keep_rows(pairs, [i not in say for i in range(len(pairs))], f"near duplicates ({of})", effect, settings, say)
+
+
+def texts_of(pairs: datasets.Dataset, part: str) -> list[str]:
+    """The prompts or completions as texts; messages by their contents."""
+    if part == "completion" or len(pairs) == 0 or isinstance(pairs[0]["prompt"], str):
+        return pairs[part][:]
+    return ["\n".join(message["content"] for message in prompt) for prompt in pairs["prompt"][:]]
+
+
+def row_keys(pairs: datasets.Dataset, by: str) -> list[Any]:
+    """One key a row, equal for rows that are the same in the sense of `drop_duplicates`."""
+    if by == "id":
+        return pairs["id"][:]
+    columns: list[Iterable[Hashable]] = []
+    if by != "completion":
+        columns.append(_bytes_of(pairs, "prompt_ids"))
+    if by != "prompt":
+        columns.append(_bytes_of(pairs, "completion_ids"))
+    if by == "draw":
+        columns += [pairs["teacher"][:], pairs["sample"][:]]
+    return list(zip(*columns, strict=True))
+
+
+def _bytes_of(pairs: datasets.Dataset, column: str) -> list[bytes]:
+    """Each row's ids as bytes."""
+    lists = pairs.with_format("arrow")[:][column].combine_chunks()
+    sizes = np.asarray(pc.list_value_length(lists)).astype(np.int64) * 4
+    ends = sizes.cumsum()
+    data = np.ascontiguousarray(pc.list_flatten(lists).to_numpy(), dtype=np.int32).tobytes()
+    return [data[start:end] for start, end in zip((ends - sizes).tolist(), ends.tolist(), strict=True)]
+
+
+def keep_rows(
+    pairs: datasets.Dataset, kept: list[bool], name: str, effect: str, settings: dict[str, Any], say: dict[int, str]
+) -> tuple[datasets.Dataset, Step]:
+    """The rows to keep, and the record of it; `say` tells for each other row, by its index, why it goes."""
+    ids = pairs["id"][:]
+    examples = [f"{ids[i]}: {say[i]}" for i, keep in enumerate(kept) if not keep][:_EXAMPLES]
+    step = Step(name, len(pairs), sum(kept), effect, settings, tuple(examples))
+    return (pairs.select(np.flatnonzero(kept)) if step.removed else pairs), step
+
+
+def one_of(name: str, value: str, allowed: Collection[str]) -> None:
+    """Raise `ValueError` unless `value` is allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
+
+
+def short(text: str, length: int = 80) -> str:
+    """A text for people, in quotes, its end left out if it is long."""
+    return repr(text if len(text) <= length else f"{text[: length - 4]} ...")

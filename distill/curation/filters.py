@@ -1,0 +1,182 @@
+"""Filters by length, end, language, format, broken text and repetition: `(pairs, Step)` each, as in `distill.curation.duplicates`."""
+
+import re
+from collections.abc import Collection
+
+import datasets
+import numpy as np
+import pyarrow.compute as pc
+
+from distill.basics.steps import Step
+from distill.curation.duplicates import PARTS, keep_rows, one_of, short, texts_of
+from distill.curation.repetition import GOPHER, repetition
+from distill.text.language import languages_of
+
+_REPLACEMENT = "\ufffd"
+
+
+def filter_length(
+    pairs: datasets.Dataset,
+    minimum: int | None = None,
+    maximum: int | None = None,
+    *,
+    of: str = "completion",
+    unit: str = "tokens",
+) -> tuple[datasets.Dataset, Step]:
+    """Keep rows whose `of` (`"prompt"`, `"completion"` or both as a `"row"`) has from `minimum` to `maximum` `unit`.
+
+    Args:
+        minimum, maximum: both may be reached; `None` is no limit.
+        unit: `"tokens"` (with the EOS), or `"characters"` of the text.
+
+    Raises:
+        ValueError: no limit at all, limits that exclude everything, or another `of` or `unit`.
+    """
+    one_of("of", of, (*PARTS, "row"))
+    one_of("unit", unit, ("tokens", "characters"))
+    if minimum is None and maximum is None:
+        raise ValueError("There is neither a minimum nor a maximum length; give one of them.")
+    low, high = minimum or 0, np.inf if maximum is None else maximum
+    if low < 0 or high < max(low, 1):
+        raise ValueError(f"The length must be from {minimum} to {maximum} {unit}, which no text is.")
+    parts = PARTS if of == "row" else (of,)
+    if unit == "tokens":
+        table = pairs.with_format("arrow")[:]
+        sizes = [np.asarray(pc.list_value_length(table[f"{part}_ids"])) for part in parts]
+    else:
+        sizes = [np.array([len(text) for text in texts_of(pairs, part)]) for part in parts]
+    size = np.sum(sizes, axis=0)
+    say = {int(i): f"{size[i]} {unit}" for i in np.flatnonzero((size < low) | (size > high))}
+    limits = " and ".join(
+        f"{word} {value}" for word, value in (("at least", minimum), ("at most", maximum)) if value is not None
+    )
+    effect = f"Distilled is the teacher given a {of} of {limits} {unit}: other lengths are never seen."
+    if maximum is not None and of != "prompt":
+        effect += " The student learns to be shorter than the teacher."
+    settings = {"of": of, "unit": unit, "minimum": minimum, "maximum": maximum}
+    return keep_rows(pairs, [i not in say for i in range(len(pairs))], f"length of the {of}", effect, settings, say)
+
+
+def drop_cut(pairs: datasets.Dataset) -> tuple[datasets.Dataset, Step]:
+    """Leave out rows whose completion was cut at the limit (`finish_reason` is `"length"`)."""
+    effect = (
+        "Distilled is the teacher given that it ends in time: long answers are never seen, and the student learns to be "
+        "shorter (26% error of the expected gradient in docs/equivalence.md). Keeping cut rows, without an invented EOS, "
+        "is exact for the tokens they have."
+    )
+    say = {i: f"cut: {short(row)}" for i, row in enumerate(pairs["completion"][:])}
+    return keep_rows(
+        pairs, [reason == "stop" for reason in pairs["finish_reason"][:]], "cut completions", effect, {}, say
+    )
+
+
+def filter_language(
+    pairs: datasets.Dataset,
+    keep: Collection[str],
+    *,
+    of: str = "completion",
+    shortest: int = 40,
+    probability: float = 0.9,
+) -> tuple[datasets.Dataset, Step]:
+    """Leave out rows whose `of` is written in another language; where that cannot be said, the row stays.
+
+    Args:
+        keep: ISO 639-1 codes, e.g. `["en"]`.
+        of: `"prompt"` or `"completion"`.
+        shortest: nothing is said about a text of fewer letters than this (see docs/cleaning.md for how often short texts
+            are mistaken).
+        probability: nor where the identifier gives less than this to its best language.
+
+    Raises:
+        ValueError: an unknown code, a value out of range, or the `py3langid` package is missing.
+    """
+    one_of("of", of, PARTS)
+    texts = texts_of(pairs, of)
+    found = languages_of(texts, keep=keep, shortest=shortest, probability=probability)
+    say = {
+        i: f"{language}: {short(texts[i])}"
+        for i, language in enumerate(found)
+        if language is not None and language not in keep
+    }
+    effect = f"Distilled is the teacher given that its {of} is in {', '.join(sorted(keep))} or too short to tell."
+    unsaid = found.count(None)
+    settings = {"of": of, "keep": sorted(keep), "shortest": shortest, "probability": probability, "not_said": unsaid}
+    return keep_rows(pairs, [i not in say for i in range(len(pairs))], f"language of the {of}", effect, settings, say)
+
+
+def filter_format(
+    pairs: datasets.Dataset, *, must: str | None = None, must_not: str | None = None, of: str = "completion"
+) -> tuple[datasets.Dataset, Step]:
+    """Keep rows in whose `of` the pattern `must` is found and `must_not` is not.
+
+    No pattern is built in: what is a refusal, or a wrong format, is yours to say (`must_not="(?i)as an ai"`).
+
+    Args:
+        must, must_not: Python regular expressions, searched anywhere in the text; `(?s)`, `(?i)` and the like may lead them.
+
+    Raises:
+        ValueError: no pattern, one that does not compile, or another `of`.
+    """
+    one_of("of", of, PARTS)
+    if must is None and must_not is None:
+        raise ValueError("There is no pattern; give must= or must_not=.")
+    wanted, unwanted = (None if pattern is None else _compiled(pattern) for pattern in (must, must_not))
+    say = {}
+    for i, text in enumerate(texts_of(pairs, of)):
+        if wanted is not None and not wanted.search(text):
+            say[i] = f"without {must!r}: {short(text)}"
+        elif unwanted is not None and (match := unwanted.search(text)):
+            say[i] = f"{match.group()[:60]!r} in {short(text)}"
+    effect = f"Distilled is the teacher given the format of its {of}: whatever else it does is never seen."
+    settings = {"of": of, "must": must, "must_not": must_not}
+    return keep_rows(pairs, [i not in say for i in range(len(pairs))], f"format of the {of}", effect, settings, say)
+
+
+def drop_broken(pairs: datasets.Dataset) -> tuple[datasets.Dataset, Step]:
+    """Leave out rows whose completion is blank, or whose prompt or completion has a replacement character (U+FFFD).
+
+    A completion that was cut may end inside a character: replacement characters at its very end are no fault.
+    """
+    say = {}
+    columns = (texts_of(pairs, "prompt"), pairs["completion"][:], pairs["finish_reason"][:])
+    for i, (prompt, completion, reason) in enumerate(zip(*columns, strict=True)):
+        text = completion.rstrip(_REPLACEMENT) if reason == "length" else completion
+        if not completion.strip():
+            say[i] = "a blank completion"
+        elif _REPLACEMENT in text or _REPLACEMENT in prompt:
+            say[i] = f"broken characters in {short(text if _REPLACEMENT in text else prompt)}"
+    effect = "Nothing a reader would miss is lost; a teacher that answers with nothing is no longer imitated in that."
+    return keep_rows(pairs, [i not in say for i in range(len(pairs))], "broken text", effect, {}, say)
+
+
+def filter_repetition(
+    pairs: datasets.Dataset, limits: dict[str, float] = GOPHER, *, fewest_words: int = 50
+) -> tuple[datasets.Dataset, Step]:
+    """Leave out rows whose completion repeats itself, as a degenerate loop does (see `distill.curation.repetition`).
+
+    Args:
+        limits: shares that may not be exceeded; raise them for text that repeats by nature (tables, code, long traces).
+        fewest_words: shorter completions are not judged: in ten words any pair of words is a large share.
+
+    Raises:
+        ValueError: an unknown limit, or one that is no share.
+    """
+    say = {}
+    for i, text in enumerate(pairs["completion"][:]):
+        broken = [
+            f"{name} {share:.2f}"
+            for name, share in repetition(text, limits, fewest_words=fewest_words).items()
+            if share > limits[name]
+        ]
+        if broken:
+            say[i] = f"{', '.join(broken[:3])}: {short(text)}"
+    effect = "Distilled is the teacher given that it does not loop. Loops are a fault of decoding; lists and tables suffer, too."
+    settings = {"limits": dict(limits), "fewest_words": fewest_words}
+    return keep_rows(pairs, [i not in say for i in range(len(pairs))], "repetition", effect, settings, say)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"The pattern {pattern!r} is no regular expression: {error}.") from None

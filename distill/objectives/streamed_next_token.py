@@ -1,0 +1,254 @@
+"""Divergence between two next-token maps, from what their heads are given: never holds [N, V] in float32, nor two of them.
+
+The work is done in the forward pass, in three nested loops:
+
+* a *group* of rows shares one buffer of gradients in the model's precision, so that the two matrix products of the backward
+  pass are wide (narrow ones are bound by reading and writing the whole head);
+* a *chunk* of rows has the logits of both sides at once;
+* a *tile* of a few rows is worked on in float32 while it stays in the processor's cache. Untiled, the element-wise work costs
+  three times as much on a CPU.
+
+The gradient kept is that of the sum over rows. Whoever reduces by another weight for each row gets it by a second sweep.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from distill.objectives.divergences import LOWEST, Divergence, wide
+from distill.objectives.streaming import gradients_for, in_precision_of
+from distill.signals import HeadTap
+
+GROUP = 2**28  # bytes of gradients held at once; several groups need a float32 copy of the head's gradient
+CHUNK = 256  # rows whose logits are held at once; fewer make the matrix products thin
+ADDED = 4096  # rows of the head's gradient added at once where the product is in another precision
+TILE = 2**18  # logits worked on at once on a CPU: 1 MiB in float32
+_GPU_TILE = 2**24
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is computed from two rows of logits.
+
+    Args:
+        divergence: of `distill.divergences.by_name`.
+        temperature: divides both sides in the divergence.
+        factor: of the divergence, in value and gradient.
+        cross_entropy: weight of cross-entropy on the labels (at temperature 1), added to the divergence.
+        vocabulary: compare this many first tokens only; None: all.
+    """
+
+    divergence: Divergence
+    temperature: float = 1.0
+    factor: float = 1.0
+    cross_entropy: float = 0.0
+    vocabulary: int | None = None
+
+
+def next_token_divergence(
+    student: HeadTap, teacher: HeadTap, comparison: Comparison, labels: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """factor * divergence + cross_entropy * (-log q[label]) at every supervised row.
+
+    Args:
+        student, teacher: taps of the heads; widths may differ, the tokens compared may not.
+        comparison: what to compute.
+        labels: `[N]`, needed for cross-entropy.
+
+    Returns:
+        `[N]` with gradient to the student's hidden states, head and bias; and, with cross-entropy, `[N]` of it alone, for
+        logs, without gradient.
+
+    Source: the order of the loops is ours; the gradient in the forward pass as in Liger Kernel (Hsu et al. 2024).
+    """
+    if torch.is_grad_enabled():
+        values, entropy = _Streamed.apply(
+            student.hidden, student.weight, student.bias, student, teacher, comparison, labels
+        )
+    else:
+        values, entropy, _ = _sweep(_cut(student), _cut(teacher), comparison, labels, (False, False, False))
+    return values, entropy if comparison.cross_entropy else None
+
+
+class _Streamed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        student: HeadTap,
+        teacher: HeadTap,
+        comparison: Comparison,
+        labels: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.needed = ctx.needs_input_grad[:3]
+        ctx.taps, ctx.comparison, ctx.labels = (_cut(student), _cut(teacher)), comparison, labels
+        values, entropy, ctx.gradients = _sweep(_cut(student), _cut(teacher), comparison, labels, ctx.needed)
+        ctx.mark_non_differentiable(entropy)
+        return values, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> Any:
+        kept, ctx.gradients = ctx.gradients, None
+        student, teacher = ctx.taps
+
+        def again() -> list[Tensor | None]:
+            return _sweep(student, teacher, ctx.comparison, ctx.labels, ctx.needed, upstream)[2]
+
+        return *gradients_for(upstream, kept, again), None, None, None, None
+
+
+def _cut(tap: HeadTap) -> HeadTap:
+    bias = None if tap.bias is None else tap.bias.detach()
+    return HeadTap(tap.hidden.detach(), tap.weight.detach(), bias, tap.finish, tap.dtype)
+
+
+@torch.no_grad()
+def _sweep(
+    student: HeadTap,
+    teacher: HeadTap,
+    comparison: Comparison,
+    labels: Tensor | None,
+    needed: tuple[bool, ...],
+    row_weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """Values `[N]`, cross-entropies `[N]`, and the gradients of sum(row_weights * values) in hidden, weight, bias."""
+    count = len(student.hidden)
+    vocabulary = comparison.vocabulary or student.weight.shape[0]
+    device, dtype = student.hidden.device, student.dtype
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    heads = [_Side(tap, vocabulary) for tap in (student, teacher)]
+    values, entropy = (torch.zeros(count, dtype=exact, device=device) for _ in range(2))
+    gradients: list[Tensor | None] = [None, None, None]
+    group = max(1, min(count, GROUP // (vocabulary * student.dtype.itemsize)))
+    if needed[0]:
+        gradients[0] = torch.empty_like(student.hidden)
+    if needed[1]:
+        several = count > group  # then the sum is kept in float32, or small chunks would be rounded away
+        gradients[1] = torch.zeros(
+            student.weight.shape, dtype=exact if several else student.weight.dtype, device=device
+        )
+    if needed[2]:
+        gradients[2] = torch.zeros(student.weight.shape[0], dtype=exact, device=device)
+    slopes = torch.empty((group, vocabulary), dtype=dtype, device=device)
+    for first in range(0, count, group):
+        inside = slopes[: min(group, count - first)]
+        for start in range(first, first + len(inside), CHUNK):
+            end = min(start + CHUNK, first + len(inside))
+            _chunk(heads, comparison, labels, row_weights, slice(start, end), inside[start - first : end - first],
+                   values, entropy)  # fmt: skip
+        hidden = student.hidden[first : first + len(inside)].to(dtype)
+        if gradients[0] is not None:
+            gradients[0][first : first + len(inside)] = inside @ heads[0].weight
+        if gradients[1] is not None:
+            _add_product(gradients[1][:vocabulary], inside.t(), hidden)
+        if gradients[2] is not None:
+            gradients[2][:vocabulary] += inside.sum(0, dtype=exact)
+    originals = (student.hidden, student.weight, student.bias)
+    return values, entropy, in_precision_of(originals, gradients)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        # in pieces: a CPU adds in another precision by way of a converted copy of the whole, which is as large as the head
+        for part, product in zip(total.split(ADDED), (a @ b).split(ADDED), strict=True):
+            part += product
+
+
+class _Side:
+    """One head, in the precision it computes in, cut to the tokens compared."""
+
+    def __init__(self, tap: HeadTap, vocabulary: int) -> None:
+        self.tap = tap
+        self.weight = tap.weight[:vocabulary].to(tap.dtype)
+        self.bias = None if tap.bias is None else tap.bias[:vocabulary].to(tap.dtype)
+        self._buffer: Tensor | None = None
+
+    def finished(self, logits: Tensor) -> Tensor:
+        """What the model makes of them. A bias may be -inf, for tokens that cannot occur; it stays finite here."""
+        logits = logits if self.bias is None else logits.clamp(min=LOWEST)
+        return self.tap.finish(logits)
+
+    def logits(self, rows: slice, out: Tensor | None = None) -> Tensor:
+        """`[n, V]`, before the finish; the buffer is used again by the next call."""
+        hidden = self.tap.hidden[rows].to(self.tap.dtype)
+        if out is None:
+            if self._buffer is None:
+                self._buffer = hidden.new_empty((len(hidden), len(self.weight)))
+            out = self._buffer[: len(hidden)]
+        if self.bias is None:
+            return torch.mm(hidden, self.weight.t(), out=out)
+        return torch.addmm(self.bias, hidden, self.weight.t(), out=out)
+
+
+def _chunk(
+    heads: list[_Side],
+    comparison: Comparison,
+    labels: Tensor | None,
+    row_weights: Tensor | None,
+    rows: slice,
+    slopes: Tensor,
+    values: Tensor,
+    entropy: Tensor,
+) -> None:
+    """Values of some rows, and in `slopes` the gradient in the logits before the finish."""
+    student = heads[0].logits(rows, out=slopes)
+    teacher = heads[1].logits(rows)
+    height = max(1, (TILE if slopes.device.type == "cpu" else _GPU_TILE) // slopes.shape[1])
+    for start in range(0, len(slopes), height):
+        tile = slice(start, start + height)
+        at = slice(rows.start + start, min(rows.start + start + height, rows.stop))
+        value, slope = _tile(student[tile], teacher[tile], heads, comparison)
+        if comparison.cross_entropy:
+            assert labels is not None
+            entropy[at], slope = _with_cross_entropy(student[tile], slope, labels[at], heads[0], comparison)
+            value = value + comparison.cross_entropy * entropy[at]
+        values[at] = value
+        if row_weights is not None:
+            slope *= row_weights[at, None]
+        slopes[tile] = _before_finish(slope, student[tile], heads[0])
+
+
+def _tile(student: Tensor, teacher: Tensor, heads: list[_Side], comparison: Comparison) -> tuple[Tensor, Tensor]:
+    """Value and slope of the divergence, the slope in the student's finished logits."""
+    exact = wide(student[:0]).dtype
+    both = [
+        _log_softmax(side.finished(logits.to(exact)), comparison.temperature)
+        for side, logits in zip(heads, (student, teacher), strict=True)
+    ]
+    value, slope = comparison.divergence.kernel(*both)
+    if comparison.factor != 1:
+        value = value * comparison.factor
+    scale = comparison.factor / comparison.temperature
+    return value, slope if scale == 1 else slope.mul_(scale)
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    return (logits if temperature == 1 else logits / temperature).log_softmax(dim=-1)
+
+
+def _with_cross_entropy(
+    student: Tensor, slope: Tensor, labels: Tensor, side: _Side, comparison: Comparison
+) -> tuple[Tensor, Tensor]:
+    log_q = side.finished(wide(student)).log_softmax(dim=-1)
+    column = labels[:, None]
+    entropy = -log_q.gather(1, column).squeeze(1)
+    extra = log_q.exp_().scatter_add_(1, column, log_q.new_full(column.shape, -1.0))
+    return entropy, slope.add_(extra, alpha=comparison.cross_entropy)
+
+
+def _before_finish(slope: Tensor, logits: Tensor, side: _Side) -> Tensor:
+    """Chain rule through cap * tanh(scale * logits / cap)."""
+    finish = side.tap.finish
+    if finish.cap is not None:
+        finished = finish(wide(logits)) / finish.cap
+        slope = slope * (1 - finished * finished)
+    return slope if finish.scale == 1 else slope * finish.scale

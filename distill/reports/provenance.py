@@ -1,0 +1,304 @@
+"""What a student was trained on, as plain values: models and their licences, pairs and their hash, settings."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+import pyarrow.compute as pc
+import yaml
+from huggingface_hub import ModelCard, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+
+from distill import __version__
+from distill.basics.redact import clean, hub_snapshot, public_name
+from distill.basics.steps import Step
+from distill.models.embedded import EMBEDDED, embedded_name
+from distill.teachers.base import Sampling
+
+STEPS = ".steps.json"  # beside a file of pairs: what `distill clean` left out of it
+
+# Settings of transformers.TrainingArguments that decide what is learned.
+TRAINING = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "world_size",
+    "weight_decay",
+    "max_grad_norm",
+    "optim",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "label_smoothing_factor",
+    "neftune_noise_alpha",
+    "bf16",
+    "fp16",
+    "seed",
+    "data_seed",
+)
+
+
+def pairs_sha256(pairs: datasets.Dataset) -> str:
+    """sha256 over the rows' ids and token ids: the same for the same pairs in any file format and any order.
+
+    A row's digest is sha256 over the digests of its id (UTF-8), its `prompt_ids` and its `completion_ids` (each as
+    little-endian int32), and, where not all of the completion carries loss, of its `loss_mask` (bytes 0 and 1). The
+    pairs' digest is sha256 over the sorted digests of the rows.
+
+    Example:
+        >>> pairs_sha256(pairs) == pairs_sha256(pairs.shuffle(seed=1))
+        True
+    """
+    rows = []
+    columns = ["id", "prompt_ids", "completion_ids"] + ["loss_mask"] * ("loss_mask" in pairs.column_names)
+    for table in pairs.select_columns(columns).with_format("arrow").iter(1000):
+        for row in zip(*(table[column] for column in columns), strict=True):
+            parts = [row[0].as_py().encode()]
+            parts += [_ids_as_bytes(ids) for ids in row[1:3]]
+            if len(row) == 4 and row[3].is_valid and 0 in (mask := row[3].as_py()):
+                parts.append(bytes(mask))
+            rows.append(_sha256(b"".join(_sha256(part) for part in parts)))
+    return _sha256(b"".join(sorted(rows))).hex()
+
+
+def describe_pairs(pairs: datasets.Dataset, max_length: int | None = None) -> dict[str, Any]:
+    """Counts, finish reasons, token sources, supervised tokens and scores of pairs, and their hash.
+
+    Args:
+        pairs: what was trained on.
+        max_length: longest row in tokens; what it cuts carries no loss.
+    """
+    columns, count = set(pairs.column_names), len(pairs)
+    # by tables and not by rows: 800,000 traces as lists of Python would not fit into memory
+    lengths: list[list[np.ndarray]] = [[], []]
+    prompts: set[bytes] = set()
+    for table in pairs.select_columns(["prompt_ids", "completion_ids"]).with_format("arrow").iter(1000):
+        for kept, column in zip(lengths, table.columns, strict=True):
+            kept.append(np.asarray(pc.list_value_length(column), dtype=np.int64))
+        prompts.update(_sha256(_ids_as_bytes(ids)) for ids in table["prompt_ids"])
+    prompt, completion = (np.concatenate(kept) if kept else np.zeros(0, np.int64) for kept in lengths)
+    whole = prompt + completion
+    seen = whole if max_length is None else np.minimum(whole, max_length)
+    first = np.maximum(prompt, 1)
+    supervised = np.maximum(seen - first, 0)
+    if "loss_mask" in columns:
+        for i, mask in enumerate(pairs["loss_mask"]):
+            if mask is not None:
+                start = first[i] - prompt[i]
+                supervised[i] = sum(mask[start : start + supervised[i]])
+    described = {
+        "count": count,
+        "prompts": len(prompts),
+        "finish_reasons": _counted(pairs, "finish_reason"),
+        "token_source": _counted(pairs, "token_source"),
+        "supervised_tokens": int(supervised.sum()),
+        "longest_row": int(whole.max(initial=0)),
+        "max_length": max_length,
+        "rows_cut_at_max_length": int((seen < whole).sum()),
+        "sha256": pairs_sha256(pairs),
+    }
+    if "score" in columns:
+        scores = [score for score in pairs["score"] if score is not None]
+        described["mean_score"] = statistics.fmean(scores) if scores else None
+        described["without_score"] = count - len(scores)
+    return described
+
+
+def describe_origin(model: Any) -> dict[str, Any]:
+    """Where a loaded model came from: `name`, `hub_id`, `revision`, `license`; None where it is not known."""
+    config = getattr(model, "config", None)
+    source = str(getattr(config, "name_or_path", "") or "")
+    revision = getattr(config, "_commit_hash", None)
+    found: dict[str, Any] = {
+        "name": public_name(source) if source else None,
+        "hub_id": None,
+        "revision": revision,
+        "license": None,
+    }
+    if embedded := embedded_name(source):
+        known = EMBEDDED[embedded]
+        found |= {
+            "hub_id": known.hub_id,
+            "license": known.license,
+            "revision": f"{known.requirement}, sha256 {known.sha256}",
+        }
+    elif snapshot := hub_snapshot(source):
+        found |= {"hub_id": snapshot[0], "revision": snapshot[1]}
+    elif revision:
+        found["hub_id"] = found["name"]
+    if found["license"] is None and source:
+        found["license"] = _license_of_folder(Path(source)) or _license_on_hub(found["hub_id"], found["revision"])
+    return found
+
+
+def describe_teachers(
+    pairs: datasets.Dataset, teacher: Any | None = None, license: str | None = None
+) -> list[dict[str, Any]]:
+    """Who wrote the pairs, the most frequent first; with `teacher`, what it says of itself.
+
+    A teacher that wrote none of them (its inside was matched, or the student was cut from it) is listed with 0 pairs.
+
+    Args:
+        pairs: what was trained on; the column `teacher` counts.
+        teacher: the one at hand, if any; or its identity, as `drawn_as` finds it.
+        license: its licence, if the user knows it.
+    """
+    written = Counter(pairs["teacher"] if "teacher" in pairs.column_names else ["unknown"] * len(pairs))
+    identity = {} if teacher is None else teacher if isinstance(teacher, Mapping) else teacher.identity()
+    known = None if teacher is None else identity["teacher"] if isinstance(teacher, Mapping) else teacher.name
+    if known is not None:
+        written.setdefault(known, 0)
+    listed = []
+    for name, count in written.most_common():
+        entry: dict[str, Any] = {"name": public_name(name), "pairs": count, "license": license}
+        entry |= {"hub_id": None, "revision": None, "identity": {}}
+        embedded = EMBEDDED.get(embedded_name(name) or "")
+        if embedded:
+            entry |= {"license": license or embedded.license, "hub_id": embedded.hub_id}
+        if name == known:
+            origin = describe_origin(getattr(teacher, "model", None))
+            entry |= {k: origin[k] for k in ("license", "hub_id", "revision") if origin[k] and not entry.get(k)}
+            entry["identity"] = clean({k: v for k, v in identity.items() if k not in ("teacher", "journal_format")})
+        listed.append(entry)
+    return listed
+
+
+def describe_steps(steps: Iterable[Step]) -> list[dict[str, Any]]:
+    """Steps in their order, without examples: these are texts of rows, maybe of an evaluation set."""
+    return [clean({k: v for k, v in step.as_dict().items() if k != "examples"}) for step in steps]
+
+
+def describe_training(training: Any | None) -> dict[str, Any] | None:
+    """The settings of `TrainingArguments` that decide what is learned, or the user's own mapping, cleaned."""
+    if training is None:
+        return None
+    if isinstance(training, Mapping):
+        return dict(clean(training))
+    found = {name: getattr(training, name) for name in TRAINING if getattr(training, name, None) is not None}
+    batch = training.per_device_train_batch_size * training.gradient_accumulation_steps * training.world_size
+    return {**clean(found), "rows_in_a_step": batch}
+
+
+def describe_objective(objective: Any) -> dict[str, Any]:
+    """Name and settings of a white-box objective; text is taken as the name."""
+    if isinstance(objective, str):
+        return {"name": clean(objective)}
+    settings = {"name": objective.name, "weight": objective.weight}
+    if divergence := getattr(objective, "divergence", None):
+        settings["divergence"] = divergence.name
+    names = ("temperature", "cross_entropy", "distance", "relations", "layers")
+    return clean(settings | {name: getattr(objective, name) for name in names if hasattr(objective, name)})
+
+
+class Drawn(NamedTuple):
+    """How a file of pairs came to be: who was asked and how (None where nobody noted it), and what was then left out."""
+
+    teacher: dict[str, Any] | None
+    sampling: dict[str, Any] | None
+    steps: tuple[Step, ...]
+
+
+def drawn_as(path: str | os.PathLike[str]) -> Drawn:
+    """What `generate` (`.settings.json`) or `distill clean` (`.steps.json`) wrote beside a file of pairs.
+
+    All of it is empty where there is nothing beside the file, or something else.
+
+    Example:
+        >>> teacher, sampling, steps = drawn_as("runs/demo/pairs.jsonl")
+    """
+    beside = Path(path)
+    found = _read_object(beside.with_suffix(".settings.json"))
+    cleaned = _read_object(beside.with_suffix(STEPS))
+    found = found or cleaned.get("drawn") or {}
+    try:
+        steps = tuple(Step(**{**step, "examples": tuple(step["examples"])}) for step in cleaned.get("steps", []))
+    except (TypeError, KeyError):
+        steps = ()
+    if not isinstance(found, dict) or not isinstance(found.get("teacher"), str):
+        return Drawn(None, None, steps)
+    names = {field.name for field in dataclasses.fields(Sampling)}
+    apart = [{k: v for k, v in found.items() if (k in names) is side} for side in (False, True)]
+    return Drawn(apart[0], apart[1] or None, steps)
+
+
+def write_steps(path: str | os.PathLike[str], steps: Iterable[Step], source: str | os.PathLike[str]) -> None:
+    """Write beside a file of pairs what was left out of it, after all that is known of the file it was made from."""
+    before = drawn_as(source)
+    drawn = {**before.teacher, **(before.sampling or {})} if before.teacher else None
+    listed = [step.as_dict() for step in (*before.steps, *steps)]
+    text = json.dumps({"drawn": drawn, "steps": listed}, indent=1, ensure_ascii=False)
+    Path(path).with_suffix(STEPS).write_text(text + "\n", encoding="utf-8")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # no such file; not JSON in UTF-8
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def describe_program() -> dict[str, Any]:
+    """Version of this package, and the git commit if it runs from a checkout (`-dirty`: with changes of its own)."""
+    root = Path(__file__).parent.parent
+    described: dict[str, Any] = {"version": __version__, "commit": None}
+    if not (root / ".git").exists():
+        return described
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return described
+    return described | {"commit": found.stdout.strip() or None}
+
+
+def _ids_as_bytes(ids: Any) -> bytes:
+    return np.asarray(ids.values, dtype="<i4").tobytes()
+
+
+def _counted(pairs: datasets.Dataset, column: str) -> dict[str, int]:
+    if column not in pairs.column_names:
+        return {"unknown": len(pairs)}
+    return dict(Counter(value if value is not None else "unknown" for value in pairs[column]).most_common())
+
+
+def _license_of_folder(folder: Path) -> str | None:
+    """The licence field of a model folder's README.md."""
+    return _license_of_card(folder / "README.md") if (folder / "README.md").is_file() else None
+
+
+def _license_on_hub(hub_id: str | None, revision: str | None) -> str | None:
+    """The licence field of a model card on the Hub; asked only for models that came from there."""
+    if hub_id is None:
+        return None
+    try:
+        return _license_of_card(Path(hf_hub_download(hub_id, "README.md", revision=revision)))
+    except (OSError, ValueError, EntryNotFoundError):  # no connection, no card
+        return None
+
+
+def _license_of_card(path: Path) -> str | None:
+    try:
+        data = ModelCard.load(path, ignore_metadata_errors=True).data
+    except (OSError, ValueError, TypeError, yaml.YAMLError):  # not a card: somebody's own README
+        return None
+    named = data.license_name if data.license == "other" else data.license
+    return str(clean(named)) if named and isinstance(named, str) else None
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()

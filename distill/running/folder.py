@@ -1,0 +1,217 @@
+"""A run's folder: whose it is, how training in it is interrupted and resumed, and what a user is told when it ends."""
+
+import errno
+import functools
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock, Timeout
+from transformers import TrainerCallback
+
+from distill.basics import processes
+from distill.basics.settings import differences
+from distill.models.adapters import save_model
+from distill.reports.card import CARD, is_edited
+from distill.trainers.checkpoints import LOCK_FILE
+
+RUN_FILE = "run.json"
+
+
+class RunFolder:
+    """An output folder that belongs to one run: the same settings continue it, other settings are refused.
+
+    In several processes the first one looks and locks.
+
+    Args:
+        path: the folder; made if missing.
+        settings: plain values that decide the run's results.
+
+    Raises:
+        ValueError: the folder holds another run (the differing settings are named), something else, or is in use.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
+        self.path = Path(path)
+        with processes.first_then_others():
+            if processes.is_main():
+                self._open(settings)
+
+    def _open(self, settings: dict[str, Any]) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        wanted = json.loads(json.dumps(settings, default=str))
+        file = self.path / RUN_FILE
+        self._lock = FileLock(self.path / ".lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"{self.path} is in use by another process; wait for it, or give another folder."
+            ) from None
+        if file.is_file():
+            found = json.loads(file.read_text(encoding="utf-8"))
+            if changed := differences(found, wanted):
+                raise ValueError(
+                    f"{self.path} holds another run ({'; '.join(changed)}). Give another --output_dir, or the same settings to "
+                    "continue it."
+                )
+            print(f"Continuing the run in {self.path}.", flush=True)
+        elif others := [
+            p.name for p in self.path.iterdir() if p.name not in (".lock", LOCK_FILE) and p.suffix != ".part"
+        ]:
+            raise ValueError(
+                f"{self.path} is not empty ({', '.join(sorted(others)[:3])}) and holds no run of this recipe; give another "
+                "--output_dir."
+            )
+        else:
+            write_json(file, wanted)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file that is either the old one or the whole new one."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    os.replace(part, path)
+
+
+def train_or_resume(trainer: Any) -> None:
+    """Train to the end, from the last complete checkpoint in the trainer's output folder if there is one.
+
+    The first Ctrl-C finishes the step, saves a checkpoint and raises `KeyboardInterrupt`; a second one stops at once.
+
+    Raises:
+        OSError: too little disk space for a checkpoint, found before training starts.
+        ValueError: as `ResumingTrainer.train`.
+        KeyboardInterrupt: after the checkpoint is saved.
+    """
+    _check_space(trainer, Path(str(trainer.args.output_dir)), checkpoints=2)
+    stop = _StopOnInterrupt(trainer.args.device)
+    trainer.add_callback(stop)
+    trainer.train(resume_from_checkpoint=True, or_start=True)
+    if stop.asked and trainer.state.global_step < trainer.state.max_steps:
+        raise KeyboardInterrupt
+
+
+def save_student(model: Any, tokenizer: Any, folder: Path, card: Callable[[Path], Any] | None = None) -> None:
+    """Save model and tokenizer in one rename; an existing folder of that name is replaced, but not an edited README.md.
+
+    A student with an adapter is merged, so that it loads anywhere, and its adapter saved beside it (`distill.models.adapters`).
+    Of several processes the first one saves and the others wait.
+
+    Args:
+        card: writes what the student was trained on into the folder it is given; see `distill.reports.card.write_card`.
+    """
+    if processes.is_main():
+        _save_student(model, tokenizer, folder, card)
+    processes.wait_for_all()
+
+
+def _save_student(model: Any, tokenizer: Any, folder: Path, card: Callable[[Path], Any] | None) -> None:
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    save_model(model, part)
+    tokenizer.save_pretrained(part)
+    if is_edited(folder):
+        shutil.copy2(folder / CARD, part / CARD)
+    if card:
+        card(part)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(part, folder)
+
+
+def one_sentence(main: Callable[..., None]) -> Callable[..., None]:
+    """Wrap a recipe's main: what a user can mend is told in one sentence, without a traceback.
+
+    Exit status 1 for an error, 130 for Ctrl-C. A `ValueError` of this package, a full disk and a missing permission are
+    such things; anything else is a bug and keeps its traceback.
+    """
+
+    @functools.wraps(main)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            main(*args, **kwargs)
+        except KeyboardInterrupt:
+            processes.let_the_first_speak()
+            _end("Stopped. What is finished is saved; the same command goes on from there.", 130)
+        except ValueError as error:
+            processes.let_the_first_speak()
+            _end(f"Error: {error}", 1)
+        except FloatingPointError as error:
+            _end(f"Error: {error} Lower --learning_rate, or look at the pairs of that step.", 1)
+        except Exception as error:
+            if _is_disk_full(error):
+                _end(f"Error: {error}. Free some space and give the same command again; it goes on from there.", 1)
+            if processes.other_has_ended(error):
+                _end(f"Error: {processes.ENDED}", 1)
+            if not isinstance(error, OSError):
+                raise
+            _end(f"Error: {error}.", 1)
+
+    return wrapped
+
+
+def _end(sentence: str, status: int) -> None:
+    print(f"\n{sentence}", file=sys.stderr, flush=True)
+    raise SystemExit(status)
+
+
+def _is_disk_full(error: Exception) -> bool:
+    """safetensors and torch.save report a full disk in exceptions of their own, without an errno."""
+    return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or any(
+        words in str(error) for words in ("No space left on device", "PytorchStreamWriter failed", "unexpected pos")
+    )
+
+
+def _check_space(trainer: Any, folder: Path, checkpoints: int) -> None:
+    weights = sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad)
+    need = checkpoints * 3 * weights  # a checkpoint holds the weights and AdamW's two averages
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise OSError(
+            errno.ENOSPC,
+            f"{folder} has {free / 2**30:.1f} GiB free, and checkpoints of this run need {need / 2**30:.1f} GiB",
+        )
+
+
+class _StopOnInterrupt(TrainerCallback):
+    """First Ctrl-C: finish the step, save, stop. A second one: stop at once.
+
+    In several processes all stop after the same step, whoever heard of it first.
+    """
+
+    def __init__(self, device: Any) -> None:
+        self.device, self.asked, self.when = device, False, 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self.before = signal.signal(signal.SIGINT, self.handle)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.asked = processes.any_of_them(self.asked, self.device)
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self.before)
+
+    def handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.asked and processes.count() > 1 and time.monotonic() - self.when < 2:
+            return  # the terminal tells every process, and the launcher tells them again
+        if self.asked:
+            signal.signal(signal.SIGINT, self.before)
+            raise KeyboardInterrupt
+        self.asked, self.when = True, time.monotonic()
+        print("\nStopping: finishing this step and saving a checkpoint.", file=sys.stderr, flush=True)

@@ -1,0 +1,22 @@
+"""What models say about a batch beyond its text: logits or what they are made of, hidden states, queries and keys.
+
+Taps let them out of a forward pass without touching the model; a request says which; a source is whoever gives the teacher's.
+"""
+
+from distill.signals.attention import AttentionTap, probe_attention, record_attention
+from distill.signals.head import Finish, HeadTap, probe_head
+from distill.signals.hidden import probe_hidden
+from distill.signals.requests import Signals, Wants, run_with_taps
+
+__all__ = [
+    "AttentionTap",
+    "Finish",
+    "HeadTap",
+    "Signals",
+    "Wants",
+    "probe_attention",
+    "probe_head",
+    "probe_hidden",
+    "record_attention",
+    "run_with_taps",
+]

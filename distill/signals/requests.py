@@ -1,0 +1,112 @@
+"""One forward pass, and what was asked to be let out of it."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from distill.signals.attention import AttentionTap, record_attention
+from distill.signals.head import Finish, HeadTap, replaced_head, rows_of
+from distill.signals.hidden import place_of
+
+
+@dataclass(frozen=True)
+class Wants:
+    """What is to be let out of a forward pass.
+
+    Args:
+        logits: the next-token logits of the supervised rows, as the model gives them.
+        head: what they are computed from; unless `logits` are wanted too, the model's own logits are not made at all. None:
+            not wanted; else what `probe_head` found for this model.
+        hidden, attention: of which layers (0-based).
+    """
+
+    logits: bool = False
+    head: Finish | None = None
+    hidden: frozenset[int] = frozenset()
+    attention: frozenset[int] = frozenset()
+
+    def __or__(self, other: "Wants") -> "Wants":
+        return Wants(
+            self.logits or other.logits,
+            self.head or other.head,
+            self.hidden | other.hidden,
+            self.attention | other.attention,
+        )
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What was let out. N counts the supervised rows of the batch, in the order of `rows.nonzero()`.
+
+    Args:
+        rows: `[B, T]` bool, the supervised positions.
+        logits: `[N, V]`, or None.
+        hidden: layer to its output `[N, D]`; the last layer's is after the final norm, as `transformers` gives it.
+        attention: layer to its queries, keys and values, for the whole batch.
+        head: what the logits are computed from, or None.
+        labels: `[N]`, the tokens that follow the supervised positions, where the caller has them.
+        anchor: a zero that hangs on the model's output. Added to the loss of a wrapped model, it lets the wrapper (DDP) see
+            all its parameters used, whatever was tapped.
+    """
+
+    rows: Tensor
+    logits: Tensor | None = None
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+    attention: dict[int, AttentionTap] = field(default_factory=dict)
+    head: HeadTap | None = None
+    labels: Tensor | None = None
+    anchor: Tensor | None = None
+
+
+def run_with_taps(
+    forward: Any,
+    model: PreTrainedModel,
+    inputs: dict[str, Tensor],
+    rows: Tensor,
+    wants: Wants,
+    labels: Tensor | None = None,
+) -> Signals:
+    """One forward pass.
+
+    Args:
+        forward: what is called; the model, or the wrapper around it (DDP, FSDP), which must not be bypassed.
+        model: the model itself.
+        inputs: `input_ids`, `attention_mask`, perhaps `position_ids`; no labels.
+        rows: `[B, T]` bool, the supervised positions. The head sees these rows only.
+        wants: what to let out.
+        labels: `[N]`, handed on in the signals.
+    """
+    streams = wants.head is not None
+    arguments: dict[str, Any] = {"use_cache": False, "return_dict": True}
+    if wants.hidden:
+        arguments["output_hidden_states"] = True
+    if wants.logits or not streams:
+        # a boolean mask makes transformers select the rows before the head, so [B, T, V] never exists
+        arguments["logits_to_keep"] = rows if wants.logits else 1
+    with ExitStack() as stack:
+        attention = stack.enter_context(record_attention(model, wants.attention))
+        heads = []
+        if wants.head is not None:
+            heads = stack.enter_context(replaced_head(model, rows, wants.head, with_logits=wants.logits))
+        output = forward(**inputs, **arguments)
+    missing = wants.attention - attention.keys()
+    assert not missing, f"no attention was recorded for layers {sorted(missing)}; probe_attention should have refused"
+    assert len(heads) == streams, f"the head was called {len(heads)} times; probe_head should have refused"
+    return Signals(
+        rows=rows,
+        logits=rows_of(output.logits, rows) if wants.logits else None,
+        hidden={layer: output.hidden_states[place_of(model, layer)][rows] for layer in wants.hidden},
+        attention={layer: tap.to(rows.device) for layer, tap in attention.items()},
+        head=heads[0] if heads else None,
+        labels=labels,
+        anchor=_anchor(output.logits),
+    )
+
+
+def _anchor(logits: Tensor) -> Tensor:
+    first = logits.reshape(-1)[:1]
+    return first.masked_fill(torch.ones_like(first, dtype=torch.bool), 0).sum()  # 0 times inf would be NaN
