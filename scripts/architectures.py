@@ -3,7 +3,7 @@
     python scripts/architectures.py           # writes docs/architectures.md
     python scripts/architectures.py --check   # exits with 1 if that file would change
 
-A signal that does not equal its reference raises AssertionError, and nothing is written. `tests/test_architectures.py` holds
+A signal that does not equal its reference raises AssertionError, and nothing is written. `tests/objectives/test_architectures.py` holds
 every row of the page against the library.
 """
 

@@ -146,8 +146,9 @@ def _small_disk(place: Path, kib: int, mounted: bool) -> Iterator[Any]:
 
 
 def fuzzing(examples: int) -> bool:
-    """The tests of tests/test_fuzz.py with more examples; how many ended in a sentence and how many in rows."""
+    """The tests of tests/pairs/test_fuzz.py with more examples; how many ended in a sentence and how many in rows."""
     os.environ["FUZZ_EXAMPLES"] = str(examples)
+    sys.path.insert(0, str(TESTS / "pairs"))
     import test_fuzz  # type: ignore[import-not-found]
 
     print(f"## Damaged files and arbitrary bytes: {examples} examples of each kind\n")

@@ -4,7 +4,7 @@
     python scripts/reliability.py faults           # 2,000 requests, 30% of them fail, in eight ways
     python scripts/reliability.py kills            # 50 kill -9 of a run against a server, 50 of a local one
     python scripts/reliability.py disk             # disks of 13 sizes, each too small
-    python scripts/reliability.py fuzz             # 500 examples of each test in tests/test_fuzz.py
+    python scripts/reliability.py fuzz             # 500 examples of each test in tests/pairs/test_fuzz.py
     python scripts/reliability.py journal          # appends a second, and how fast 100,000 rows open
 
 Each ends with status 1 if anything differs from the unbroken run. Needs the `dev` extra.

@@ -15,7 +15,7 @@ from distill import load_pairs
 from distill.running.folder import RunFolder
 from distill.trainers.checkpoints import last_complete_checkpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TINY = [
     "--layers",
     "2",

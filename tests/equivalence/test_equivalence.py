@@ -20,7 +20,7 @@ from distill.equivalence.real_model import paired_tost
 from distill.pairs.schema import pairs_from_rows
 from distill.teachers import LocalTeacher
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from distill.pairs.collate import IGNORE, PairCollator
 from distill.pairs.schema import pairs_from_rows, save_pairs
 from distill.reports.provenance import drawn_as
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MARK = "▔"
 
 

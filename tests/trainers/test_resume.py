@@ -18,7 +18,7 @@ from distill import AttentionMaps
 from distill.trainers import checkpoints
 from distill.trainers.checkpoints import RECORD_FILE
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "kill_training.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "kill_training.py"
 
 
 def test_killed_twice_both_trainers_end_as_the_unbroken_run():

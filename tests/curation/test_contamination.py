@@ -5,7 +5,7 @@ import random
 
 import pytest
 from conftest import build_pairs
-from test_cleaning import pairs_of
+from test_duplicates import pairs_of
 
 from distill.curation.contamination import drop_contaminated, find_contamination, read_evaluation
 from distill.curation.phrases import PhraseIndex

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from distill import load_pairs
 from distill.models.load import load_tokenizer
 
-SETTINGS = Path(__file__).parent.parent / "recipes" / "settings"
+SETTINGS = Path(__file__).parents[2] / "recipes" / "settings"
 TINY = ["--bf16", "False", "--max_new_tokens", "6", "--save_strategy", "no", "--generation_batch_size", "32"]
 # random models are never right: this verifier takes some of their words for it, always the same ones
 VERIFIER = """\

@@ -16,7 +16,7 @@ from distill import generate
 from distill.running.folder import one_sentence
 from distill.teachers import LocalTeacher, ServerTeacher
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "reliability.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "reliability.py"
 REQUESTS = 200
 
 
