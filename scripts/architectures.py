@@ -216,9 +216,9 @@ def signals(
     objective: Objective, student: PreTrainedModel, teacher: PreTrainedModel, inputs: dict[str, Tensor], rows: Tensor
 ) -> tuple[Signals, Signals]:
     """As the trainer gets them."""
-    ours = run_with_taps(student, student, inputs, rows, objective.student_wants())
+    ours = run_with_taps(student, student, inputs, rows, objective.student_request())
     with torch.no_grad():
-        return ours, run_with_taps(teacher, teacher, inputs, rows, objective.teacher_wants())
+        return ours, run_with_taps(teacher, teacher, inputs, rows, objective.teacher_request())
 
 
 @contextmanager

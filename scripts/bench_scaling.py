@@ -35,7 +35,7 @@ from distill.objectives.divergences import by_name
 from distill.planning import Setting, plan, shape_of
 from distill.planning.dry_run import TEACHER
 from distill.planning.plan import UPDATE
-from distill.signals import Finish, HeadTap
+from distill.signals import HeadTap, LogitTransform
 
 DOCS = Path(__file__).parent.parent / "docs"
 SFT, TEACHER_FORWARD, WHITE, ALL, MAP = (
@@ -135,7 +135,7 @@ def map_alone(size: Size, dtype: torch.dtype) -> Callable[[], object]:
     def tap() -> HeadTap:
         hidden = torch.randn(rows, size.width, dtype=dtype)
         weight = torch.randn(size.vocabulary, size.width, dtype=dtype) * 0.05
-        return HeadTap(hidden.requires_grad_(), weight.requires_grad_(), None, Finish(), dtype)
+        return HeadTap(hidden.requires_grad_(), weight.requires_grad_(), None, LogitTransform(), dtype)
 
     student, teacher = tap(), tap()
 

@@ -33,7 +33,7 @@ from torch import Tensor
 from distill import AttentionMaps, HiddenStates, Logits
 from distill.objectives import Comparison, Objective, attention_divergence, next_token_divergence
 from distill.objectives.divergences import by_name
-from distill.signals import AttentionTap, Finish, HeadTap
+from distill.signals import AttentionTap, HeadTap, LogitTransform
 
 SHAPES = ((4, 256), (2, 1024), (1, 4096))
 SHARES = "0,0.5,0.8"
@@ -76,9 +76,11 @@ def head_ways(count: int, vocabulary: int, device: str, dtype: torch.dtype) -> d
         torch.autograd.grad(loss(), (hidden, weight))
 
     def ours(name: str) -> Tensor:
-        student = HeadTap(hidden, weight, None, Finish(), dtype)
+        student = HeadTap(hidden, weight, None, LogitTransform(), dtype)
         comparison = Comparison(by_name(name))
-        return next_token_divergence(student, HeadTap(other, teacher, None, Finish(), dtype), comparison)[0].sum()
+        return next_token_divergence(student, HeadTap(other, teacher, None, LogitTransform(), dtype), comparison)[
+            0
+        ].sum()
 
     def naive(name: str) -> Tensor:
         return textbook(name, (hidden @ weight.t()).float(), (other @ teacher.t()).float()).sum()

@@ -170,8 +170,8 @@ def family(name):
 def value_of(objective, student, teacher, inputs, rows):
     """`[N]` of a bound objective on a batch."""
     return objective(
-        run_with_taps(student, student, inputs, rows, objective.student_wants()),
-        run_with_taps(teacher, teacher, inputs, rows, objective.teacher_wants()),
+        run_with_taps(student, student, inputs, rows, objective.student_request()),
+        run_with_taps(teacher, teacher, inputs, rows, objective.teacher_request()),
     )
 
 

@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTraine
 from distill.objectives.divergences import forward_kl
 from distill.pairs.collate import PairCollator, supervised_rows, supervised_tokens
 from distill.pairs.schema import pairs_from_rows
-from distill.signals import Wants, run_with_taps
+from distill.signals import SignalRequest, run_with_taps
 from distill.teachers import LocalTeacher
 
 EOS = 0
@@ -137,7 +137,7 @@ class Rows:
     def __init__(self, model: PreTrainedModel, batch: dict[str, Tensor]) -> None:
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         labels, rows = batch["labels"], supervised_rows(batch["labels"])
-        logits = run_with_taps(model, model, inputs, rows, Wants(logits=True)).logits
+        logits = run_with_taps(model, model, inputs, rows, SignalRequest(logits=True)).logits
         assert logits is not None
         self.logits = logits
         self.labels = supervised_tokens(labels, rows)

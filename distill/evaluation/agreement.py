@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from distill.models.load import fast_dtype
 from distill.objectives.divergences import forward_kl
 from distill.pairs.collate import PairCollator, supervised_rows, supervised_tokens
-from distill.signals import Wants, run_with_taps
+from distill.signals import SignalRequest, run_with_taps
 from distill.text.vocabulary import shared_vocabulary
 
 
@@ -122,7 +122,7 @@ class HeldOut:
         model.eval()
         try:
             with autocast:
-                signals = run_with_taps(model, model, inputs, rows, Wants(logits=True))
+                signals = run_with_taps(model, model, inputs, rows, SignalRequest(logits=True))
         finally:
             model.train(was_training)
         assert signals.logits is not None

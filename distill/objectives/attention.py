@@ -12,7 +12,7 @@ from distill.objectives import divergences
 from distill.objectives.base import LayerMap, Objective, resolve_layers
 from distill.objectives.schedules import Schedule
 from distill.objectives.streamed_attention import attention_divergence, attention_scores
-from distill.signals import AttentionTap, Signals, Wants, probe_attention
+from distill.signals import AttentionTap, SignalRequest, Signals, probe_attention
 
 RELATIONS = ("query", "key", "value")
 
@@ -74,8 +74,8 @@ class AttentionMaps(Objective):
     def bind(self, student: PreTrainedModel, teacher: PreTrainedModel, vocabulary: int | None) -> None:
         self.pairs = resolve_layers(self.layers, student, teacher, span_end=False)
         taps = []
-        for model, wants in ((student, self.student_wants()), (teacher, self.teacher_wants())):
-            found, outputs = probe_attention(model, wants.attention)
+        for model, request in ((student, self.student_request()), (teacher, self.teacher_request())):
+            found, outputs = probe_attention(model, request.attention)
             for layer, tap in found.items():
                 _check_tap(tap, outputs[layer], layer, model)
             taps.append(found)
@@ -86,11 +86,11 @@ class AttentionMaps(Objective):
         if self.relations is not None:
             self._choose_relation_heads([taps[0][s] for s, _ in self.pairs], [taps[1][t] for _, t in self.pairs])
 
-    def student_wants(self) -> Wants:
-        return Wants(attention=frozenset(s for s, _ in self.pairs))
+    def student_request(self) -> SignalRequest:
+        return SignalRequest(attention=frozenset(s for s, _ in self.pairs))
 
-    def teacher_wants(self) -> Wants:
-        return Wants(attention=frozenset(t for _, t in self.pairs))
+    def teacher_request(self) -> SignalRequest:
+        return SignalRequest(attention=frozenset(t for _, t in self.pairs))
 
     def forward(self, student: Signals, teacher: Signals) -> Tensor:
         taps = [(student.attention[s], teacher.attention[t]) for s, t in self.pairs]

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from distill.models.students import KEPT_LAYERS, TEACHER_DEPTH
 from distill.objectives.schedules import Schedule
-from distill.signals import Signals, Wants
+from distill.signals import SignalRequest, Signals
 
 LayerMap = str | Mapping[int, int] | Sequence[tuple[int, int]]
 
@@ -52,11 +52,11 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
-    def student_wants(self) -> Wants:
+    def student_request(self) -> SignalRequest:
         """What is tapped from the student."""
         raise NotImplementedError
 
-    def teacher_wants(self) -> Wants:
+    def teacher_request(self) -> SignalRequest:
         """What is tapped from the teacher."""
         raise NotImplementedError
 

@@ -8,7 +8,7 @@ to the teacher.
 `temperature` divides the logits of both sides. The factor T^2 that keeps the size of the gradient (Hinton et al. 2015) is
 *not* applied here; `distill.Logits` applies it, visibly.
 
-Each divergence is written once, as a *kernel*: its value and its slope in the student's logits, in closed form from two
+Each divergence is written once, as a *value-and-gradient function*: its value and its slope in the student's logits, in closed form from two
 rows of log-probabilities. The functions below differentiate by it, and the streaming of `distill.objectives` runs on it tile by
 tile. p is the teacher's row, q the student's.
 """
@@ -26,7 +26,7 @@ from torch.autograd.function import once_differentiable
 # exp() of it is exactly 0 in every dtype, and differences of two of them are still finite
 LOWEST = -1e30
 
-Kernel = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+ValueAndGrad = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(log q, log p), each `[..., V]` -> value `[...]` and its slope in the student's logits `[..., V]`."""
 
 
@@ -36,17 +36,17 @@ class Divergence:
 
     Args:
         name: as in `by_name`.
-        kernel: value and slope in the student's logits.
-        mirror: the kernel of the same number with the two rows in each other's place; its slope is the teacher's.
+        value_and_grad: value and slope in the student's logits.
+        swapped: that of the same number with the two rows in each other's place; its slope is the teacher's.
     """
 
     name: str
-    kernel: Kernel
-    mirror: Kernel
+    value_and_grad: ValueAndGrad
+    swapped: ValueAndGrad
 
     def __call__(self, student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
         """`[...]` from two `[..., V]`."""
-        value: Tensor = _Rows.apply(student_logits, teacher_logits, self.kernel, self.mirror, temperature)
+        value: Tensor = _Rows.apply(student_logits, teacher_logits, self.value_and_grad, self.swapped, temperature)
         return value
 
 
@@ -194,17 +194,22 @@ def log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 class _Rows(torch.autograd.Function):
-    """A kernel as a differentiable function of logits."""
+    """A value-and-gradient function as a differentiable function of logits."""
 
     @staticmethod
     def forward(
-        ctx: Any, student: Tensor, teacher: Tensor, kernel: Kernel, mirror: Kernel, temperature: float
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        value_and_grad: ValueAndGrad,
+        swapped: ValueAndGrad,
+        temperature: float,
     ) -> Tensor:
         log_q, log_p = log_probabilities(student, temperature), log_probabilities(teacher, temperature)
         ctx.slopes, ctx.temperature, ctx.dtypes = [None, None], temperature, (student.dtype, teacher.dtype)
         if ctx.needs_input_grad[1]:
-            ctx.slopes[1] = mirror(log_p.clone(), log_q.clone())[1]
-        value, ctx.slopes[0] = kernel(log_q, log_p)
+            ctx.slopes[1] = swapped(log_p.clone(), log_q.clone())[1]
+        value, ctx.slopes[0] = value_and_grad(log_q, log_p)
         return value
 
     @staticmethod
@@ -215,7 +220,7 @@ class _Rows(torch.autograd.Function):
         return *((scale * slope).to(dtype) if needs else None for needs, slope, dtype in needed), None, None, None
 
 
-# The kernels. They may overwrite what they are given. For f(q) with slope u in the probabilities, the slope in the logits is
+# The value-and-gradient functions. They may overwrite what they are given. For f(q) with slope u in the probabilities, the slope in the logits is
 # q (u - sum q u); u is written so that it is exactly 0 at p = q. Rounding can make a sum of nearly 0 negative; it is then 0.
 
 

@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from distill.objectives.base import LayerMap, Objective, resolve_layers
 from distill.objectives.schedules import Schedule
-from distill.signals import Signals, Wants, probe_hidden
+from distill.signals import SignalRequest, Signals, probe_hidden
 
 DISTANCES = ("mse", "cosine", "cka")
 SHORTEST = 8  # positions for a CKA: with 4, the gradient of unlucky states is a hundred times that with 32
@@ -58,8 +58,8 @@ class HiddenStates(Objective):
     def bind(self, student: PreTrainedModel, teacher: PreTrainedModel, vocabulary: int | None) -> None:
         self.pairs = resolve_layers(self.layers, student, teacher, span_end=True)
         ours, theirs = (
-            probe_hidden(model, wants.hidden)
-            for model, wants in ((student, self.student_wants()), (teacher, self.teacher_wants()))
+            probe_hidden(model, request.hidden)
+            for model, request in ((student, self.student_request()), (teacher, self.teacher_request()))
         )
         self.projections = nn.ModuleDict()
         if self.distance == "cka":
@@ -76,11 +76,11 @@ class HiddenStates(Objective):
                 nn.init.orthogonal_(linear.weight)
                 self.projections[f"{s}_{t}"] = linear
 
-    def student_wants(self) -> Wants:
-        return Wants(hidden=frozenset(s for s, _ in self.pairs))
+    def student_request(self) -> SignalRequest:
+        return SignalRequest(hidden=frozenset(s for s, _ in self.pairs))
 
-    def teacher_wants(self) -> Wants:
-        return Wants(hidden=frozenset(t for _, t in self.pairs))
+    def teacher_request(self) -> SignalRequest:
+        return SignalRequest(hidden=frozenset(t for _, t in self.pairs))
 
     def forward(self, student: Signals, teacher: Signals) -> Tensor:
         lengths = student.rows.sum(1).tolist() if self.distance == "cka" else []

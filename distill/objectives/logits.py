@@ -11,7 +11,7 @@ from distill.objectives import divergences
 from distill.objectives.base import Objective
 from distill.objectives.schedules import Schedule
 from distill.objectives.streamed_next_token import Comparison, next_token_divergence
-from distill.signals import Finish, Signals, Wants, probe_head
+from distill.signals import LogitTransform, SignalRequest, Signals, probe_head
 
 logger = logging.get_logger(__name__)
 
@@ -66,7 +66,7 @@ class Logits(Objective):
         self.factor = temperature**2 if t_squared else 1.0
         self.cross_entropy = cross_entropy
         self.vocabulary: int | None = None
-        self.heads: tuple[Finish, Finish] | None = None
+        self.heads: tuple[LogitTransform, LogitTransform] | None = None
 
     def bind(self, student: PreTrainedModel, teacher: PreTrainedModel, vocabulary: int | None) -> None:
         self.vocabulary = vocabulary
@@ -84,11 +84,11 @@ class Logits(Objective):
                 )
             )
 
-    def student_wants(self) -> Wants:
-        return Wants(logits=True) if self.heads is None else Wants(head=self.heads[0])
+    def student_request(self) -> SignalRequest:
+        return SignalRequest(logits=True) if self.heads is None else SignalRequest(head=self.heads[0])
 
-    def teacher_wants(self) -> Wants:
-        return Wants(logits=True) if self.heads is None else Wants(head=self.heads[1])
+    def teacher_request(self) -> SignalRequest:
+        return SignalRequest(logits=True) if self.heads is None else SignalRequest(head=self.heads[1])
 
     def forward(self, student: Signals, teacher: Signals) -> Tensor | dict[str, Tensor]:
         if student.head is not None and teacher.head is not None:

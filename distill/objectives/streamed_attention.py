@@ -41,7 +41,7 @@ def attention_divergence(
     if torch.is_grad_enabled():
         values: Tensor = _Streamed.apply(student.query, student.key, student.sinks, student, teacher, rows, divergence)
         return values
-    return _sweep(student, teacher, rows, divergence, (False,) * 3)[0]
+    return _value_and_grads(student, teacher, rows, divergence, (False,) * 3)[0]
 
 
 class _Streamed(torch.autograd.Function):
@@ -57,7 +57,9 @@ class _Streamed(torch.autograd.Function):
         divergence: Divergence,
     ) -> Tensor:
         ctx.arguments = (_cut(student), _cut(teacher), rows, divergence, ctx.needs_input_grad[:3])
-        values, ctx.gradients = _sweep(_cut(student), _cut(teacher), rows, divergence, ctx.needs_input_grad[:3])
+        values, ctx.gradients = _value_and_grads(
+            _cut(student), _cut(teacher), rows, divergence, ctx.needs_input_grad[:3]
+        )
         return values
 
     @staticmethod
@@ -67,7 +69,7 @@ class _Streamed(torch.autograd.Function):
         student, teacher, rows, divergence, needed = ctx.arguments
 
         def again() -> list[Tensor | None]:
-            return _sweep(student, teacher, rows, divergence, needed, upstream)[1]
+            return _value_and_grads(student, teacher, rows, divergence, needed, upstream)[1]
 
         return *gradients_for(upstream, kept, again), None, None, None, None
 
@@ -80,7 +82,7 @@ def _cut(tap: AttentionTap) -> AttentionTap:
 
 
 @torch.no_grad()
-def _sweep(
+def _value_and_grads(
     student: AttentionTap,
     teacher: AttentionTap,
     rows: Tensor,
@@ -121,7 +123,7 @@ def _compare(student: Tensor, teacher: Tensor, divergence: Divergence) -> tuple[
     height = max(1, TILE // shape[-1]) if student.device.type == "cpu" else len(values)
     for start in range(0, len(values), height):
         tile = slice(start, start + height)
-        values[tile], flat[0][tile] = divergence.kernel(*(scores[tile].log_softmax(-1) for scores in flat))
+        values[tile], flat[0][tile] = divergence.value_and_grad(*(scores[tile].log_softmax(-1) for scores in flat))
     return values.view(shape[:2]), student
 
 

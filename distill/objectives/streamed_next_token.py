@@ -8,7 +8,7 @@ The work is done in the forward pass, in three nested loops:
 * a *tile* of a few rows is worked on in float32 while it stays in the processor's cache. Untiled, the element-wise work costs
   three times as much on a CPU.
 
-The gradient kept is that of the sum over rows. Whoever reduces by another weight for each row gets it by a second sweep.
+The gradient kept is that of the sum over rows. Whoever reduces by another weight for each row gets it by a second pass.
 """
 
 from dataclasses import dataclass
@@ -62,14 +62,14 @@ def next_token_divergence(
         `[N]` with gradient to the student's hidden states, head and bias; and, with cross-entropy, `[N]` of it alone, for
         logs, without gradient.
 
-    Source: the order of the loops is ours; the gradient in the forward pass as in Liger Kernel (Hsu et al. 2024).
+    Source: the order of the loops is ours; the gradient in the forward pass as in Liger ValueAndGrad (Hsu et al. 2024).
     """
     if torch.is_grad_enabled():
         values, entropy = _Streamed.apply(
             student.hidden, student.weight, student.bias, student, teacher, comparison, labels
         )
     else:
-        values, entropy, _ = _sweep(_cut(student), _cut(teacher), comparison, labels, (False, False, False))
+        values, entropy, _ = _value_and_grads(_cut(student), _cut(teacher), comparison, labels, (False, False, False))
     return values, entropy if comparison.cross_entropy else None
 
 
@@ -87,7 +87,7 @@ class _Streamed(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.needed = ctx.needs_input_grad[:3]
         ctx.taps, ctx.comparison, ctx.labels = (_cut(student), _cut(teacher)), comparison, labels
-        values, entropy, ctx.gradients = _sweep(_cut(student), _cut(teacher), comparison, labels, ctx.needed)
+        values, entropy, ctx.gradients = _value_and_grads(_cut(student), _cut(teacher), comparison, labels, ctx.needed)
         ctx.mark_non_differentiable(entropy)
         return values, entropy
 
@@ -98,18 +98,18 @@ class _Streamed(torch.autograd.Function):
         student, teacher = ctx.taps
 
         def again() -> list[Tensor | None]:
-            return _sweep(student, teacher, ctx.comparison, ctx.labels, ctx.needed, upstream)[2]
+            return _value_and_grads(student, teacher, ctx.comparison, ctx.labels, ctx.needed, upstream)[2]
 
         return *gradients_for(upstream, kept, again), None, None, None, None
 
 
 def _cut(tap: HeadTap) -> HeadTap:
     bias = None if tap.bias is None else tap.bias.detach()
-    return HeadTap(tap.hidden.detach(), tap.weight.detach(), bias, tap.finish, tap.dtype)
+    return HeadTap(tap.hidden.detach(), tap.weight.detach(), bias, tap.transform, tap.dtype)
 
 
 @torch.no_grad()
-def _sweep(
+def _value_and_grads(
     student: HeadTap,
     teacher: HeadTap,
     comparison: Comparison,
@@ -172,13 +172,13 @@ class _Side:
         self.bias = None if tap.bias is None else tap.bias[:vocabulary].to(tap.dtype)
         self._buffer: Tensor | None = None
 
-    def finished(self, logits: Tensor) -> Tensor:
+    def transformed(self, logits: Tensor) -> Tensor:
         """What the model makes of them. A bias may be -inf, for tokens that cannot occur; it stays finite here."""
         logits = logits if self.bias is None else logits.clamp(min=LOWEST)
-        return self.tap.finish(logits)
+        return self.tap.transform(logits)
 
     def logits(self, rows: slice, out: Tensor | None = None) -> Tensor:
-        """`[n, V]`, before the finish; the buffer is used again by the next call."""
+        """`[n, V]`, before the transform; the buffer is used again by the next call."""
         hidden = self.tap.hidden[rows].to(self.tap.dtype)
         if out is None:
             if self._buffer is None:
@@ -199,7 +199,7 @@ def _chunk(
     values: Tensor,
     entropy: Tensor,
 ) -> None:
-    """Values of some rows, and in `slopes` the gradient in the logits before the finish."""
+    """Values of some rows, and in `slopes` the gradient in the logits before the transform."""
     student = heads[0].logits(rows, out=slopes)
     teacher = heads[1].logits(rows)
     height = max(1, (TILE if slopes.device.type == "cpu" else _GPU_TILE) // slopes.shape[1])
@@ -214,17 +214,17 @@ def _chunk(
         values[at] = value
         if row_weights is not None:
             slope *= row_weights[at, None]
-        slopes[tile] = _before_finish(slope, student[tile], heads[0])
+        slopes[tile] = _before_transform(slope, student[tile], heads[0])
 
 
 def _tile(student: Tensor, teacher: Tensor, heads: list[_Side], comparison: Comparison) -> tuple[Tensor, Tensor]:
-    """Value and slope of the divergence, the slope in the student's finished logits."""
+    """Value and slope of the divergence, the slope in the student's transformed logits."""
     exact = wide(student[:0]).dtype
     both = [
-        _log_softmax(side.finished(logits.to(exact)), comparison.temperature)
+        _log_softmax(side.transformed(logits.to(exact)), comparison.temperature)
         for side, logits in zip(heads, (student, teacher), strict=True)
     ]
-    value, slope = comparison.divergence.kernel(*both)
+    value, slope = comparison.divergence.value_and_grad(*both)
     if comparison.factor != 1:
         value = value * comparison.factor
     scale = comparison.factor / comparison.temperature
@@ -238,17 +238,17 @@ def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
 def _with_cross_entropy(
     student: Tensor, slope: Tensor, labels: Tensor, side: _Side, comparison: Comparison
 ) -> tuple[Tensor, Tensor]:
-    log_q = side.finished(wide(student)).log_softmax(dim=-1)
+    log_q = side.transformed(wide(student)).log_softmax(dim=-1)
     column = labels[:, None]
     entropy = -log_q.gather(1, column).squeeze(1)
     extra = log_q.exp_().scatter_add_(1, column, log_q.new_full(column.shape, -1.0))
     return entropy, slope.add_(extra, alpha=comparison.cross_entropy)
 
 
-def _before_finish(slope: Tensor, logits: Tensor, side: _Side) -> Tensor:
+def _before_transform(slope: Tensor, logits: Tensor, side: _Side) -> Tensor:
     """Chain rule through cap * tanh(scale * logits / cap)."""
-    finish = side.tap.finish
-    if finish.cap is not None:
-        finished = finish(wide(logits)) / finish.cap
-        slope = slope * (1 - finished * finished)
-    return slope if finish.scale == 1 else slope * finish.scale
+    transform = side.tap.transform
+    if transform.cap is not None:
+        transformed = transform(wide(logits)) / transform.cap
+        slope = slope * (1 - transformed * transformed)
+    return slope if transform.scale == 1 else slope * transform.scale

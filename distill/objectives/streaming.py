@@ -8,12 +8,12 @@ from torch import Tensor
 def gradients_for(
     upstream: Tensor, kept: Sequence[Tensor | None] | None, again: Callable[[], Sequence[Tensor | None]]
 ) -> list[Tensor | None]:
-    """The kept gradients of the plain sum, times the one number that upstream is; else those of a second sweep.
+    """The kept gradients of the plain sum, times the one number that upstream is; else those of a second pass.
 
     Args:
         upstream: `[N]`, the gradient in each row's value.
         kept: gradients of the sum over rows; scaled in place. None: used up by an earlier backward pass.
-        again: sweeps once more, with `upstream` as the weights of the rows.
+        again: goes through the rows once more, with `upstream` as the weights of the rows.
     """
     if kept is None or not _is_constant(upstream):
         return list(again())

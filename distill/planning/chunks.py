@@ -65,7 +65,7 @@ class _Head(torch.autograd.Function):
             # three products of the student and one of the teacher; the two above are counted where they were made
             live.flops += 2 * vocabulary * count * (3 * student.weight.shape[1] + teacher.weight.shape[1])
             live.flops -= 2 * vocabulary * group * student.weight.shape[1] * (1 + (ctx.gradients[1].dtype != dtype))
-            del buffer  # of the teacher's side, which lives as long as the sweep
+            del buffer  # of the teacher's side, which lives as long as the pass
             if several:
                 ctx.gradients[1] = ctx.gradients[1].to(weight.dtype)
             if bias is not None:
@@ -81,7 +81,7 @@ class _Head(torch.autograd.Function):
 
 def _tile(student: Tensor, teacher: Tensor, divergence: Divergence, size: int) -> None:
     height = max(1, size // student.shape[-1])
-    divergence.kernel(*(wide(side[:height]).log_softmax(-1) for side in (student, teacher)))
+    divergence.value_and_grad(*(wide(side[:height]).log_softmax(-1) for side in (student, teacher)))
 
 
 def attention_buffers(

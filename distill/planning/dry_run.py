@@ -18,7 +18,7 @@ from distill.planning.chunks import CHUNKS, attention_buffers, head_buffers
 from distill.planning.configs import Shape
 from distill.planning.live import LiveBytes
 from distill.planning.setting import Setting
-from distill.signals import Finish, Signals, Wants, run_with_taps
+from distill.signals import LogitTransform, SignalRequest, Signals, run_with_taps
 from distill.signals.head import head_of
 
 TEACHER, FORWARD, BACKWARD = "teacher forward", "student forward", "backward"
@@ -145,16 +145,16 @@ class _Step:
             terms = [self._term(objective, student, teacher).sum() for objective in self.setting.objectives]
         return torch.stack(terms).sum()
 
-    def _wants(self, side: str) -> Wants:
-        total = Wants()
+    def _wants(self, side: str) -> SignalRequest:
+        total = SignalRequest()
         for objective in self.setting.objectives:
-            total = total | (objective.student_wants() if side == "student" else objective.teacher_wants())
+            total = total | (objective.student_request() if side == "student" else objective.teacher_request())
         return total
 
-    def _taps(self, model: Any, inputs: dict[str, Tensor], wants: Wants) -> Signals:
+    def _taps(self, model: Any, inputs: dict[str, Tensor], request: SignalRequest) -> Signals:
         rows = torch.ones((self.setting.rows, self.setting.length), dtype=torch.bool)
-        signals = run_with_taps(model, base_of(model), inputs, rows, wants)
-        if not wants.logits or signals.logits is None or len(signals.logits) == self.setting.supervised:
+        signals = run_with_taps(model, base_of(model), inputs, rows, request)
+        if not request.logits or signals.logits is None or len(signals.logits) == self.setting.supervised:
             return signals
         raise ValueError(f"{type(model).__name__} makes the logits of all positions, which is not counted here.")
 
@@ -190,7 +190,7 @@ def _bind(objective: Objective, student: PreTrainedModel, teacher: PreTrainedMod
     """What `Objective.bind` decides, without the forward passes by which it asks the models."""
     if isinstance(objective, Logits):
         plain = all(head_of(model) is not None for model in (student, teacher)) and not objective.sharded
-        objective.heads = (Finish(), Finish()) if plain else None
+        objective.heads = (LogitTransform(), LogitTransform()) if plain else None
         ours, theirs = (model.config.get_text_config(decoder=True).vocab_size for model in (student, teacher))
         objective.vocabulary = None if ours == theirs else min(ours, theirs)
     elif isinstance(objective, HiddenStates):

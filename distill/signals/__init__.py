@@ -4,16 +4,16 @@ Taps let them out of a forward pass without touching the model; a request says w
 """
 
 from distill.signals.attention import AttentionTap, probe_attention, record_attention
-from distill.signals.head import Finish, HeadTap, probe_head
+from distill.signals.head import HeadTap, LogitTransform, probe_head
 from distill.signals.hidden import probe_hidden
-from distill.signals.requests import Signals, Wants, run_with_taps
+from distill.signals.requests import SignalRequest, Signals, run_with_taps
 
 __all__ = [
     "AttentionTap",
-    "Finish",
     "HeadTap",
+    "LogitTransform",
+    "SignalRequest",
     "Signals",
-    "Wants",
     "probe_attention",
     "probe_head",
     "probe_hidden",

@@ -33,7 +33,7 @@ _PICKS = ("index_topk", "index_topk_blocks", "keep_window_size")
 class AttentionTap:
     """What a layer's attention was computed from.
 
-    Its map is softmax(finish(scaling * query . key) + mask) over the keys, where finish(z) = softcap * tanh(z / softcap), or
+    Its map is softmax(transform(scaling * query . key) + mask) over the keys, where transform(z) = softcap * tanh(z / softcap), or
     z without a softcap. With `sinks`, one more column per head takes part in the softmax and in no output.
 
     Args:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
-class Finish:
+class LogitTransform:
     """What a model does to the logits its head gives: cap * tanh(scale * logits / cap), or scale * logits without a cap."""
 
     scale: float = 1.0
@@ -31,20 +31,20 @@ class Finish:
 
 @dataclass(frozen=True)
 class HeadTap:
-    """What a model's next-token logits are computed from: finish(hidden . weight + bias).
+    """What a model's next-token logits are computed from: transform(hidden . weight + bias).
 
     Args:
         hidden: `[N, D]`, what the head was given at the supervised rows.
         weight: `[V, D]`.
         bias: `[V]` or None.
-        finish: what the model does to the result.
+        transform: what the model does to the result.
         dtype: the precision the head would have computed in (autocast's, or that of `hidden`).
     """
 
     hidden: Tensor
     weight: Tensor
     bias: Tensor | None
-    finish: Finish
+    transform: LogitTransform
     dtype: torch.dtype
 
 
@@ -74,7 +74,7 @@ def rows_of(states: Tensor, rows: Tensor) -> Tensor:
 
 @contextmanager
 def replaced_head(
-    model: PreTrainedModel, rows: Tensor, finish: Finish, with_logits: bool = False
+    model: PreTrainedModel, rows: Tensor, transform: LogitTransform, with_logits: bool = False
 ) -> Iterator[list[HeadTap]]:
     """Within it, forward passes put a `HeadTap` into the list that is yielded, and return `[.., 1]` in place of logits.
 
@@ -86,7 +86,7 @@ def replaced_head(
     def forward(hidden: Tensor) -> Tensor:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-        taps.append(HeadTap(rows_of(hidden, rows), head.weight, head.bias, finish, dtype))
+        taps.append(HeadTap(rows_of(hidden, rows), head.weight, head.bias, transform, dtype))
         if with_logits:
             return nn.functional.linear(hidden, head.weight, head.bias)
         # the zero keeps the head in the graph of what is returned, where DDP looks for the parameters in use
@@ -101,11 +101,11 @@ def replaced_head(
 
 
 @torch.no_grad()
-def probe_head(model: PreTrainedModel) -> Finish | None:
+def probe_head(model: PreTrainedModel) -> LogitTransform | None:
     """How to compute this model's logits from what its head is given; None if it cannot be done exactly.
 
     The model is run on two tokens with its head replaced by one that returns known values from -60 to 60; what comes out
-    shows what the model does to its logits. Whether it is one of the forms of `Finish` is checked, not believed.
+    shows what the model does to its logits. Whether it is one of the forms of `LogitTransform` is checked, not believed.
     """
     head = head_of(model)
     if head is None:
@@ -130,13 +130,13 @@ def probe_head(model: PreTrainedModel) -> Finish | None:
         return None
     seen, shown = logits[0, -1].float(), known.to(logits.dtype)
     tolerance = 1e-5 if logits.dtype in (torch.float32, torch.float64) else 1e-2
-    for finish in _candidates(config):
-        if torch.allclose(finish(shown).float(), seen, rtol=tolerance, atol=tolerance):
-            return finish
+    for transform in _candidates(config):
+        if torch.allclose(transform(shown).float(), seen, rtol=tolerance, atol=tolerance):
+            return transform
     return None
 
 
-def _candidates(config: object) -> Iterator[Finish]:
+def _candidates(config: object) -> Iterator[LogitTransform]:
     """The forms found in `transformers`: multiplied (Cohere, Falcon-H1), divided (Granite), capped (Gemma, xLSTM)."""
     scales = [1.0]
     for name in ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier"):
@@ -146,4 +146,4 @@ def _candidates(config: object) -> Iterator[Finish]:
     caps = [None, *(getattr(config, name, None) for name in names)]
     for cap in dict.fromkeys(caps):
         for scale in dict.fromkeys(scales):
-            yield Finish(float(scale), cap)
+            yield LogitTransform(float(scale), cap)

@@ -9,12 +9,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distill.signals.attention import AttentionTap, record_attention
-from distill.signals.head import Finish, HeadTap, replaced_head, rows_of
+from distill.signals.head import HeadTap, LogitTransform, replaced_head, rows_of
 from distill.signals.hidden import place_of
 
 
 @dataclass(frozen=True)
-class Wants:
+class SignalRequest:
     """What is to be let out of a forward pass.
 
     Args:
@@ -25,12 +25,12 @@ class Wants:
     """
 
     logits: bool = False
-    head: Finish | None = None
+    head: LogitTransform | None = None
     hidden: frozenset[int] = frozenset()
     attention: frozenset[int] = frozenset()
 
-    def __or__(self, other: "Wants") -> "Wants":
-        return Wants(
+    def __or__(self, other: "SignalRequest") -> "SignalRequest":
+        return SignalRequest(
             self.logits or other.logits,
             self.head or other.head,
             self.hidden | other.hidden,
@@ -49,7 +49,7 @@ class Signals:
         attention: layer to its queries, keys and values, for the whole batch.
         head: what the logits are computed from, or None.
         labels: `[N]`, the tokens that follow the supervised positions, where the caller has them.
-        anchor: a zero that hangs on the model's output. Added to the loss of a wrapped model, it lets the wrapper (DDP) see
+        zero_loss: a zero that hangs on the model's output. Added to the loss of a wrapped model, it lets the wrapper (DDP) see
             all its parameters used, whatever was tapped.
     """
 
@@ -59,7 +59,7 @@ class Signals:
     attention: dict[int, AttentionTap] = field(default_factory=dict)
     head: HeadTap | None = None
     labels: Tensor | None = None
-    anchor: Tensor | None = None
+    zero_loss: Tensor | None = None
 
 
 def run_with_taps(
@@ -67,7 +67,7 @@ def run_with_taps(
     model: PreTrainedModel,
     inputs: dict[str, Tensor],
     rows: Tensor,
-    wants: Wants,
+    request: SignalRequest,
     labels: Tensor | None = None,
 ) -> Signals:
     """One forward pass.
@@ -77,36 +77,36 @@ def run_with_taps(
         model: the model itself.
         inputs: `input_ids`, `attention_mask`, perhaps `position_ids`; no labels.
         rows: `[B, T]` bool, the supervised positions. The head sees these rows only.
-        wants: what to let out.
+        request: what to let out.
         labels: `[N]`, handed on in the signals.
     """
-    streams = wants.head is not None
+    streams = request.head is not None
     arguments: dict[str, Any] = {"use_cache": False, "return_dict": True}
-    if wants.hidden:
+    if request.hidden:
         arguments["output_hidden_states"] = True
-    if wants.logits or not streams:
+    if request.logits or not streams:
         # a boolean mask makes transformers select the rows before the head, so [B, T, V] never exists
-        arguments["logits_to_keep"] = rows if wants.logits else 1
+        arguments["logits_to_keep"] = rows if request.logits else 1
     with ExitStack() as stack:
-        attention = stack.enter_context(record_attention(model, wants.attention))
+        attention = stack.enter_context(record_attention(model, request.attention))
         heads = []
-        if wants.head is not None:
-            heads = stack.enter_context(replaced_head(model, rows, wants.head, with_logits=wants.logits))
+        if request.head is not None:
+            heads = stack.enter_context(replaced_head(model, rows, request.head, with_logits=request.logits))
         output = forward(**inputs, **arguments)
-    missing = wants.attention - attention.keys()
+    missing = request.attention - attention.keys()
     assert not missing, f"no attention was recorded for layers {sorted(missing)}; probe_attention should have refused"
     assert len(heads) == streams, f"the head was called {len(heads)} times; probe_head should have refused"
     return Signals(
         rows=rows,
-        logits=rows_of(output.logits, rows) if wants.logits else None,
-        hidden={layer: output.hidden_states[place_of(model, layer)][rows] for layer in wants.hidden},
+        logits=rows_of(output.logits, rows) if request.logits else None,
+        hidden={layer: output.hidden_states[place_of(model, layer)][rows] for layer in request.hidden},
         attention={layer: tap.to(rows.device) for layer, tap in attention.items()},
         head=heads[0] if heads else None,
         labels=labels,
-        anchor=_anchor(output.logits),
+        zero_loss=_zero_loss(output.logits),
     )
 
 
-def _anchor(logits: Tensor) -> Tensor:
+def _zero_loss(logits: Tensor) -> Tensor:
     first = logits.reshape(-1)[:1]
     return first.masked_fill(torch.ones_like(first, dtype=torch.bool), 0).sum()  # 0 times inf would be NaN

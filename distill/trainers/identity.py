@@ -124,7 +124,7 @@ def _attributes(objective: Any) -> dict[str, Any]:
     own = set(vars(torch.nn.Module())) | {"sharded"}
     found = {name: value for name, value in vars(objective).items() if name not in own and not name.startswith("_")}
     if divergence := found.pop("divergence", None):  # a pair of functions, with their settings in `partial`s
-        found["divergence"] = [divergence.name, getattr(divergence.kernel, "keywords", {})]
+        found["divergence"] = [divergence.name, getattr(divergence.value_and_grad, "keywords", {})]
     return {name: plain(value) for name, value in found.items()}
 
 

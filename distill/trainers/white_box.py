@@ -12,7 +12,7 @@ from distill.models.adapters import base_of, check_no_virtual_tokens
 from distill.objectives import HiddenStates, Objective, Schedule
 from distill.pairs.collate import supervised_rows, supervised_tokens
 from distill.pairs.packing import PackedPairs
-from distill.signals import Wants, run_with_taps
+from distill.signals import SignalRequest, run_with_taps
 from distill.signals.sources import is_students_own, teacher_side
 from distill.teachers.local import LocalTeacher
 from distill.text.vocabulary import shared_vocabulary
@@ -121,8 +121,8 @@ class WhiteBoxTrainer(ProjectingTrainer):
                     "HiddenStates(distance='cka') compares the states of a whole row, and a packed row holds several pairs; "
                     "leave packing out, or choose distance='mse' or 'cosine'."
                 )
-        self._student_wants = _union(o.student_wants() for o in objectives)
-        self._teacher_wants = _union(o.teacher_wants() for o in objectives)
+        self._student_request = _union(o.student_request() for o in objectives)
+        self._teacher_request = _union(o.teacher_request() for o in objectives)
         self._train_terms: dict[str, Tensor] = {}  # sums of values already divided, since the last log
         self._train_steps = 0  # and over how many optimiser steps
         self._last_weights: dict[str, float] = {}
@@ -144,14 +144,14 @@ class WhiteBoxTrainer(ProjectingTrainer):
         ids: Any = inputs.pop("ids", None)
         rows = supervised_rows(labels)
         weights = self.weights()
-        values, anchor = self._values(model, inputs, rows, supervised_tokens(labels, rows), weights)
+        values, zero_loss = self._values(model, inputs, rows, supervised_tokens(labels, rows), weights)
         sums = {name: value.sum() for name, value in values.items()}
         items = rows.sum() if num_items_in_batch is None else num_items_in_batch
         items = torch.as_tensor(items, device=rows.device).clamp(min=1)  # a batch with nothing to learn from is a zero
         # weight 0 still shows the term in the log; it must not turn inf into NaN
         terms = [weight * sums[name] for name, weight in weights.items() if weight > 0]
         if model is not self.student or self.args.world_size > 1 or not terms:
-            terms.append(anchor)
+            terms.append(zero_loss)
         loss = torch.stack(terms).sum() / items
         if not torch.isfinite(loss):
             raise FloatingPointError(describe_non_finite(values, rows, ids, self.state.global_step))
@@ -180,8 +180,8 @@ class WhiteBoxTrainer(ProjectingTrainer):
         values: dict[str, Tensor] = {}
         # The teacher first: what it needs while it runs is gone before the student's activations are there.
         with self.rates.teacher(), self.teacher_side.forward_pass() as forward:
-            teacher = run_with_taps(forward, self.teacher, inputs, rows, self._teacher_wants, tokens)
-        student = run_with_taps(model, self.student, inputs, rows, self._student_wants, tokens)
+            teacher = run_with_taps(forward, self.teacher, inputs, rows, self._teacher_request, tokens)
+        student = run_with_taps(model, self.student, inputs, rows, self._student_request, tokens)
         with torch.autocast(self.args.device.type, enabled=False):  # whatever the models run in, this is in float32
             for objective in self.objectives:
                 # a term without weight is computed for the log alone
@@ -189,8 +189,8 @@ class WhiteBoxTrainer(ProjectingTrainer):
                     found = objective(student, teacher)
                 values.update(found if isinstance(found, dict) else {objective.name: found})
         self.teacher_side.release()
-        assert student.anchor is not None
-        return values, student.anchor.float()
+        assert student.zero_loss is not None
+        return values, student.zero_loss.float()
 
     def _keep_terms(self, sums: dict[str, Tensor], rows: Tensor, items: Tensor | int) -> None:
         if self.student.training:
@@ -274,8 +274,8 @@ def describe_non_finite(values: dict[str, Tensor], rows: Tensor, ids: list[str] 
     )
 
 
-def _union(wants: Any) -> Wants:
-    total = Wants()
-    for one in wants:
+def _union(requests: Any) -> SignalRequest:
+    total = SignalRequest()
+    for one in requests:
         total = total | one
     return total

@@ -35,8 +35,8 @@ def test_attention_equals_its_naive_twin_in_value_and_gradient(name, side):
     objective.bind(student, teacher, None)
     ours, naive = student, make_student(student, [0, 1])
     value = objective(
-        run_with_taps(ours, ours, inputs, rows, objective.student_wants()),
-        run_with_taps(teacher, teacher, inputs, rows, objective.teacher_wants()),
+        run_with_taps(ours, ours, inputs, rows, objective.student_request()),
+        run_with_taps(teacher, teacher, inputs, rows, objective.teacher_request()),
     )
     expected = naive_attention(naive, teacher, inputs, rows, objective.pairs)
     torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
@@ -71,7 +71,7 @@ def test_relations_compare_models_of_any_width():
     objective.bind(student, teacher, None)
     signals = [
         run_with_taps(m, m, inputs, rows, w)
-        for m, w in ((student, objective.student_wants()), (teacher, objective.teacher_wants()))
+        for m, w in ((student, objective.student_request()), (teacher, objective.teacher_request()))
     ]
     expected = []
     for name in ("key", "value"):

@@ -9,7 +9,7 @@ from conftest import batch, build_model, family, value_of
 from distill import AttentionMaps, HiddenStates, Logits, Schedule, make_student
 from distill.objectives.base import resolve_layers
 from distill.objectives.divergences import NAMES, by_name, forward_kl
-from distill.signals import Signals, Wants, run_with_taps
+from distill.signals import SignalRequest, Signals, run_with_taps
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ def test_zero_with_zero_gradient_when_the_student_is_the_teacher(objective):
     student = make_student(teacher, 2)
     objective.bind(student, teacher, None)
     value = objective(
-        run_with_taps(student, student, inputs, rows, objective.student_wants()),
-        run_with_taps(teacher, teacher, inputs, rows, objective.teacher_wants()),
+        run_with_taps(student, student, inputs, rows, objective.student_request()),
+        run_with_taps(teacher, teacher, inputs, rows, objective.teacher_request()),
     )
     assert value.shape == (rows.sum(),)
     assert value.abs().max() < 1e-6
@@ -144,7 +144,7 @@ def test_cross_entropy_can_be_mixed_in():
     for _ in range(2):
         signals = [
             run_with_taps(m, m, inputs, rows, w, labels)
-            for m, w in ((student, objective.student_wants()), (teacher, objective.teacher_wants()))
+            for m, w in ((student, objective.student_request()), (teacher, objective.teacher_request()))
         ]
         found.append(objective(*signals))
         objective.heads = None
@@ -164,9 +164,9 @@ def test_streamed_logits_stand_beside_an_objective_that_wants_logits():
     student, teacher, (inputs, rows) = build_model(seed=7), build_model(seed=1), batch()
     objective = Logits()
     objective.bind(student, teacher, None)
-    wants = objective.student_wants() | Wants(logits=True)
+    request = objective.student_request() | SignalRequest(logits=True)
     signals = [
-        run_with_taps(m, m, inputs, rows, w) for m, w in ((student, wants), (teacher, objective.teacher_wants()))
+        run_with_taps(m, m, inputs, rows, w) for m, w in ((student, request), (teacher, objective.teacher_request()))
     ]
     assert torch.equal(signals[0].logits, student(**inputs).logits[rows])
     expected = forward_kl(signals[0].logits, teacher(**inputs).logits[rows])
@@ -178,7 +178,7 @@ def test_sharded_models_keep_their_own_logits():
     objective = Logits()
     objective.sharded = True
     objective.bind(student, teacher, None)
-    assert objective.student_wants() == Wants(logits=True)
+    assert objective.student_request() == SignalRequest(logits=True)
 
 
 def test_schedules():

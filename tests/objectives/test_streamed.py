@@ -11,9 +11,9 @@ from distill.objectives import Comparison, attention_divergence, attention_score
 from distill.objectives import streamed_attention as attention_maps
 from distill.objectives import streamed_next_token as next_token
 from distill.objectives.divergences import NAMES, by_name
-from distill.signals import AttentionTap, Finish, HeadTap
+from distill.signals import AttentionTap, HeadTap, LogitTransform
 
-FINISHES = {"plain": Finish(), "scaled": Finish(0.5), "capped": Finish(2.0, 5.0)}
+TRANSFORMS = {"plain": LogitTransform(), "scaled": LogitTransform(0.5), "capped": LogitTransform(2.0, 5.0)}
 
 
 @pytest.fixture(autouse=True)
@@ -26,14 +26,14 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(attention_maps, "TILE", 24)
 
 
-def head(rows=17, width=8, vocabulary=40, seed=0, dtype=torch.float64, bias=True, finish="plain"):
+def head(rows=17, width=8, vocabulary=40, seed=0, dtype=torch.float64, bias=True, transform="plain"):
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
     return HeadTap(
-        draw(rows, width), draw(vocabulary, width), draw(vocabulary) if bias else None, FINISHES[finish], dtype
+        draw(rows, width), draw(vocabulary, width), draw(vocabulary) if bias else None, TRANSFORMS[transform], dtype
     )
 
 
@@ -43,7 +43,7 @@ def naive(student, teacher, comparison, labels=None):
     def logits(tap):
         made = tap.hidden.to(tap.dtype) @ tap.weight.to(tap.dtype).t()
         made = made if tap.bias is None else made + tap.bias.to(tap.dtype)
-        return tap.finish(made.double())[:, : comparison.vocabulary]
+        return tap.transform(made.double())[:, : comparison.vocabulary]
 
     ours = logits(student)
     value = comparison.divergence(ours, logits(teacher), temperature=comparison.temperature) * comparison.factor
@@ -56,16 +56,16 @@ def naive(student, teacher, comparison, labels=None):
 def gradients(function, tap, reduce):
     leaves = [t for t in (tap.hidden, tap.weight, tap.bias) if t is not None]
     leaves = [t.detach().clone().requires_grad_() for t in leaves]
-    value = function(HeadTap(*leaves, *([None] * (3 - len(leaves))), tap.finish, tap.dtype))
+    value = function(HeadTap(*leaves, *([None] * (3 - len(leaves))), tap.transform, tap.dtype))
     return value.detach(), torch.autograd.grad(reduce(value), leaves)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("finish", FINISHES)
+@pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("bias", [True, False])
-def test_next_token_equals_its_naive_twin(name, finish, bias):
+def test_next_token_equals_its_naive_twin(name, transform, bias):
     """Another width of the teacher, a temperature, a shared vocabulary, cross-entropy; also when rows count unequally."""
-    student, teacher = head(bias=bias, finish=finish), head(width=5, vocabulary=44, seed=1, finish="capped")
+    student, teacher = head(bias=bias, transform=transform), head(width=5, vocabulary=44, seed=1, transform="capped")
     labels = torch.randint(37, (17,), generator=torch.Generator().manual_seed(2))
     row_weights = torch.linspace(0.1, 2, 17, dtype=torch.float64)
     for comparison in (
@@ -81,13 +81,16 @@ def test_next_token_equals_its_naive_twin(name, finish, bias):
 
 
 def test_gradcheck_of_the_next_token_map():
-    student, teacher = head(rows=3, width=3, vocabulary=6, finish="capped"), head(rows=3, width=2, vocabulary=6, seed=1)
+    student, teacher = (
+        head(rows=3, width=3, vocabulary=6, transform="capped"),
+        head(rows=3, width=2, vocabulary=6, seed=1),
+    )
     comparison = Comparison(by_name("generalized_jsd"), cross_entropy=0.2)
     labels = torch.tensor([0, 3, 5])
 
     def function(hidden, weight, bias):
         return next_token_divergence(
-            HeadTap(hidden, weight, bias, student.finish, torch.float64), teacher, comparison, labels
+            HeadTap(hidden, weight, bias, student.transform, torch.float64), teacher, comparison, labels
         )[0]
 
     leaves = [t.requires_grad_() for t in (student.hidden, student.weight, student.bias)]
@@ -288,7 +291,7 @@ def test_attention_scores_are_the_whole_map():
 def test_a_head_tied_to_the_embeddings_gets_both_gradients():
     """Through a whole model, against the model's own logits."""
     from distill import Logits
-    from distill.signals import Wants, run_with_taps
+    from distill.signals import SignalRequest, run_with_taps
 
     student, teacher = build_model(seed=7, tie_word_embeddings=True), build_model(seed=1)
     twin = copy.deepcopy(student)
@@ -297,12 +300,12 @@ def test_a_head_tied_to_the_embeddings_gets_both_gradients():
     inputs = {"input_ids": torch.arange(24).view(2, 12) + 5}
     rows = torch.ones(2, 12, dtype=torch.bool)
 
-    def value(model, wants):
-        return objective(*(run_with_taps(m, m, inputs, rows, wants) for m in (model, teacher)))
+    def value(model, request):
+        return objective(*(run_with_taps(m, m, inputs, rows, request) for m in (model, teacher)))
 
-    streamed = value(student, objective.student_wants())
+    streamed = value(student, objective.student_request())
     objective.heads = None
-    full = value(twin, Wants(logits=True))
+    full = value(twin, SignalRequest(logits=True))
     torch.testing.assert_close(streamed, full, rtol=1e-4, atol=1e-6)
     streamed.sum().backward()
     full.sum().backward()

@@ -6,9 +6,9 @@ from conftest import batch, build_model, family
 from torch import nn
 
 from distill.objectives import attention_scores
-from distill.signals import Finish, Wants, probe_attention, probe_head, record_attention, run_with_taps
+from distill.signals import LogitTransform, SignalRequest, probe_attention, probe_head, record_attention, run_with_taps
 
-ATTENTION = Wants(logits=True, hidden=frozenset({0, 1}), attention=frozenset({0, 1}))
+ATTENTION = SignalRequest(logits=True, hidden=frozenset({0, 1}), attention=frozenset({0, 1}))
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -48,17 +48,17 @@ def test_output_does_not_change_by_a_bit_while_tapped():
 def test_the_head_is_seen_through_and_restored(name):
     """Softcap, logit scale, division, bias: hidden . weight + bias, finished, is what the model itself gives."""
     model, (inputs, rows) = family(name), batch()
-    finish = probe_head(model)
+    transform = probe_head(model)
     with torch.no_grad():
-        signals = run_with_taps(model, model, inputs, rows, Wants(head=finish))
+        signals = run_with_taps(model, model, inputs, rows, SignalRequest(head=transform))
         plain = model(**inputs).logits[rows]
     tap = signals.head
-    made = finish(nn.functional.linear(tap.hidden, tap.weight, tap.bias))
+    made = transform(nn.functional.linear(tap.hidden, tap.weight, tap.bias))
     torch.testing.assert_close(made, plain, rtol=1e-4, atol=1e-5)
     assert signals.logits is None
     assert "forward" not in vars(model.get_output_embeddings())
-    expected = {"gemma2": Finish(1.0, 2.0), "cohere": Finish(0.25), "granite": Finish(0.125)}
-    assert finish == expected.get(name, Finish())
+    expected = {"gemma2": LogitTransform(1.0, 2.0), "cohere": LogitTransform(0.25), "granite": LogitTransform(0.125)}
+    assert transform == expected.get(name, LogitTransform())
     assert (tap.bias is not None) == (name == "phi")
 
 
@@ -66,7 +66,7 @@ def test_no_logits_of_the_whole_batch_are_made():
     from torch.utils._python_dispatch import TorchDispatchMode
 
     model, (inputs, rows) = family("llama"), batch()
-    finish = probe_head(model)
+    transform = probe_head(model)
 
     class NoVocabulary(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -79,7 +79,7 @@ def test_no_logits_of_the_whole_batch_are_made():
             return result
 
     with NoVocabulary():
-        run_with_taps(model, model, inputs, rows, Wants(head=finish))
+        run_with_taps(model, model, inputs, rows, SignalRequest(head=transform))
 
 
 class Doubled(nn.Linear):
@@ -90,7 +90,7 @@ class Doubled(nn.Linear):
 def test_heads_that_compute_something_else_are_not_streamed():
     """An adapter, 8-bit weights or a hook on the head: the model's own logits are used then."""
     model = build_model()
-    assert probe_head(model) == Finish()
+    assert probe_head(model) == LogitTransform()
     hook = model.lm_head.register_forward_hook(lambda *_: None)
     assert probe_head(model) is None
     hook.remove()
@@ -131,7 +131,7 @@ def test_two_contexts_do_not_mix_and_leave_nothing_behind():
 def test_autocast_decides_the_precision_of_the_head():
     model, (inputs, rows) = family("llama"), batch()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        tap = run_with_taps(model, model, inputs, rows, Wants(head=Finish())).head
+        tap = run_with_taps(model, model, inputs, rows, SignalRequest(head=LogitTransform())).head
     assert tap.dtype == torch.bfloat16
     assert tap.weight.dtype == torch.float32
 

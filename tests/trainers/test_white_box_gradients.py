@@ -10,7 +10,7 @@ from white_box_runs import OBJECTIVES, gradient_of_one_step, trainer
 from distill import AttentionMaps, Logits
 from distill.objectives.divergences import forward_kl
 from distill.pairs.collate import PairCollator, supervised_rows
-from distill.signals import Wants
+from distill.signals import SignalRequest
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -68,8 +68,8 @@ def test_with_a_certain_teacher_white_box_is_black_box(arguments):
             one_hot = torch.full_like(student.logits, float("-inf")).scatter(1, student.labels[:, None], 0.0)
             return self.divergence(student.logits, one_hot)
 
-        def student_wants(self):
-            return Wants(logits=True)
+        def student_request(self):
+            return SignalRequest(logits=True)
 
     objective = Certain()
     settings = {"max_steps": 3, "per_device_train_batch_size": 8, "optim": "sgd", "learning_rate": 0.1}
@@ -130,7 +130,7 @@ def test_autocast_streams_what_the_models_own_logits_give(arguments):
     for streams in (True, False):
         run = trainer(arguments, [Logits()], bf16=True)
         if not streams:
-            run._student_wants = run._teacher_wants = Wants(logits=True)
+            run._student_request = run._teacher_request = SignalRequest(logits=True)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             run.compute_loss(run.model, run.data_collator(list(build_pairs(6)))).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in run.model.parameters()]))
@@ -142,8 +142,8 @@ def test_objectives_are_computed_in_float32_whatever_the_student_runs_in(argumen
     seen = {}
 
     class Watch(AttentionMaps):
-        def teacher_wants(self):
-            return super().teacher_wants() | Wants(hidden=frozenset({0}))
+        def teacher_request(self):
+            return super().teacher_request() | SignalRequest(hidden=frozenset({0}))
 
         def forward(self, student, teacher):
             q, k = student.attention[0].query.float(), student.attention[0].key.float()
