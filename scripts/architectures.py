@@ -32,8 +32,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 import distill
 from distill import AttentionMaps, HiddenStates, Logits
 from distill.models.students import find_layers
-from distill.objectives import Objective
+from distill.objectives import Objective, Term
 from distill.objectives.divergences import forward_kl
+from distill.objectives.logits import LogitsTerm
 from distill.pairs.collate import PairCollator, supervised_rows
 from distill.signals import Signals, run_with_taps
 
@@ -127,20 +128,20 @@ def batch(side: str) -> tuple[dict[str, Tensor], Tensor]:
 def check_logits(student: PreTrainedModel, teacher: PreTrainedModel) -> str:
     """Divergence and gradient against the models' full logits; temperature 2 shows whether a softcap comes before it."""
     objective, twin = Logits("forward_kl", temperature=2.0), copy.deepcopy(student)
-    objective.bind(student, teacher, None)
-    found, own = "whole" if objective.heads is None else "streams", []
+    term = objective.bind(student, teacher)
+    found, own = "whole" if term.transforms is None else "streams", []
     for side in SIDES:
         inputs, rows = batch(side)
-        value = objective(*signals(objective, student, teacher, inputs, rows))
+        value = term(*signals(term, student, teacher, inputs, rows))
         ours, theirs = (model(**inputs, use_cache=False).logits[rows] for model in (twin, teacher))
         expected = 4 * forward_kl(ours, theirs.detach(), temperature=2.0)
         compare("logits", value, expected)
         compare_gradients("logits", value, student, expected, twin)
         own.append(theirs.detach())
     # what is done if a head is no plain matrix product, e.g. has an adapter: any model may come to that
-    objective.heads = None
+    whole = LogitsTerm(objective)
     with torch.no_grad():
-        compare("whole logits", objective(*signals(objective, student, teacher, inputs, rows)), expected)
+        compare("whole logits", whole(*signals(whole, student, teacher, inputs, rows)), expected)
     return found if torch.allclose(own[0], own[1], atol=1e-4) else found + PAD_RIGHT
 
 
@@ -149,17 +150,16 @@ def check_hidden(student: PreTrainedModel, teacher: PreTrainedModel) -> str:
     layers, count, sentence = bound(HiddenStates, student, teacher)
     if not layers:
         return sentence
-    objective = HiddenStates([(layer, layer) for layer in layers])
-    objective.bind(student, teacher, None)
+    term = HiddenStates([(layer, layer) for layer in layers]).bind(student, teacher)
     for side in SIDES:
         inputs, rows = batch(side)
         with layer_outputs(student) as outputs:
             states = student(**inputs, use_cache=False, output_hidden_states=True).hidden_states
-        ours, theirs = signals(objective, student, teacher, inputs, rows)
+        ours, theirs = signals(term, student, teacher, inputs, rows)
         for layer in layers:
             expected = states[-1] if layer == count - 1 else outputs[layer]
             compare(f"hidden state {layer}", ours.hidden[layer], expected[rows])
-        objective(ours, theirs).sum().backward()
+        term(ours, theirs).sum().backward()
     return _listed(layers, count)
 
 
@@ -168,15 +168,14 @@ def check_attention(student: PreTrainedModel, teacher: PreTrainedModel) -> str:
     layers, count, sentence = bound(AttentionMaps, student, teacher)
     if not layers:
         return sentence
-    objective = AttentionMaps([(layer, layer) for layer in layers])
     twins = copy.deepcopy(student), copy.deepcopy(teacher)
-    objective.bind(student, teacher, None)
+    term = AttentionMaps([(layer, layer) for layer in layers]).bind(student, teacher)
     for model in twins:
         model.set_attn_implementation("eager")
     for side in SIDES:
         inputs, rows = batch(side)
-        ours, theirs = signals(objective, student, teacher, inputs, rows)
-        value = objective(ours, theirs)
+        ours, theirs = signals(term, student, teacher, inputs, rows)
+        value = term(ours, theirs)
         has_sinks = [ours.attention[layer].sinks is not None for layer in layers]
         maps = [eager_maps(model, inputs, rows, layers, has_sinks) for model in twins]
         expected = torch.stack([kl(q, p.detach()) for q, p in zip(*maps, strict=True)]).mean(0)
@@ -195,7 +194,7 @@ def bound(kind: Any, student: PreTrainedModel, teacher: PreTrainedModel) -> tupl
 def refusal(objective: Objective, student: PreTrainedModel, teacher: PreTrainedModel) -> str:
     """The library's own sentence, without the names of one family; "" if it takes the models."""
     try:
-        objective.bind(student, teacher, None)
+        objective.bind(student, teacher)
     except ValueError as error:
         origin = traceback.extract_tb(error.__traceback__)[-1].filename
         if not Path(origin).is_relative_to(Path(distill.__file__).parent):
@@ -213,12 +212,12 @@ def _listed(layers: list[int], count: int) -> str:
 
 
 def signals(
-    objective: Objective, student: PreTrainedModel, teacher: PreTrainedModel, inputs: dict[str, Tensor], rows: Tensor
+    term: Term, student: PreTrainedModel, teacher: PreTrainedModel, inputs: dict[str, Tensor], rows: Tensor
 ) -> tuple[Signals, Signals]:
     """As the trainer gets them."""
-    ours = run_with_taps(student, student, inputs, rows, objective.student_request())
+    ours = run_with_taps(student, student, inputs, rows, term.student_request)
     with torch.no_grad():
-        return ours, run_with_taps(teacher, teacher, inputs, rows, objective.teacher_request())
+        return ours, run_with_taps(teacher, teacher, inputs, rows, term.teacher_request)
 
 
 @contextmanager

@@ -167,12 +167,17 @@ def family(name):
     return build_model() if name == "llama" else AutoModelForCausalLM.from_config(configs[name]).eval()
 
 
-def value_of(objective, student, teacher, inputs, rows):
-    """`[N]` of a bound objective on a batch."""
-    return objective(
-        run_with_taps(student, student, inputs, rows, objective.student_request()),
-        run_with_taps(teacher, teacher, inputs, rows, objective.teacher_request()),
-    )
+def signals_of(term, student, teacher, inputs, rows, labels=None):
+    """The signals of both sides that a term asks for, on a batch."""
+    return [
+        run_with_taps(model, model, inputs, rows, request, labels)
+        for model, request in ((student, term.student_request), (teacher, term.teacher_request))
+    ]
+
+
+def value_of(term, student, teacher, inputs, rows):
+    """`[N]` of a term on a batch."""
+    return term(*signals_of(term, student, teacher, inputs, rows))
 
 
 @pytest.fixture(scope="session")

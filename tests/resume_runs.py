@@ -57,7 +57,7 @@ def log(trainer):
 
 
 def weights(trainer):
-    own = trainer._learned.state_dict() if isinstance(trainer, WhiteBoxTrainer) else {}
+    own = trainer.terms.state_dict() if isinstance(trainer, WhiteBoxTrainer) else {}
     return {**trainer.model.state_dict(), **own}
 
 

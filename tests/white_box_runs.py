@@ -26,6 +26,7 @@ def trainer(
     collator=None,
     shard_teacher=False,
     peft_config=None,
+    eval_pairs=None,
     **changes,
 ):
     return WhiteBoxTrainer(
@@ -34,6 +35,7 @@ def trainer(
         objectives=objectives,
         args=arguments(**changes),
         train_dataset=pairs or build_pairs(8),
+        eval_dataset=eval_pairs,
         processing_class=build_tokenizer(),
         data_collator=collator,
         shard_teacher=shard_teacher,
@@ -65,7 +67,7 @@ def gradient_of_one_step(arguments, objectives=None, **changes):
 def weights_of(run):
     """Copies of all trained weights, gathered where they are sharded, and of learned projections."""
     model = {name: whole(tensor) for name, tensor in run.model.state_dict().items()}
-    learned = getattr(run, "_learned", torch.nn.Module()).state_dict()
+    learned = run.terms.state_dict() if isinstance(run, WhiteBoxTrainer) else {}
     return model | {f"objectives.{name}": tensor.clone() for name, tensor in learned.items()}
 
 

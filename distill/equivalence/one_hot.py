@@ -14,6 +14,7 @@ from distill.equivalence.programs import Job, black_box, white_box
 from distill.equivalence.results import Section
 from distill.objectives import Logits
 from distill.objectives.divergences import forward_kl
+from distill.objectives.logits import LogitsTerm
 from distill.signals import Signals
 
 TEMPERATURES = (2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
@@ -114,7 +115,7 @@ def four_ways(rows: int = 64, vocabulary: int = 512) -> dict[str, tuple[Tensor, 
 
     def objective(z: Tensor) -> Tensor:
         teacher = Signals(rows=mask, logits=one_hot_logits(labels, vocabulary))
-        return Logits("forward_kl")(Signals(rows=mask, logits=z), teacher)
+        return LogitsTerm(Logits("forward_kl"))(Signals(rows=mask, logits=z), teacher)
 
     return {
         "cross_entropy": _gradient(logits, lambda z: cross_entropy(z, labels, reduction="none")),

@@ -4,7 +4,7 @@ Divergences are pure functions; streamed losses give the exact number and gradie
 """
 
 from distill.objectives.attention import AttentionMaps
-from distill.objectives.base import Objective
+from distill.objectives.base import Objective, Term
 from distill.objectives.hidden import HiddenStates
 from distill.objectives.logits import Logits
 from distill.objectives.schedules import Schedule
@@ -18,6 +18,7 @@ __all__ = [
     "Logits",
     "Objective",
     "Schedule",
+    "Term",
     "attention_divergence",
     "attention_scores",
     "next_token_divergence",

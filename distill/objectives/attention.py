@@ -3,20 +3,22 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from distill.objectives import divergences
-from distill.objectives.base import LayerMap, Objective, resolve_layers
-from distill.objectives.schedules import Schedule
+from distill.objectives.base import LayerMap, Objective, Term, resolve_layers
 from distill.objectives.streamed_attention import attention_divergence, attention_scores
 from distill.signals import AttentionTap, SignalRequest, Signals, probe_attention
 
 RELATIONS = ("query", "key", "value")
 
 
+@dataclass(frozen=True)
 class AttentionMaps(Objective):
     """Divergence of the student's attention maps from the teacher's at every supervised position, mean over heads and layers.
 
@@ -33,7 +35,7 @@ class AttentionMaps(Objective):
         relation_heads: into how many heads; must divide the widths of both models. None: the largest number that does, up to
             the student's own heads.
         divergence: one of `distill.divergences.NAMES`.
-        weight: of this term; a number or a `Schedule`.
+        weight, name: of this term; see `Objective`.
 
     Raises:
         ValueError: an unknown word; on construction of the trainer: a model whose attention cannot be tapped or is not
@@ -46,86 +48,70 @@ class AttentionMaps(Objective):
         >>> AttentionMaps(layers="last", weight=0.1)
     """
 
-    name = "attention"
+    kind: ClassVar[str] = "attention"
 
-    def __init__(
-        self,
-        layers: LayerMap = "auto",
-        *,
-        heads: Mapping[int, int] | Sequence[tuple[int, int]] | None = None,
-        relations: Sequence[str] | None = None,
-        relation_heads: int | None = None,
-        divergence: str = "forward_kl",
-        weight: float | Schedule = 1.0,
-    ) -> None:
-        super().__init__(weight)
-        if relations is not None and (not relations or not set(relations) <= set(RELATIONS)):
-            raise ValueError(f"relations is {relations!r}; it must list some of {', '.join(RELATIONS)}.")
-        if relations is not None and heads is not None:
+    layers: LayerMap = "auto"
+    _: KW_ONLY
+    heads: Mapping[int, int] | Sequence[tuple[int, int]] | None = None
+    relations: Sequence[str] | None = None
+    relation_heads: int | None = None
+    divergence: str = "forward_kl"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.relations is not None and (not self.relations or not set(self.relations) <= set(RELATIONS)):
+            raise ValueError(f"relations is {self.relations!r}; it must list some of {', '.join(RELATIONS)}.")
+        if self.relations is not None and self.heads is not None:
             raise ValueError("relations splits heads anew, so heads cannot be chosen; give one of the two.")
-        if relation_heads is not None and (relations is None or relation_heads < 1):
-            raise ValueError(f"relation_heads is {relation_heads}; it is a number of heads, and needs relations.")
-        self.layers, self.relations, self.relation_heads = layers, relations, relation_heads
-        self.heads = None if heads is None else list(heads.items() if isinstance(heads, Mapping) else heads)
-        self.divergence = divergences.by_name(divergence)
-        self.pairs: list[tuple[int, int]] = []
-        self.split_into = 1  # relation heads, once the models are known
+        if self.relation_heads is not None and (self.relations is None or self.relation_heads < 1):
+            raise ValueError(f"relation_heads is {self.relation_heads}; it is a number of heads, and needs relations.")
+        divergences.by_name(self.divergence)
 
-    def bind(self, student: PreTrainedModel, teacher: PreTrainedModel, vocabulary: int | None) -> None:
-        self.pairs = resolve_layers(self.layers, student, teacher, span_end=False)
+    def head_pairs(self) -> list[tuple[int, int]] | None:
+        """(student head, teacher head) to compare; None: all, each with its own number."""
+        return (
+            None if self.heads is None else list(self.heads.items() if isinstance(self.heads, Mapping) else self.heads)
+        )
+
+    def bind(
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel,
+        *,
+        vocabulary: int | None = None,
+        whole_weights: bool = True,
+    ) -> "AttentionMapsTerm":
+        """See `Objective.bind`."""
+        pairs = resolve_layers(self.layers, student, teacher, span_end=False)
         taps = []
-        for model, request in ((student, self.student_request()), (teacher, self.teacher_request())):
-            found, outputs = probe_attention(model, request.attention)
+        for model, layers in ((student, {s for s, _ in pairs}), (teacher, {t for _, t in pairs})):
+            found, outputs = probe_attention(model, frozenset(layers))
             for layer, tap in found.items():
                 _check_tap(tap, outputs[layer], layer, model)
             taps.append(found)
-        for s, t in self.pairs:
+        for s, t in pairs:
             self._check_windows(_window(student.config, s), _window(teacher.config, t), s, t)
             if self.relations is None:
                 self._check_heads(taps[0][s], taps[1][t], s, t)
-        if self.relations is not None:
-            self._choose_relation_heads([taps[0][s] for s, _ in self.pairs], [taps[1][t] for _, t in self.pairs])
-
-    def student_request(self) -> SignalRequest:
-        return SignalRequest(attention=frozenset(s for s, _ in self.pairs))
-
-    def teacher_request(self) -> SignalRequest:
-        return SignalRequest(attention=frozenset(t for _, t in self.pairs))
-
-    def forward(self, student: Signals, teacher: Signals) -> Tensor:
-        taps = [(student.attention[s], teacher.attention[t]) for s, t in self.pairs]
-        if torch.is_grad_enabled() and not any(ours.query.requires_grad for ours, _ in taps):
-            raise ValueError(
-                "No gradient reaches the student's attention: nothing before it is trained, or checkpointing is reentrant "
-                "(give gradient_checkpointing_kwargs={'use_reentrant': False})."
-            )
-        return torch.stack([self._pair(ours, theirs, student.rows) for ours, theirs in taps]).mean(0)
-
-    def _pair(self, student: AttentionTap, teacher: AttentionTap, rows: Tensor) -> Tensor:
-        if self.relations is not None:
-            sides = [[_relation(tap, name, self.split_into) for name in self.relations] for tap in (student, teacher)]
-            values = [
-                attention_divergence(ours, theirs, rows, self.divergence) for ours, theirs in zip(*sides, strict=True)
-            ]
-            return torch.stack(values).mean(0)
-        if self.heads is not None:
-            student = _choose(student, [s for s, _ in self.heads])
-            teacher = _choose(teacher, [t for _, t in self.heads])
-        return attention_divergence(student, teacher, rows, self.divergence)
+        if self.relations is None:
+            return AttentionMapsTerm(self, pairs)
+        return AttentionMapsTerm(
+            self, pairs, self._relation_heads([taps[0][s] for s, _ in pairs], [taps[1][t] for _, t in pairs])
+        )
 
     def _check_windows(self, ours: float, theirs: float, s: int, t: int) -> None:
         """A KL is infinite where one side may look and the other cannot; the mixed and skewed ones are not."""
-        blind = {"forward_kl": ours < theirs, "reverse_kl": theirs < ours}.get(self.divergence.name, False)
+        blind = {"forward_kl": ours < theirs, "reverse_kl": theirs < ours}.get(self.divergence, False)
         if blind and self.relations is None:
             raise ValueError(
-                f"Student layer {s} sees the last {ours} tokens and teacher layer {t} the last {theirs}, and {self.divergence.name} "
+                f"Student layer {s} sees the last {ours} tokens and teacher layer {t} the last {theirs}, and {self.divergence} "
                 "is infinite where only one of them sees. Pair layers of equal windows, layers={student: teacher}, or give "
                 "divergence='generalized_jsd', which is bounded."
             )
 
     def _check_heads(self, ours: AttentionTap, theirs: AttentionTap, s: int, t: int) -> None:
         counts = ours.query.shape[1], theirs.query.shape[1]
-        for pair in self.heads or []:
+        for pair in self.head_pairs() or []:
             if not (0 <= pair[0] < counts[0] and 0 <= pair[1] < counts[1]):
                 raise ValueError(
                     f"heads pairs student head {pair[0]} with teacher head {pair[1]}, but student layer {s} has {counts[0]} "
@@ -138,19 +124,64 @@ class AttentionMaps(Objective):
                 "relations=('query', 'key', 'value'), which compares any two."
             )
 
-    def _choose_relation_heads(self, ours: list[AttentionTap], theirs: list[AttentionTap]) -> None:
+    def _relation_heads(self, ours: list[AttentionTap], theirs: list[AttentionTap]) -> int:
         assert self.relations is not None
         states = [getattr(tap, name) for tap in (*ours, *theirs) for name in self.relations]
         widths = sorted({tensor.shape[1] * tensor.shape[3] for tensor in states})
         common, own = math.gcd(*widths), ours[0].query.shape[1]
-        self.split_into = self.relation_heads or max(n for n in range(1, own + 1) if common % n == 0)
-        if common % self.split_into:
+        split_into = self.relation_heads or max(n for n in range(1, own + 1) if common % n == 0)
+        if common % split_into:
             raise ValueError(
                 f"relation_heads is {self.relation_heads}, but {', '.join(self.relations)} are {widths} wide in these layers; it "
                 f"must divide all of them ({common} is their common divisor)."
             )
         if any(tap.mask is not None and tap.mask.shape[1] > 1 for tap in (*ours, *theirs)):
             raise ValueError("relations needs one mask for all heads; this model adds a bias to each (ALiBi).")
+        return split_into
+
+
+class AttentionMapsTerm(Term):
+    """`AttentionMaps`, bound.
+
+    Args:
+        objective: its settings.
+        pairs: (student layer, teacher layer).
+        split_into: relation heads.
+    """
+
+    objective: AttentionMaps
+
+    def __init__(self, objective: AttentionMaps, pairs: Sequence[tuple[int, int]], split_into: int = 1) -> None:
+        super().__init__(objective)
+        self.pairs, self.split_into = list(pairs), split_into
+        self.divergence, self.heads = divergences.by_name(objective.divergence), objective.head_pairs()
+        self.student_request = SignalRequest(attention=frozenset(s for s, _ in pairs))
+        self.teacher_request = SignalRequest(attention=frozenset(t for _, t in pairs))
+        self.decided = {"pairs": self.pairs, "split_into": split_into}
+
+    def forward(self, student: Signals, teacher: Signals) -> Tensor:
+        taps = [(student.attention[s], teacher.attention[t]) for s, t in self.pairs]
+        if torch.is_grad_enabled() and not any(ours.query.requires_grad for ours, _ in taps):
+            raise ValueError(
+                "No gradient reaches the student's attention: nothing before it is trained, or checkpointing is reentrant "
+                "(give gradient_checkpointing_kwargs={'use_reentrant': False})."
+            )
+        return torch.stack([self._pair(ours, theirs, student.rows) for ours, theirs in taps]).mean(0)
+
+    def _pair(self, student: AttentionTap, teacher: AttentionTap, rows: Tensor) -> Tensor:
+        if self.objective.relations is not None:
+            sides = [
+                [_relation(tap, name, self.split_into) for name in self.objective.relations]
+                for tap in (student, teacher)
+            ]
+            values = [
+                attention_divergence(ours, theirs, rows, self.divergence) for ours, theirs in zip(*sides, strict=True)
+            ]
+            return torch.stack(values).mean(0)
+        if self.heads is not None:
+            student = _choose(student, [s for s, _ in self.heads])
+            teacher = _choose(teacher, [t for _, t in self.heads])
+        return attention_divergence(student, teacher, rows, self.divergence)
 
 
 def _relation(tap: AttentionTap, name: str, heads: int) -> AttentionTap:

@@ -1,7 +1,10 @@
-"""What an objective is: one term of the white-box loss."""
+"""What an objective is: the settings of one term of the white-box loss; and what a term is: an objective bound to two models."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -13,59 +16,118 @@ from distill.signals import SignalRequest, Signals
 LayerMap = str | Mapping[int, int] | Sequence[tuple[int, int]]
 
 
-class Objective(nn.Module):
-    """One term: what it taps, what it compares, its weight. A module, because it may learn a projection.
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """One term of the loss, as settings that never change: what is compared, how, and with which weight.
 
-    Subclasses set `name`, bind themselves to two models (refusing what cannot be had), say what they want tapped, and
-    return one number per supervised row. They never reduce: the trainer divides once, by the supervised positions of the
-    whole accumulation window.
+    One objective may be given to several trainers: what depends on the models is in the `Term` that `bind` returns. Subclasses
+    are frozen dataclasses, too; they name their `kind` and write `bind`.
 
     Args:
         weight: factor of this term in the loss, 0 or more; or a `Schedule` of it over the steps.
+        name: what it is called in logs and checkpoints; its kind by default. Two objectives of one kind need two names.
 
     Raises:
-        ValueError: a weight that is negative or not a number.
+        ValueError: a weight that is negative or not a number; a name that could not stand in a log or a file.
     """
 
-    name = "objective"
-    sharded = False  # set by the trainer before `bind`: weights are whole inside a forward pass only (FSDP, ZeRO)
+    kind: ClassVar[str] = "objective"
 
-    def __init__(self, weight: float | Schedule = 1.0) -> None:
-        super().__init__()
-        if not isinstance(weight, Schedule) and not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"The weight of {type(self).__name__} is {weight}; it must be a number of 0 or more.")
-        self.weight = weight
+    weight: float | Schedule = 1.0
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.weight, Schedule) and not (math.isfinite(self.weight) and self.weight >= 0):
+            raise ValueError(f"The weight of {type(self).__name__} is {self.weight}; it must be a number of 0 or more.")
+        if not self.name:
+            object.__setattr__(self, "name", self.kind)
+        if not re.fullmatch(r"[A-Za-z]\w*", self.name) or self.name in _TAKEN:
+            raise ValueError(
+                f"The name of {type(self).__name__} is {self.name!r}; it must be a word of letters, digits and _ that logs do not use "
+                f"for something else ({', '.join(_TAKEN)})."
+            )
 
     def weight_at(self, step: int, max_steps: int) -> float:
         """The weight in optimiser step `step` (from 0) of `max_steps`."""
         return self.weight(step, max_steps) if isinstance(self.weight, Schedule) else self.weight
 
-    def bind(self, student: PreTrainedModel, teacher: PreTrainedModel, vocabulary: int | None) -> None:
-        """Check that both models can give what is needed, and make projections.
+    def bind(
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel,
+        *,
+        vocabulary: int | None = None,
+        whole_weights: bool = True,
+    ) -> "Term":
+        """Check that both models can give what is needed; what runs is returned, with new projections if it has any.
 
         Args:
             student, teacher: the models.
             vocabulary: number of tokens to compare where the two heads have different sizes; None: all.
+            whole_weights: whether weights can be read outside of a forward pass (not so under FSDP1 and ZeRO 3).
 
         Raises:
             ValueError: something needed cannot be had; names both sides and the way out.
         """
         raise NotImplementedError
 
-    def student_request(self) -> SignalRequest:
-        """What is tapped from the student."""
-        raise NotImplementedError
 
-    def teacher_request(self) -> SignalRequest:
-        """What is tapped from the teacher."""
-        raise NotImplementedError
+_TAKEN = ("loss", "rows", "epoch", "step", "learning_rate", "grad_norm")
+
+
+class Term(nn.Module):
+    """An objective bound to two models. A module, because it may learn a projection, which is never a part of the student.
+
+    A term returns one number per supervised row and never reduces: the trainer divides once, by the supervised positions of
+    the whole accumulation window.
+
+    Args:
+        objective: its settings.
+
+    Attributes:
+        student_request, teacher_request: what has to be let out of the two forward passes.
+        decided: what binding found out about the models, as plain values: with the settings it says what is compared.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.objective = objective
+        self.student_request = self.teacher_request = SignalRequest()
+        self.decided: dict[str, Any] = {}
 
     def forward(self, student: Signals, teacher: Signals) -> Tensor | dict[str, Tensor]:
         """`[N]`: one number per supervised row, in the order of `rows.nonzero()`.
 
-        A dictionary may be returned: under `name` the term, under other names `[N]` each that only the log shows.
+        A dictionary may be returned: under the objective's name the term, under other names `[N]` each that only the log shows.
         """
         raise NotImplementedError
+
+
+def values_of(term: Term, student: Signals, teacher: Signals, rows: int) -> dict[str, Tensor]:
+    """What a term gives for a batch, checked: `{name: [N]}`.
+
+    Args:
+        term: any; one that somebody else wrote, too.
+        student, teacher: the signals it asked for.
+        rows: N, the supervised rows of the batch.
+
+    Raises:
+        ValueError: something else than one number a row: a mean, say, which the trainer would divide once more.
+    """
+    found = term(student, teacher)
+    values: dict[str, Tensor] = found if isinstance(found, dict) else {term.objective.name: found}
+    if term.objective.name not in values:
+        raise ValueError(
+            f"The term {term.objective.name!r} ({type(term).__name__}) gave {', '.join(values) or 'nothing'}, and not its own name."
+        )
+    for name, value in values.items():
+        if not isinstance(value, Tensor) or value.shape != (rows,):
+            shape = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(
+                f"The term {name!r} of {type(term).__name__} has the shape {shape}, and a term is one number for each of the "
+                f"{rows} supervised rows, [{rows}]: no mean and no sum, since the trainer divides once, by the rows of the whole step."
+            )
+    return values
 
 
 def resolve_layers(

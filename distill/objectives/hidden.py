@@ -1,17 +1,21 @@
 """Match the teacher's hidden states."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from distill.objectives.base import LayerMap, Objective, resolve_layers
-from distill.objectives.schedules import Schedule
+from distill.objectives.base import LayerMap, Objective, Term, resolve_layers
 from distill.signals import SignalRequest, Signals, probe_hidden
 
 DISTANCES = ("mse", "cosine", "cka")
 SHORTEST = 8  # positions for a CKA: with 4, the gradient of unlucky states is a hundred times that with 32
 
 
+@dataclass(frozen=True)
 class HiddenStates(Objective):
     """Distance between layer outputs of student and teacher at every supervised position, mean over the paired layers.
 
@@ -23,7 +27,7 @@ class HiddenStates(Objective):
             sequences with fewer than 8, whose estimate is mostly noise). CKA compares geometry: it needs no projection and ignores rotation and scale.
         projection: a learned linear map from the student's width to the teacher's, one a pair. `None`: only if the widths
             differ (never for CKA). It trains with the student and is saved in checkpoints beside it, never inside it.
-        weight: of this term; a number or a `Schedule`.
+        weight, name: of this term; see `Objective`.
 
     Raises:
         ValueError: an unknown distance or layer; `projection=False` with different widths; a projection with CKA; on
@@ -36,54 +40,77 @@ class HiddenStates(Objective):
         >>> HiddenStates(layers="last", distance="cosine", weight=0.1)
     """
 
-    name = "hidden"
+    kind: ClassVar[str] = "hidden"
+
+    layers: LayerMap = "auto"
+    _: KW_ONLY
+    distance: str = "mse"
+    projection: bool | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.distance not in DISTANCES:
+            raise ValueError(f"distance is {self.distance!r}; it must be one of {', '.join(DISTANCES)}.")
+        if self.distance == "cka" and self.projection:
+            raise ValueError("CKA compares states of any two widths; leave projection out.")
+
+    def bind(
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel,
+        *,
+        vocabulary: int | None = None,
+        whole_weights: bool = True,
+    ) -> "HiddenStatesTerm":
+        """See `Objective.bind`."""
+        pairs = resolve_layers(self.layers, student, teacher, span_end=True)
+        ours = probe_hidden(student, frozenset(s for s, _ in pairs))
+        theirs = probe_hidden(teacher, frozenset(t for _, t in pairs))
+        projections = {
+            (s, t): _projection(ours[s], theirs[t], student.device)
+            for s, t in pairs
+            if self.needs_projection(ours[s], theirs[t])
+        }
+        return HiddenStatesTerm(self, pairs, projections)
+
+    def needs_projection(self, width: int, target: int) -> bool:
+        """Whether states of these widths are compared through a learned map; raises `ValueError` if they need one and may not."""
+        if self.distance == "cka":
+            return False
+        if self.projection is False and width != target:
+            raise ValueError(
+                f"The student is {width} wide and the teacher {target}, so hidden states need a projection; "
+                "leave projection=None, or give distance='cka'."
+            )
+        return bool(self.projection) or width != target
+
+
+class HiddenStatesTerm(Term):
+    """`HiddenStates`, bound.
+
+    Args:
+        objective: its settings.
+        pairs: (student layer, teacher layer).
+        projections: of those pairs that have one, by pair.
+    """
+
+    objective: HiddenStates
 
     def __init__(
         self,
-        layers: LayerMap = "auto",
-        *,
-        distance: str = "mse",
-        projection: bool | None = None,
-        weight: float | Schedule = 1.0,
+        objective: HiddenStates,
+        pairs: Sequence[tuple[int, int]],
+        projections: Mapping[tuple[int, int], nn.Module] | None = None,
     ) -> None:
-        super().__init__(weight)
-        if distance not in DISTANCES:
-            raise ValueError(f"distance is {distance!r}; it must be one of {', '.join(DISTANCES)}.")
-        if distance == "cka" and projection:
-            raise ValueError("CKA compares states of any two widths; leave projection out.")
-        self.layers, self.distance, self.projection = layers, distance, projection
-        self.pairs: list[tuple[int, int]] = []
-        self.projections = nn.ModuleDict()
-
-    def bind(self, student: PreTrainedModel, teacher: PreTrainedModel, vocabulary: int | None) -> None:
-        self.pairs = resolve_layers(self.layers, student, teacher, span_end=True)
-        ours, theirs = (
-            probe_hidden(model, request.hidden)
-            for model, request in ((student, self.student_request()), (teacher, self.teacher_request()))
-        )
-        self.projections = nn.ModuleDict()
-        if self.distance == "cka":
-            return
-        for s, t in self.pairs:
-            width, target = ours[s], theirs[t]
-            if self.projection is False and width != target:
-                raise ValueError(
-                    f"The student is {width} wide and the teacher {target}, so hidden states need a projection; "
-                    "leave projection=None, or give distance='cka'."
-                )
-            if self.projection or width != target:
-                linear = nn.Linear(width, target, bias=False, device=student.device)  # float32, as its optimiser state
-                nn.init.orthogonal_(linear.weight)
-                self.projections[f"{s}_{t}"] = linear
-
-    def student_request(self) -> SignalRequest:
-        return SignalRequest(hidden=frozenset(s for s, _ in self.pairs))
-
-    def teacher_request(self) -> SignalRequest:
-        return SignalRequest(hidden=frozenset(t for _, t in self.pairs))
+        super().__init__(objective)
+        self.pairs = list(pairs)
+        self.projections = nn.ModuleDict({f"{s}_{t}": linear for (s, t), linear in (projections or {}).items()})
+        self.student_request = SignalRequest(hidden=frozenset(s for s, _ in pairs))
+        self.teacher_request = SignalRequest(hidden=frozenset(t for _, t in pairs))
+        self.decided = {"pairs": self.pairs}
 
     def forward(self, student: Signals, teacher: Signals) -> Tensor:
-        lengths = student.rows.sum(1).tolist() if self.distance == "cka" else []
+        lengths = student.rows.sum(1).tolist() if self.objective.distance == "cka" else []
         return torch.stack(
             [self._distance(student.hidden[s], teacher.hidden[t], f"{s}_{t}", lengths) for s, t in self.pairs]
         ).mean(0)
@@ -93,15 +120,22 @@ class HiddenStates(Objective):
         student, teacher = student.to(exact), teacher.to(exact)
         if key in self.projections:
             student = self.projections[key](student)
-        if self.distance == "cka":
+        if self.objective.distance == "cka":
             parts = zip(student.split(lengths), teacher.split(lengths), strict=True)
             return torch.cat(
                 [(1 - debiased_cka(s, t)).expand(len(s)) if len(s) >= SHORTEST else 0 * s[:, 0] for s, t in parts]
             )
-        if self.distance == "cosine":
+        if self.objective.distance == "cosine":
             return 1 - nn.functional.cosine_similarity(student, teacher, dim=-1)
         # relative to the teacher's norm, which grows a hundredfold with depth: every layer counts alike
         return (student - teacher).square().sum(-1) / teacher.square().sum(-1).clamp(min=1e-12)
+
+
+def _projection(width: int, target: int, device: torch.device) -> nn.Linear:
+    """In float32, as its optimiser state; orthogonal, so that it neither shrinks nor stretches at the start."""
+    linear = nn.Linear(width, target, bias=False, device=device)
+    nn.init.orthogonal_(linear.weight)
+    return linear
 
 
 def debiased_cka(one: Tensor, other: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """Match the teacher's next-token distributions."""
 
 import math
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -8,14 +10,14 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from distill.objectives import divergences
-from distill.objectives.base import Objective
-from distill.objectives.schedules import Schedule
+from distill.objectives.base import Objective, Term
 from distill.objectives.streamed_next_token import Comparison, next_token_divergence
 from distill.signals import LogitTransform, SignalRequest, Signals, probe_head
 
 logger = logging.get_logger(__name__)
 
 
+@dataclass(frozen=True)
 class Logits(Objective):
     """Divergence between the next-token distributions of student and teacher at every supervised position.
 
@@ -31,8 +33,8 @@ class Logits(Objective):
         beta: of `"generalized_jsd"` and `"scaled_jsd"` (0.5 if not given).
         skew: of `"skew_forward_kl"` and `"skew_reverse_kl"` (0.1 if not given).
         cross_entropy: weight of cross-entropy on the labels (at temperature 1), added to the divergence. The log then shows
-            `divergence` and `cross_entropy` by themselves, and their sum as `logits`.
-        weight: of this term; a number or a `Schedule`.
+            `divergence` and `cross_entropy` by themselves, and their sum as `logits` (under another name: `NAME_divergence`, ...).
+        weight, name: of this term; see `Objective`.
 
     Raises:
         ValueError: an unknown divergence, or a value out of range.
@@ -43,63 +45,91 @@ class Logits(Objective):
         >>> Logits("forward_kl", temperature=2.0)
     """
 
-    name = "logits"
+    kind: ClassVar[str] = "logits"
+
+    divergence: str = "forward_kl"
+    _: KW_ONLY
+    temperature: float = 1.0
+    t_squared: bool = True
+    beta: float | None = None
+    skew: float | None = None
+    cross_entropy: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature is {self.temperature}; it must be above 0.")
+        if not (math.isfinite(self.cross_entropy) and self.cross_entropy >= 0):
+            raise ValueError(
+                f"cross_entropy is {self.cross_entropy}; it is a weight and must be a number of 0 or more."
+            )
+        divergences.by_name(self.divergence, beta=self.beta, skew=self.skew)
+
+    def bind(
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel,
+        *,
+        vocabulary: int | None = None,
+        whole_weights: bool = True,
+    ) -> "LogitsTerm":
+        """See `Objective.bind`."""
+        ours, theirs = (probe_head(model) if whole_weights else None for model in (student, teacher))
+        if ours is not None and theirs is not None:
+            return LogitsTerm(self, vocabulary, (ours, theirs))
+        logger.warning_once(
+            "Logits uses the models' own logits of all supervised rows at once, which takes more memory: "
+            + (
+                "a head is not a plain matrix product whose result is scaled or capped (an adapter on it? 8 bit?)."
+                if whole_weights
+                else "sharded weights are whole only inside the model."
+            )
+        )
+        return LogitsTerm(self, vocabulary)
+
+
+class LogitsTerm(Term):
+    """`Logits`, bound.
+
+    Args:
+        objective: its settings.
+        vocabulary: compare this many first tokens; None: all.
+        transforms: what student and teacher do to their logits; None: take the models' own logits.
+    """
+
+    objective: Logits
 
     def __init__(
         self,
-        divergence: str = "forward_kl",
-        *,
-        temperature: float = 1.0,
-        t_squared: bool = True,
-        beta: float | None = None,
-        skew: float | None = None,
-        cross_entropy: float = 0.0,
-        weight: float | Schedule = 1.0,
+        objective: Logits,
+        vocabulary: int | None = None,
+        transforms: tuple[LogitTransform, LogitTransform] | None = None,
     ) -> None:
-        super().__init__(weight)
-        if not (temperature > 0 and math.isfinite(temperature)):
-            raise ValueError(f"temperature is {temperature}; it must be above 0.")
-        if not (math.isfinite(cross_entropy) and cross_entropy >= 0):
-            raise ValueError(f"cross_entropy is {cross_entropy}; it is a weight and must be a number of 0 or more.")
-        self.divergence = divergences.by_name(divergence, beta=beta, skew=skew)
-        self.temperature = temperature
-        self.factor = temperature**2 if t_squared else 1.0
-        self.cross_entropy = cross_entropy
-        self.vocabulary: int | None = None
-        self.heads: tuple[LogitTransform, LogitTransform] | None = None
-
-    def bind(self, student: PreTrainedModel, teacher: PreTrainedModel, vocabulary: int | None) -> None:
-        self.vocabulary = vocabulary
-        heads = [None if self.sharded else probe_head(model) for model in (student, teacher)]
-        self.heads = None
-        if heads[0] is not None and heads[1] is not None:
-            self.heads = heads[0], heads[1]
-        else:
-            logger.warning_once(
-                "Logits uses the models' own logits of all supervised rows at once, which takes more memory: "
-                + (
-                    "sharded weights are whole only inside the model."
-                    if self.sharded
-                    else "a head is not a plain matrix product whose result is scaled or capped (an adapter on it? 8 bit?)."
-                )
-            )
-
-    def student_request(self) -> SignalRequest:
-        return SignalRequest(logits=True) if self.heads is None else SignalRequest(head=self.heads[0])
-
-    def teacher_request(self) -> SignalRequest:
-        return SignalRequest(logits=True) if self.heads is None else SignalRequest(head=self.heads[1])
+        super().__init__(objective)
+        self.vocabulary, self.transforms = vocabulary, transforms
+        self.divergence = divergences.by_name(objective.divergence, beta=objective.beta, skew=objective.skew)
+        self.factor = objective.temperature**2 if objective.t_squared else 1.0
+        self.student_request, self.teacher_request = (
+            SignalRequest(logits=True) if transforms is None else SignalRequest(head=one)
+            for one in transforms or (None, None)
+        )
+        self.decided = {"vocabulary": vocabulary, "heads": transforms}
 
     def forward(self, student: Signals, teacher: Signals) -> Tensor | dict[str, Tensor]:
+        own = self.objective
         if student.head is not None and teacher.head is not None:
-            comparison = Comparison(self.divergence, self.temperature, self.factor, self.cross_entropy, self.vocabulary)
+            comparison = Comparison(self.divergence, own.temperature, self.factor, own.cross_entropy, self.vocabulary)
             rows, entropy = next_token_divergence(student.head, teacher.head, comparison, student.labels)
         else:
             rows, entropy = self._from_logits(student, teacher)
         if entropy is None:
             return rows
-        entropy = entropy.detach()
-        return {self.name: rows, "divergence": rows.detach() - self.cross_entropy * entropy, "cross_entropy": entropy}
+        entropy, prefix = entropy.detach(), "" if own.name == own.kind else f"{own.name}_"
+        return {
+            own.name: rows,
+            f"{prefix}divergence": rows.detach() - own.cross_entropy * entropy,
+            f"{prefix}cross_entropy": entropy,
+        }
 
     def _from_logits(self, student: Signals, teacher: Signals) -> tuple[Tensor, Tensor | None]:
         assert student.logits is not None
@@ -107,9 +137,9 @@ class Logits(Objective):
         # Heads of one family may be padded to different sizes. The slots beyond the real tokens are cut off on both
         # sides, which is the same as a logit of -inf: no probability ever goes there.
         ours, theirs = student.logits[:, : self.vocabulary], teacher.logits[:, : self.vocabulary]
-        rows = self.divergence(ours, theirs, temperature=self.temperature) * self.factor
-        if not self.cross_entropy:
+        rows = self.divergence(ours, theirs, temperature=self.objective.temperature) * self.factor
+        if not self.objective.cross_entropy:
             return rows, None
         assert student.labels is not None
         entropy = cross_entropy(divergences.wide(ours), student.labels, reduction="none")
-        return rows + self.cross_entropy * entropy, entropy
+        return rows + self.objective.cross_entropy * entropy, entropy

@@ -12,8 +12,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import PreTrainedModel
 
 from distill.models.adapters import add_adapter, base_of, lora_config
-from distill.objectives import AttentionMaps, HiddenStates, Logits, Objective
+from distill.objectives import AttentionMaps, HiddenStates, Logits, Objective, Term
+from distill.objectives.attention import AttentionMapsTerm
 from distill.objectives.base import resolve_layers
+from distill.objectives.hidden import HiddenStatesTerm
+from distill.objectives.logits import LogitsTerm
 from distill.planning.chunks import CHUNKS, attention_buffers, head_buffers
 from distill.planning.configs import Shape
 from distill.planning.live import LiveBytes
@@ -85,10 +88,10 @@ class _Step:
     def __init__(self, setting: Setting, student: Any, teacher: PreTrainedModel | None, masked: bool) -> None:
         self.masked = masked
         self.setting, self.student, self.teacher = setting, student, teacher
-        self.projections = torch.nn.ModuleList(setting.objectives if teacher is not None else [])
+        self.terms: list[Term] = []
         if teacher is not None:
-            for objective in setting.objectives:
-                _bind(objective, base_of(student), teacher)
+            self.terms = [_bind(objective, base_of(student), teacher) for objective in setting.objectives]
+        self.projections = torch.nn.ModuleList(self.terms)
         held = torch.nn.ModuleList([student, self.projections, *([] if teacher is None else [teacher])])
         self.live = LiveBytes(held, setting.supervised)
         self.signals: Signals | None = None
@@ -107,7 +110,9 @@ class _Step:
                 live.flops = 0
                 if self.teacher is not None:
                     with live.moment(TEACHER, "teacher's signals"), torch.no_grad():
-                        self.signals = self._taps(self.teacher, inputs, self._wants("teacher"))
+                        self.signals = self._taps(
+                            self.teacher, inputs, SignalRequest.union(term.teacher_request for term in self.terms)
+                        )
                 teacher_flops = live.flops
                 with live.moment(FORWARD, "activations"):
                     loss = self._black_box(inputs) if self.teacher is None else self._white_box(inputs)
@@ -139,17 +144,12 @@ class _Step:
         return loss
 
     def _white_box(self, inputs: dict[str, Tensor]) -> Tensor:
-        student, teacher = self._taps(self.student, inputs, self._wants("student")), self.signals
+        request = SignalRequest.union(term.student_request for term in self.terms)
+        student, teacher = self._taps(self.student, inputs, request), self.signals
         assert teacher is not None
         with self.live.labelled(CHUNKS):
-            terms = [self._term(objective, student, teacher).sum() for objective in self.setting.objectives]
+            terms = [self._term(term, student, teacher).sum() for term in self.terms]
         return torch.stack(terms).sum()
-
-    def _wants(self, side: str) -> SignalRequest:
-        total = SignalRequest()
-        for objective in self.setting.objectives:
-            total = total | (objective.student_request() if side == "student" else objective.teacher_request())
-        return total
 
     def _taps(self, model: Any, inputs: dict[str, Tensor], request: SignalRequest) -> Signals:
         rows = torch.ones((self.setting.rows, self.setting.length), dtype=torch.bool)
@@ -158,18 +158,18 @@ class _Step:
             return signals
         raise ValueError(f"{type(model).__name__} makes the logits of all positions, which is not counted here.")
 
-    def _term(self, objective: Objective, student: Signals, teacher: Signals) -> Tensor:
+    def _term(self, term: Term, student: Signals, teacher: Signals) -> Tensor:
         live, device = self.live, self.setting.device
-        if isinstance(objective, Logits) and student.head is not None and teacher.head is not None:
-            return head_buffers(student.head, teacher.head, objective.divergence, live, device)
-        if isinstance(objective, AttentionMaps):
+        if isinstance(term, LogitsTerm) and student.head is not None and teacher.head is not None:
+            return head_buffers(student.head, teacher.head, term.divergence, live, device)
+        if isinstance(term, AttentionMapsTerm):
             count = self.setting.supervised
             values = [
-                attention_buffers(student.attention[s], teacher.attention[t], count, objective.divergence, live, device)
-                for s, t in objective.pairs
+                attention_buffers(student.attention[s], teacher.attention[t], count, term.divergence, live, device)
+                for s, t in term.pairs
             ]
             return torch.stack(values).mean(0)
-        found = objective(student, teacher)
+        found = term(student, teacher)
         assert isinstance(found, Tensor)
         return found
 
@@ -186,30 +186,30 @@ def _as_accelerate_does(model: Any, dtype: torch.dtype | None) -> None:
         model.forward = convert_outputs_to_fp32(torch.autocast("cpu", dtype=dtype)(model.forward))
 
 
-def _bind(objective: Objective, student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    """What `Objective.bind` decides, without the forward passes by which it asks the models."""
+def _bind(objective: Objective, student: PreTrainedModel, teacher: PreTrainedModel) -> Term:
+    """What `Objective.bind` gives, without the forward passes by which it asks the models."""
+    ours, theirs = (model.config.get_text_config(decoder=True) for model in (student, teacher))
     if isinstance(objective, Logits):
-        plain = all(head_of(model) is not None for model in (student, teacher)) and not objective.sharded
-        objective.heads = (LogitTransform(), LogitTransform()) if plain else None
-        ours, theirs = (model.config.get_text_config(decoder=True).vocab_size for model in (student, teacher))
-        objective.vocabulary = None if ours == theirs else min(ours, theirs)
-    elif isinstance(objective, HiddenStates):
-        objective.pairs = resolve_layers(objective.layers, student, teacher, span_end=True)
-        ours, theirs = (model.config.get_text_config(decoder=True).hidden_size for model in (student, teacher))
-        objective.projections = torch.nn.ModuleDict()
-        if objective.distance != "cka" and (ours != theirs or objective.projection):
-            objective.projections = torch.nn.ModuleDict(
-                {f"{s}_{t}": torch.nn.Linear(ours, theirs, bias=False) for s, t in objective.pairs}
-            )
-    elif isinstance(objective, AttentionMaps):
+        plain = all(head_of(model) is not None for model in (student, teacher))
+        vocabulary = None if ours.vocab_size == theirs.vocab_size else min(ours.vocab_size, theirs.vocab_size)
+        return LogitsTerm(objective, vocabulary, (LogitTransform(), LogitTransform()) if plain else None)
+    if isinstance(objective, HiddenStates):
+        pairs, sizes = (
+            resolve_layers(objective.layers, student, teacher, span_end=True),
+            (ours.hidden_size, theirs.hidden_size),
+        )
+        needed = objective.needs_projection(*sizes)
+        return HiddenStatesTerm(
+            objective, pairs, {pair: torch.nn.Linear(*sizes, bias=False) for pair in pairs if needed}
+        )
+    if isinstance(objective, AttentionMaps):
         if objective.relations is not None:
             raise ValueError("relations of AttentionMaps are not counted by the plan; leave them out.")
-        objective.pairs = resolve_layers(objective.layers, student, teacher, span_end=False)
-        ours, theirs = (model.config.get_text_config(decoder=True).num_attention_heads for model in (student, teacher))
-        if ours != theirs and objective.heads is None:
+        counts = ours.num_attention_heads, theirs.num_attention_heads
+        if counts[0] != counts[1] and objective.heads is None:
             raise ValueError(
-                f"The student has {ours} attention heads and the teacher {theirs}, so their maps cannot be compared head by "
+                f"The student has {counts[0]} attention heads and the teacher {counts[1]}, so their maps cannot be compared head by "
                 "head; leave attention out of the objectives."
             )
-    else:
-        raise ValueError(f"The plan knows logits, hidden and attention, not {type(objective).__name__}.")
+        return AttentionMapsTerm(objective, resolve_layers(objective.layers, student, teacher, span_end=False))
+    raise ValueError(f"The plan knows logits, hidden and attention, not {type(objective).__name__}.")

@@ -197,11 +197,8 @@ def describe_objective(objective: Any) -> dict[str, Any]:
     """Name and settings of a white-box objective; text is taken as the name."""
     if isinstance(objective, str):
         return {"name": clean(objective)}
-    settings = {"name": objective.name, "weight": objective.weight}
-    if divergence := getattr(objective, "divergence", None):
-        settings["divergence"] = divergence.name
-    names = ("temperature", "cross_entropy", "distance", "relations", "layers")
-    return clean(settings | {name: getattr(objective, name) for name in names if hasattr(objective, name)})
+    names = ("name", "weight", "divergence", "temperature", "cross_entropy", "distance", "relations", "layers")
+    return clean({name: getattr(objective, name) for name in names if hasattr(objective, name)})
 
 
 class Drawn(NamedTuple):

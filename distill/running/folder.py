@@ -92,7 +92,7 @@ def train_or_resume(trainer: Any) -> None:
 
     Raises:
         OSError: too little disk space for a checkpoint, found before training starts.
-        ValueError: as `ResumingTrainer.train`.
+        ValueError: as `PairTrainer.train`.
         KeyboardInterrupt: after the checkpoint is saved.
     """
     _check_space(trainer, Path(str(trainer.args.output_dir)), checkpoints=2)

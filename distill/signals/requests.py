@@ -1,7 +1,10 @@
 """One forward pass, and what was asked to be let out of it."""
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import torch
@@ -36,6 +39,11 @@ class SignalRequest:
             self.hidden | other.hidden,
             self.attention | other.attention,
         )
+
+    @classmethod
+    def union(cls, requests: Iterable["SignalRequest"]) -> "SignalRequest":
+        """All of them in one."""
+        return reduce(or_, requests, cls())
 
 
 @dataclass(frozen=True)

@@ -2,29 +2,35 @@
 
 import logging
 import warnings
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_utils import TrainOutput
 
 from distill.models.adapters import add_adapter, base_of, is_adapted
 from distill.models.quantising import check_student_keeps_gradients
 from distill.pairs.collate import PairCollator, document_tokens, supervised_rows
-from distill.pairs.packing import PackedPairs, pack_pairs
+from distill.pairs.packing import PackedPairs
 from distill.trainers import fsdp
 from distill.trainers.checks import check_pairs, check_processes
 from distill.trainers.identity import describe_student
-from distill.trainers.packed import check_keeps_documents_apart
+from distill.trainers.packed import packed
 from distill.trainers.rates import Rates
-from distill.trainers.resume import ResumingTrainer
+from distill.trainers.resume import Resumption
 from distill.trainers.sharing import SharedOrder, WithEmptyRows
 
 logger = logging.getLogger(__name__)
 
 
-class PairTrainer(ResumingTrainer):
+class PairTrainer(Trainer):
     """A `transformers.Trainer` whose datasets are pairs; its collator is `PairCollator`.
+
+    It does what it adds with a few collaborators: `resumption` (which checkpoint, and is it whole), `rates` (tokens a second), and
+    `distill.trainers.sharing` (every row once in several processes).
 
     `eval_loss` is the mean over supervised tokens. (Trainer's own is a mean of batch means, which depends on the batch size.)
 
@@ -78,6 +84,7 @@ class PairTrainer(ResumingTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        self.resumption = Resumption(self)
         check_processes(self.train_dataset, self.args)
         self.rates = Rates(self.accelerator, self.args.device)
         self._eval_sum = self._eval_items = 0.0
@@ -87,7 +94,7 @@ class PairTrainer(ResumingTrainer):
             student: Any = self.model
             student.enable_input_require_grads()
         if packing:
-            self._pack()
+            self.train_dataset = packed(self)
 
     def create_accelerator_and_postprocess(self) -> None:
         """As Trainer's, and FSDP2 also on CPUs."""
@@ -97,29 +104,45 @@ class PairTrainer(ResumingTrainer):
         if self.is_fsdp_enabled:  # nothing here or in Trainer works in place on a model's output
             warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
 
-    def _pack(self) -> None:
-        collator, pairs, name = self.data_collator, self.train_dataset, type(self).__name__
-        if not isinstance(collator, PairCollator) or collator.max_length is None or collator.padding_side != "right":
-            raise ValueError(
-                f"packing=True needs max_length=, the length of a packed row, and the collator of {name} with its padding at "
-                "the right."
-            )
-        if not isinstance(pairs, datasets.Dataset):
-            raise ValueError(f"packing=True needs a train_dataset of pairs, not {type(pairs).__name__}.")
-        if str(getattr(self.args, "train_sampling_strategy", "")) == "group_by_length":
-            raise ValueError(
-                "train_sampling_strategy='group_by_length' saves padding, as packing does; give one of them."
-            )
-        # only in a single row do flash kernels see where documents begin
-        collator.flatten_bins = "flash" in str(base_of(self.model).config._attn_implementation)
-        self._check_packing(self.model, use_cache=self.args.use_cache)
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self.train_dataset = pack_pairs(pairs, collator.max_length, seed)
-        logger.warning("%s", self.train_dataset.describe(self.args.per_device_train_batch_size, seed))
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+        *,
+        or_start: bool = False,
+        allow_changes: Collection[str] = (),
+    ) -> TrainOutput:
+        """As Trainer's; a checkpoint is resumed only if it is whole and of this very run.
 
-    def _check_packing(self, model: Any, *, use_cache: bool) -> None:
-        assert isinstance(self.data_collator, PairCollator)
-        check_keeps_documents_apart(model, self.data_collator, self.compute_loss_context_manager(), use_cache=use_cache)
+        Args:
+            resume_from_checkpoint: True: the last complete one in the output folder; or a path; else training starts anew.
+            trial, ignore_keys_for_eval: see `transformers.Trainer.train`.
+            or_start: with True and no complete checkpoint, start anew in place of an error.
+            allow_changes: names of settings that may differ from the checkpoint's, as the refusal writes them, e.g.
+                `["training.max_steps"]`. The result is then no longer that of an unbroken run.
+
+        Raises:
+            ValueError: another process trains into the output folder; a checkpoint that is half-written, damaged, pickled or
+                of other settings (each named with both values).
+        """
+        with self.resumption.checkpoint(resume_from_checkpoint, or_start, allow_changes) as checkpoint:
+            if checkpoint is not None and self.resumption.is_over(checkpoint):
+                return self._take_up_finished(checkpoint)
+            return super().train(checkpoint, trial, ignore_keys_for_eval)
+
+    def _take_up_finished(self, checkpoint: str) -> TrainOutput:
+        """A finished run is not trained on (Trainer would take one more step): only what it left is loaded."""
+        self.state, output = self.resumption.finished_state(checkpoint)
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            batches = self.get_train_dataloader()
+            self._prepare_for_training(self.set_initial_training_values(self.args, batches)[-1], batches, checkpoint)
+            if best:
+                self._load_best_model()
+        else:
+            self._load_from_checkpoint(best or checkpoint)
+        return output
 
     def _get_dataloader(  # type: ignore[override]
         self, dataset: Any, description: str, batch_size: int, sampler_fn: Any = None, **kwargs: Any
@@ -159,7 +182,7 @@ class PairTrainer(ResumingTrainer):
             self._signature_columns: Any = ["id", "prompt_ids", "completion_ids", "loss_mask"]
 
     def identity(self) -> dict[str, Any]:
-        """See `ResumingTrainer.identity`."""
+        """What a run is made of beside its settings: models, by what tells them apart. Plain values."""
         return {"student": describe_student(self.model, (self.optimizer, self.lr_scheduler))}
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
@@ -176,11 +199,15 @@ class PairTrainer(ResumingTrainer):
             self.rates.count(batch)
         return batches, items
 
-    def _open_window(self) -> dict[str, Any]:
-        return {**super()._open_window(), "tokens": self.rates.open_window()}
+    def open_window(self) -> dict[str, Any]:
+        """Sums of this process since the last log, as plain values: so that logs go on after a kill as if nothing had happened."""
+        return {"loss": float(self._tr_loss), "tokens": self.rates.open_window()}
 
-    def _take_up_window(self, window: dict[str, Any]) -> None:
-        super()._take_up_window(window)
+    def take_up_window(self, window: dict[str, Any], last_logged: int) -> None:
+        """Put back what `open_window` gave at step `last_logged`."""
+        self._globalstep_last_logged = last_logged
+        self._tr_loss += window["loss"]
+        self._total_loss_scalar -= window["loss"]  # train_loss, at the end, is of the steps of this call, as Trainer's
         self.rates.take_up_window(window.get("tokens", [0, 0]))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -189,9 +216,25 @@ class PairTrainer(ResumingTrainer):
             logs.update(self.rates.close())
         super().log(logs, start_time)
 
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with self.rates.pause():
-            super()._save_checkpoint(*args, **kwargs)
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As Trainer's, and marked as begun, sealed, and flushed to the disk before older ones are removed."""
+        with self.rates.pause(), self.resumption.saving(Path(self._get_output_dir(trial=trial))) as checkpoint:
+            if self.args.should_save:
+                self.save_beside(checkpoint)
+            super()._save_checkpoint(model, trial)
+
+    def save_beside(self, checkpoint: Path) -> None:
+        """What a trainer has to save beside its model, written before Trainer writes anything."""
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """As Trainer's; it is the last that is written before Trainer's state, so here a checkpoint is sealed."""
+        super()._save_rng_state(output_dir)
+        self.resumption.seal(Path(output_dir), self._globalstep_last_logged)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """As Trainer's; but a checkpoint of an epoch's last step waits for the epoch's end."""
+        self.resumption.hold_back_save()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As Trainer's, and it keeps the sum of the loss over tokens."""

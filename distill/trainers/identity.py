@@ -101,9 +101,12 @@ def describe_teacher(teacher: Any, student: Any) -> str:
     )
 
 
-def describe_objectives(objectives: Iterable[Any]) -> dict[str, Any]:
-    """The settings of every objective: its plain attributes, once it is bound to the models."""
-    return {one.name: {"kind": type(one).__name__} | _attributes(one) for one in objectives}
+def describe_terms(terms: Iterable[Any]) -> dict[str, Any]:
+    """The settings of every objective by its name, and what binding it to the models decided."""
+    return {
+        one.objective.name: {"kind": type(one.objective).__name__} | plain({**vars(one.objective), **one.decided})
+        for one in terms
+    }
 
 
 def environment(trainer: Any) -> dict[str, Any]:
@@ -118,14 +121,6 @@ def environment(trainer: Any) -> dict[str, Any]:
         else f"{device.type} {platform.machine()}",
         "threads": torch.get_num_threads(),
     }
-
-
-def _attributes(objective: Any) -> dict[str, Any]:
-    own = set(vars(torch.nn.Module())) | {"sharded"}
-    found = {name: value for name, value in vars(objective).items() if name not in own and not name.startswith("_")}
-    if divergence := found.pop("divergence", None):  # a pair of functions, with their settings in `partial`s
-        found["divergence"] = [divergence.name, getattr(divergence.value_and_grad, "keywords", {})]
-    return {name: plain(value) for name, value in found.items()}
 
 
 def _fingerprint(model: Any, counts: Callable[[torch.Tensor], bool]) -> str:

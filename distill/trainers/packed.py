@@ -1,14 +1,52 @@
-"""Whether a model keeps the pairs of a packed row apart: asked of the model itself, before it is trained."""
+"""Training on packed rows: whether it can be done is asked of the model itself, before it is trained."""
 
 import inspect
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import datasets
 import torch
 
 from distill.models.adapters import base_of
 from distill.pairs.collate import PairCollator, document_tokens
+from distill.pairs.packing import PackedPairs, pack_pairs
+
+logger = logging.getLogger(__name__)
+
+
+def packed(trainer: Any) -> PackedPairs:
+    """The training pairs of a `PairTrainer` in bins; how full they are is logged.
+
+    Raises:
+        ValueError: no length, another collator or dataset, padding at the left, grouping by length as well; or a student that
+            does not keep the pairs of a row apart.
+    """
+    collator, pairs, args = trainer.data_collator, trainer.train_dataset, trainer.args
+    if not isinstance(collator, PairCollator) or collator.max_length is None or collator.padding_side != "right":
+        raise ValueError(
+            "packing=True needs max_length=, the length of a packed row, and the collator of "
+            f"{type(trainer).__name__} with its padding at the right."
+        )
+    if not isinstance(pairs, datasets.Dataset):
+        raise ValueError(f"packing=True needs a train_dataset of pairs, not {type(pairs).__name__}.")
+    if str(getattr(args, "train_sampling_strategy", "")) == "group_by_length":
+        raise ValueError("train_sampling_strategy='group_by_length' saves padding, as packing does; give one of them.")
+    # only in a single row do flash kernels see where documents begin
+    collator.flatten_bins = "flash" in str(base_of(trainer.model).config._attn_implementation)
+    check_packing(trainer, trainer.model, use_cache=args.use_cache)
+    seed = args.seed if args.data_seed is None else args.data_seed
+    bins = pack_pairs(pairs, collator.max_length, seed)
+    logger.warning("%s", bins.describe(args.per_device_train_batch_size, seed))
+    return bins
+
+
+def check_packing(trainer: Any, model: Any, *, use_cache: bool) -> None:
+    """`check_keeps_documents_apart` with the trainer's own batches and precision."""
+    check_keeps_documents_apart(
+        model, trainer.data_collator, trainer.compute_loss_context_manager(), use_cache=use_cache
+    )
 
 
 def check_keeps_documents_apart(

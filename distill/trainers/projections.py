@@ -1,6 +1,14 @@
-"""Weights that a trainer learns beside its student: projections of objectives, never a part of the student."""
+"""Weights that a white box learns beside its student: projections of terms, never a part of the student.
 
-import os
+They stand outside the wrapped model on purpose. A module around student and projections would show them to optimiser, clipping
+and DDP by itself, but `transformers.Trainer` asks `self.model` to *be* a `PreTrainedModel` where it saves, resumes, checkpoints
+gradients, shards, looks for adapters and builds the FSDP plan, and users go on with `trainer.model`. What stands here is less
+than what would have to be told about such a wrapper.
+"""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,82 +16,113 @@ from accelerate.utils import broadcast
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainingArguments
 
-from distill.trainers.base import PairTrainer
-
 OBJECTIVES_FILE = "objectives.safetensors"  # learned projections, beside a checkpoint's model and never inside it
 
 
-class ProjectingTrainer(PairTrainer):
-    """A trainer of pairs whose optimiser and checkpoints hold projections, too."""
+class Projections(TrainerCallback):
+    """What the terms of a trainer learn: given to its optimiser, to clipping, and to its checkpoints.
 
-    _learned: torch.nn.Module = torch.nn.Module()
+    In several processes they begin with the weights of the first, and their gradients are the mean over processes, as DDP
+    gives the student's.
 
-    def learn_beside(self, modules: torch.nn.Module) -> None:
-        """Train and save what is learned in these modules; to be called once, when they have their weights.
+    Args:
+        terms: the modules that hold them; a term without a projection adds nothing.
+        trainer: whose callback this becomes.
 
-        Raises:
-            ValueError: there are such weights, and the optimiser takes none but the student's (FSDP, DeepSpeed).
-        """
-        self._learned = modules
-        self.add_callback(_Gradients(modules, self.accelerator))
-        if not self._projections() or self.args.world_size == 1:
+    Raises:
+        ValueError: there are some, and the optimiser takes none but the student's own parameters (FSDP, DeepSpeed).
+    """
+
+    def __init__(self, terms: torch.nn.Module, trainer: Any) -> None:
+        self.terms, self.accelerator = terms, trainer.accelerator
+        self._averaged = False
+        trainer.add_callback(self)
+        if not self:
             return
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+        several = trainer.args.world_size > 1
+        if trainer.is_deepspeed_enabled or (trainer.is_fsdp_enabled and several):
             raise ValueError(
                 "HiddenStates needs a learned projection between layers of different widths, and with FSDP or DeepSpeed the "
                 "optimiser takes only the student's own parameters; use DDP (recipes/accelerate/ddp.yaml), "
                 "HiddenStates(distance='cka'), or leave HiddenStates out."
             )
-        for parameter in self._projections():
-            broadcast(parameter.data)
+        if several:
+            for parameter in self.parameters():
+                broadcast(parameter.data)
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """As Trainer's, and the projections train too."""
-        is_new = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        if is_new and self._projections():
-            optimizer.add_param_group({"params": self._projections(), "weight_decay": 0.0})
-        return optimizer
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """All of them, in the order of the terms."""
+        return list(self.terms.parameters())
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """As Trainer's, and the projections: before `trainer_state.json`, which marks a checkpoint as complete."""
-        super()._save_optimizer_and_scheduler(output_dir)
-        weights = {name: tensor.contiguous() for name, tensor in self._learned.state_dict().items()}
-        if weights and self.args.should_save:
-            save_file(weights, os.path.join(output_dir, OBJECTIVES_FILE))
+    def __bool__(self) -> bool:
+        return any(True for _ in self.terms.parameters())
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self._load_projections(resume_from_checkpoint)
+    def join(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
+        """Make the optimiser train them, without weight decay; also one that the caller made from the student's parameters.
 
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        self._load_projections(str(self.state.best_model_checkpoint))
+        Raises:
+            ValueError: the caller also made a scheduler, which knows the rates of the caller's groups only.
+        """
+        there = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        missing = [parameter for parameter in self.parameters() if id(parameter) not in there]
+        if not missing:
+            return
+        if scheduler is not None:
+            raise ValueError(
+                f"optimizers=(optimizer, scheduler) has no group for the {len(missing)} projections that HiddenStates learns, and a "
+                "scheduler that is made already cannot take one. Give optimizers=(optimizer, None), or add the parameters of "
+                "trainer.terms to your optimiser before the scheduler is made."
+            )
+        optimizer.add_param_group({"params": missing, "weight_decay": 0.0})
 
-    def _load_projections(self, checkpoint: str) -> None:
-        if self._projections():
-            file = os.path.join(checkpoint, OBJECTIVES_FILE)
-            if not os.path.isfile(file):
-                raise ValueError(f"{checkpoint} has no {OBJECTIVES_FILE}: it was saved with other objectives.")
-            self._learned.load_state_dict(load_file(file))
+    def beside(self, model: Any) -> "_Together":
+        """For the norm of all gradients: the model's parameters, and these, averaged over processes."""
+        self._average()
+        return _Together(model, self.terms)
 
-    def _projections(self) -> list[torch.nn.Parameter]:
-        return list(self._learned.parameters())
+    def save(self, checkpoint: Path) -> None:
+        """Write them into a checkpoint."""
+        if self:
+            save_file(
+                {name: tensor.contiguous() for name, tensor in self.terms.state_dict().items()},
+                checkpoint / OBJECTIVES_FILE,
+            )
 
+    def load(self, checkpoint: Path) -> None:
+        """Read them back.
 
-class _Gradients(TrainerCallback):
-    """Learned projections stand outside the wrapped model, so what is done there to gradients is done here to theirs."""
+        Raises:
+            ValueError: the checkpoint has none.
+        """
+        if not self:
+            return
+        file = checkpoint / OBJECTIVES_FILE
+        if not file.is_file():
+            raise ValueError(f"{checkpoint} has no {OBJECTIVES_FILE}: it was saved with other objectives.")
+        self.terms.load_state_dict(load_file(file))
 
-    def __init__(self, modules: torch.nn.Module, accelerator: Any) -> None:
-        self.modules, self.accelerator = modules, accelerator
-
-    def on_pre_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """Mean over processes, as DDP does it."""
-        if self.accelerator.num_processes > 1:
-            for parameter in self.modules.parameters():
+    def _average(self) -> None:
+        if self.accelerator.num_processes > 1 and not self._averaged:
+            for parameter in self.parameters():
                 found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad = self.accelerator.reduce(found, "mean")
+        self._averaged = True
+
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Mean over processes, unless clipping needed it already."""
+        self._average()
 
     def on_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Trainer clears the model's gradients after a step, not the optimiser's; these would add up for ever."""
-        self.modules.zero_grad()
+        self.terms.zero_grad()
+        self._averaged = False
+
+
+class _Together:
+    """As much of a module as clipping asks for."""
+
+    def __init__(self, *modules: torch.nn.Module) -> None:
+        self.modules = modules
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        return chain.from_iterable(module.parameters() for module in self.modules)

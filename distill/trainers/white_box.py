@@ -1,5 +1,6 @@
 """White-box distillation: match what is inside the teacher, on the same pairs, in the same Trainer."""
 
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -10,20 +11,24 @@ from transformers.utils import logging
 
 from distill.models.adapters import base_of, check_no_virtual_tokens
 from distill.objectives import HiddenStates, Objective, Schedule
+from distill.objectives.base import values_of
 from distill.pairs.collate import supervised_rows, supervised_tokens
 from distill.pairs.packing import PackedPairs
 from distill.signals import SignalRequest, run_with_taps
 from distill.signals.sources import is_students_own, teacher_side
 from distill.teachers.local import LocalTeacher
 from distill.text.vocabulary import shared_vocabulary
+from distill.trainers.base import PairTrainer
 from distill.trainers.fsdp import check_teacher_is_everywhere
-from distill.trainers.identity import describe_objectives, describe_teacher
-from distill.trainers.projections import ProjectingTrainer
+from distill.trainers.identity import describe_teacher, describe_terms
+from distill.trainers.packed import check_packing
+from distill.trainers.projections import Projections
+from distill.trainers.terms import TermSums, describe_non_finite
 
 logger = logging.get_logger(__name__)
 
 
-class WhiteBoxTrainer(ProjectingTrainer):
+class WhiteBoxTrainer(PairTrainer):
     """`transformers.Trainer` on pairs with another loss: the weighted sum of objectives.
 
     Each objective is summed over the supervised rows and divided once by their number in the whole accumulation window
@@ -75,7 +80,10 @@ class WhiteBoxTrainer(ProjectingTrainer):
                 )
         names = [objective.name for objective in objectives]
         if not names or len(set(names)) < len(names):
-            raise ValueError(f"objectives are {names}; give at least one, and each kind at most once.")
+            raise ValueError(
+                f"objectives are {names}; give at least one, and a name= of its own to each of several of one kind: "
+                "HiddenStates(layers='last', name='last_hidden')."
+            )
         of_itself = is_students_own(teacher, model, kwargs.get("peft_config") is not None)
         if isinstance(teacher, str) and not of_itself:
             teacher = LocalTeacher(teacher)
@@ -106,27 +114,25 @@ class WhiteBoxTrainer(ProjectingTrainer):
         )
         self.teacher = self.teacher_side.model
         self.student: PreTrainedModel = base_of(self.model)  # unwrapped; self.model may be or come to be a wrapper
-        self.objectives = list(objectives)
-        for objective in objectives:
-            # FSDP2 keeps the head whole from the forward pass until its gradient is there
-            objective.sharded = bool(
-                self.is_deepspeed_enabled or (self.is_fsdp_enabled and not self.accelerator.is_fsdp2)
-            )
-            objective.bind(self.student, self.teacher, vocabulary)
-        self.learn_beside(torch.nn.ModuleList(objectives))  # their projections
+        self.objectives = tuple(objectives)
+        # FSDP2 keeps the head whole from the forward pass until its gradient is there; FSDP1 and ZeRO do not
+        whole = not (self.is_deepspeed_enabled or (self.is_fsdp_enabled and not self.accelerator.is_fsdp2))
+        bound = {
+            o.name: o.bind(self.student, self.teacher, vocabulary=vocabulary, whole_weights=whole) for o in objectives
+        }
+        self.terms = torch.nn.ModuleDict(bound)
+        self.projections = Projections(self.terms, self)
         if isinstance(self.train_dataset, PackedPairs):
-            self._check_packing(self.teacher, use_cache=False)
+            check_packing(self, self.teacher, use_cache=False)
             if any(isinstance(o, HiddenStates) and o.distance == "cka" for o in objectives):
                 raise ValueError(
                     "HiddenStates(distance='cka') compares the states of a whole row, and a packed row holds several pairs; "
                     "leave packing out, or choose distance='mse' or 'cosine'."
                 )
-        self._student_request = _union(o.student_request() for o in objectives)
-        self._teacher_request = _union(o.teacher_request() for o in objectives)
-        self._train_terms: dict[str, Tensor] = {}  # sums of values already divided, since the last log
-        self._train_steps = 0  # and over how many optimiser steps
+        self._student_request = SignalRequest.union(term.student_request for term in bound.values())
+        self._teacher_request = SignalRequest.union(term.teacher_request for term in bound.values())
+        self._sums = TermSums(self.accelerator, self.args.device)
         self._last_weights: dict[str, float] = {}
-        self._eval_terms: dict[str, Tensor] = {}  # sums over rows, and the number of rows
         # so that Trainer counts the supervised positions whatever the model's forward accepts
         self.model_accepts_loss_kwargs = True
         self.teacher_side.release()
@@ -155,7 +161,11 @@ class WhiteBoxTrainer(ProjectingTrainer):
         loss = torch.stack(terms).sum() / items
         if not torch.isfinite(loss):
             raise FloatingPointError(describe_non_finite(values, rows, ids, self.state.global_step))
-        self._keep_terms(sums, rows, items)
+        if self.student.training:
+            self._sums.keep_training(sums, items)
+            self._last_weights = weights
+        else:
+            self._sums.keep_evaluation(sums, rows.sum())
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # DDP averages gradients; items counts all processes
         return (loss, {}) if return_outputs else loss
@@ -183,71 +193,74 @@ class WhiteBoxTrainer(ProjectingTrainer):
             teacher = run_with_taps(forward, self.teacher, inputs, rows, self._teacher_request, tokens)
         student = run_with_taps(model, self.student, inputs, rows, self._student_request, tokens)
         with torch.autocast(self.args.device.type, enabled=False):  # whatever the models run in, this is in float32
-            for objective in self.objectives:
+            term: Any
+            for name, term in self.terms.items():
                 # a term without weight is computed for the log alone
-                with torch.set_grad_enabled(torch.is_grad_enabled() and weights[objective.name] > 0):
-                    found = objective(student, teacher)
-                values.update(found if isinstance(found, dict) else {objective.name: found})
+                with torch.set_grad_enabled(torch.is_grad_enabled() and weights[name] > 0):
+                    values.update(values_of(term, student, teacher, len(tokens)))
         self.teacher_side.release()
         assert student.zero_loss is not None
         return values, student.zero_loss.float()
 
-    def _keep_terms(self, sums: dict[str, Tensor], rows: Tensor, items: Tensor | int) -> None:
-        if self.student.training:
-            kept, values = self._train_terms, {name: value.detach() / items for name, value in sums.items()}
-            self._train_steps += self.accelerator.sync_gradients  # True in the last micro-batch of a step
-            self._last_weights = self.weights()
-        else:
-            kept, values = self._eval_terms, {name: value.detach() for name, value in sums.items()}
-            values["rows"] = rows.sum()
-        for name, value in values.items():
-            kept[name] = kept.get(name, 0) + value.double()
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the value of every objective to Trainer's training logs."""
-        if "loss" in logs and self._train_terms:
-            values = self._gathered(self._train_terms)
-            logs.update({name: value / max(self._train_steps, 1) for name, value in values.items()})
-            scheduled = [o.name for o in self.objectives if isinstance(o.weight, Schedule)]
+        if "loss" in logs:
+            logs.update(self._sums.training_means())
+            scheduled = [
+                o.name for o in self.objectives if isinstance(o.weight, Schedule) and o.name in self._last_weights
+            ]
             logs.update({f"{name}_weight": self._last_weights[name] for name in scheduled})
-            self._train_terms, self._train_steps = {}, 0
         super().log(logs, start_time)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's, but `eval_loss` and every term are means over tokens, where Trainer averages batch means."""
-        self._eval_terms = {}
+        self._sums.begin_evaluation()
         output: Any = super().evaluation_loop(*args, **kwargs)
-        sums = self._gathered(self._eval_terms)
-        rows = sums.pop("rows", 0.0)
-        if rows:
+        if means := self._sums.evaluation_means():
             prefix = kwargs.get("metric_key_prefix", "eval")
-            output.metrics.update({f"{prefix}_{name}": value / rows for name, value in sums.items()})
-            output.metrics[f"{prefix}_loss"] = sum(w * sums[name] for name, w in self.weights().items()) / rows
+            output.metrics.update({f"{prefix}_{name}": value for name, value in means.items()})
+            output.metrics[f"{prefix}_loss"] = sum(weight * means[name] for name, weight in self.weights().items())
         return output
 
-    def _gathered(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        if not sums:
-            return {}
-        total = self.accelerator.reduce(torch.stack([value.to(self.args.device) for value in sums.values()]), "sum")
-        return dict(zip(sums, total.tolist(), strict=True))
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As Trainer's, and the projections train too."""
+        own_scheduler = None if self._created_lr_scheduler else self.lr_scheduler
+        optimizer = super().create_optimizer(model)
+        self.projections.join(optimizer, own_scheduler)
+        return optimizer
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """As Trainer's, and the projections' gradients are a part of the norm."""
+        return super()._clip_grad_norm(self.projections.beside(model) if self.projections else model)
+
+    def save_beside(self, checkpoint: Path) -> None:
+        """The projections."""
+        self.projections.save(checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.projections.load(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self.projections.load(Path(str(self.state.best_model_checkpoint)))
 
     def identity(self) -> dict[str, Any]:
         """As for the black box, and which teacher and objectives."""
         mine = {
             "teacher": self._teacher_identity or describe_teacher(self.teacher, self.student),
-            "objectives": describe_objectives(self.objectives),
+            "objectives": describe_terms(self.terms.values()),
         }
         return super().identity() | mine
 
-    def _open_window(self) -> dict[str, Any]:
-        terms = {name: float(value) for name, value in self._train_terms.items()}
-        return {**super()._open_window(), "terms": terms, "steps": self._train_steps}
+    def open_window(self) -> dict[str, Any]:
+        """As `PairTrainer.open_window`, and the sums of the terms."""
+        return super().open_window() | self._sums.open_window()
 
-    def _take_up_window(self, window: dict[str, Any]) -> None:
-        super()._take_up_window(window)
-        device = self.args.device
-        self._train_steps = window["steps"]
-        self._train_terms = {n: torch.tensor(v, dtype=torch.float64, device=device) for n, v in window["terms"].items()}
+    def take_up_window(self, window: dict[str, Any], last_logged: int) -> None:
+        """As `PairTrainer.take_up_window`, and the sums of the terms."""
+        super().take_up_window(window, last_logged)
+        self._sums.take_up_window(window)
 
     def _refuse_other_losses(self) -> None:
         if self.args.label_smoothing_factor:
@@ -256,26 +269,3 @@ class WhiteBoxTrainer(ProjectingTrainer):
             )
         if self.args.n_gpu > 1:
             raise ValueError("Several GPUs in one process (DataParallel) are not supported; use `accelerate launch`.")
-
-
-def describe_non_finite(values: dict[str, Tensor], rows: Tensor, ids: list[str] | None, step: int) -> str:
-    """Which terms, of which rows, at which step."""
-    row_of = rows.nonzero()[:, 0]
-    bad = {name: row_of[~value.isfinite()].unique().tolist() for name, value in values.items()}
-    said = [
-        f"{name} of {', '.join(repr(ids[r]) if ids else f'row {r} of the batch' for r in where)}"
-        for name, where in bad.items()
-        if where
-    ]
-    sums = ", ".join(f"{name} {float(value.detach().sum()):.4g}" for name, value in values.items())
-    return (
-        f"The loss at step {step} is not finite: {'; '.join(said) or 'a sum is too large'} (sums of this batch: {sums}). "
-        "A smaller learning rate, max_grad_norm or bfloat16 in place of float16 may help; or look at these pairs."
-    )
-
-
-def _union(requests: Any) -> SignalRequest:
-    total = SignalRequest()
-    for one in requests:
-        total = total | one
-    return total

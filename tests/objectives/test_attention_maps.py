@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from conftest import batch, build_model, family, value_of
+from conftest import batch, build_model, family, signals_of, value_of
 
 from distill import AttentionMaps, make_student
 from distill.objectives.divergences import forward_kl
-from distill.signals import run_with_taps
 
 
 def naive_attention(student, teacher, inputs, rows, pairs):
@@ -31,14 +30,10 @@ def test_attention_equals_its_naive_twin_in_value_and_gradient(name, side):
     student = make_student(teacher, [0, 1])
     for parameter in student.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
-    objective = AttentionMaps()
-    objective.bind(student, teacher, None)
+    term = AttentionMaps().bind(student, teacher)
     ours, naive = student, make_student(student, [0, 1])
-    value = objective(
-        run_with_taps(ours, ours, inputs, rows, objective.student_request()),
-        run_with_taps(teacher, teacher, inputs, rows, objective.teacher_request()),
-    )
-    expected = naive_attention(naive, teacher, inputs, rows, objective.pairs)
+    value = value_of(term, ours, teacher, inputs, rows)
+    expected = naive_attention(naive, teacher, inputs, rows, term.pairs)
     torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
     value.sum().backward()
     expected.sum().backward()
@@ -49,9 +44,8 @@ def test_attention_equals_its_naive_twin_in_value_and_gradient(name, side):
 
 def test_chosen_heads_are_compared_pair_by_pair():
     student, teacher, (inputs, rows) = build_model(seed=7), build_model(seed=1), batch()
-    objective = AttentionMaps("last", heads={0: 2, 3: 1})
-    objective.bind(student, teacher, None)
-    value = value_of(objective, student, teacher, inputs, rows)
+    term = AttentionMaps("last", heads={0: 2, 3: 1}).bind(student, teacher)
+    value = value_of(term, student, teacher, inputs, rows)
     maps = []
     for model in (student, teacher):
         model.set_attn_implementation("eager")
@@ -60,19 +54,15 @@ def test_chosen_heads_are_compared_pair_by_pair():
     pairs = [(p[:, t] * (p[:, t].log() - q[:, s].log())).sum(-1)[rows] for s, t in ((0, 2), (3, 1))]
     torch.testing.assert_close(value, sum(pairs) / 2, rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="student head 4 with teacher head 0"):
-        AttentionMaps(heads={4: 0}).bind(build_model(), build_model(), None)
+        AttentionMaps(heads={4: 0}).bind(build_model(), build_model())
 
 
 def test_relations_compare_models_of_any_width():
     """MiniLMv2, by definition: softmax(A A^T / sqrt(d)) of re-split queries, keys, values, causal."""
     student = build_model(hidden_size=24, num_attention_heads=6, num_key_value_heads=3, head_dim=4, seed=7)
     teacher, (inputs, rows) = build_model(seed=1), batch()
-    objective = AttentionMaps("last", relations=("key", "value"), relation_heads=2)
-    objective.bind(student, teacher, None)
-    signals = [
-        run_with_taps(m, m, inputs, rows, w)
-        for m, w in ((student, objective.student_request()), (teacher, objective.teacher_request()))
-    ]
+    term = AttentionMaps("last", relations=("key", "value"), relation_heads=2).bind(student, teacher)
+    signals = signals_of(term, student, teacher, inputs, rows)
     expected = []
     for name in ("key", "value"):
         scores = []
@@ -82,22 +72,21 @@ def test_relations_compare_models_of_any_width():
             made = states @ states.transpose(2, 3) / states.shape[-1] ** 0.5
             scores.append(made.masked_fill(torch.ones(made.shape[2:]).triu(1).bool(), -1e30))
         expected.append(forward_kl(*scores).mean(1)[rows])
-    torch.testing.assert_close(objective(*signals), sum(expected) / 2, rtol=1e-4, atol=1e-5)
-    free = AttentionMaps("last", relations=("query", "key", "value"))
-    free.bind(student, teacher, None)
-    assert (free.relation_heads, free.split_into) == (None, 4)  # divides 24, 12 and 32, 16
+    torch.testing.assert_close(term(*signals), sum(expected) / 2, rtol=1e-4, atol=1e-5)
+    free = AttentionMaps("last", relations=("query", "key", "value")).bind(student, teacher)
+    assert free.split_into == 4  # divides 24, 12 and 32, 16
     with pytest.raises(ValueError, match="relation_heads is 3, but query are"):
-        AttentionMaps(relations=("query",), relation_heads=3).bind(student, teacher, None)
+        AttentionMaps(relations=("query",), relation_heads=3).bind(student, teacher)
 
 
 def test_windows_that_do_not_fit_are_refused():
     full, slides = build_model(), family("mistral")
     with pytest.raises(ValueError, match="sees the last 4 tokens and teacher layer 0 the last inf"):
-        AttentionMaps().bind(slides, full, None)
-    AttentionMaps().bind(full, slides, None)
+        AttentionMaps().bind(slides, full)
+    AttentionMaps().bind(full, slides)
     with pytest.raises(ValueError, match="reverse_kl is infinite where only one of them sees"):
-        AttentionMaps(divergence="reverse_kl").bind(full, slides, None)
-    AttentionMaps(divergence="generalized_jsd").bind(slides, full, None)
+        AttentionMaps(divergence="reverse_kl").bind(full, slides)
+    AttentionMaps(divergence="generalized_jsd").bind(slides, full)
 
 
 def test_attention_that_is_not_understood_is_refused():
@@ -114,18 +103,18 @@ def test_attention_that_is_not_understood_is_refused():
     AttentionInterface.register("sdpa", other)
     try:
         with pytest.raises(ValueError, match="is not softmax.query . key . mask. as far as it can be seen"):
-            AttentionMaps().bind(model, build_model(seed=1), None)
+            AttentionMaps().bind(model, build_model(seed=1))
     finally:
         AttentionInterface.register("sdpa", plain)
-    AttentionMaps().bind(model, build_model(seed=1), None)
+    AttentionMaps().bind(model, build_model(seed=1))
 
 
 def test_what_cannot_be_tapped_is_refused_at_construction():
     flex = build_model()
     flex.config._attn_implementation = "flex_attention"
     with pytest.raises(ValueError, match="attn_implementation='flex_attention', which cannot be tapped"):
-        AttentionMaps().bind(flex, build_model(), None)
+        AttentionMaps().bind(flex, build_model())
     mamba = family("mamba")
     mamba.config._attn_implementation = "sdpa"  # it has no attention to implement
     with pytest.raises(ValueError, match="does not show the attention of layers"):
-        AttentionMaps().bind(mamba, mamba, None)
+        AttentionMaps().bind(mamba, mamba)

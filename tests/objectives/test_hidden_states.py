@@ -32,16 +32,15 @@ def test_cka_is_that_of_its_definition():
 
 def test_cka_of_a_sequence_does_not_depend_on_the_batch():
     student, teacher = build_model(hidden_size=16, num_attention_heads=2, seed=7), build_model(seed=1)
-    objective = HiddenStates(distance="cka")
-    objective.bind(student, teacher, None)
-    assert not list(objective.parameters())
+    term = HiddenStates(distance="cka").bind(student, teacher)
+    assert not list(term.parameters())
     inputs, rows = batch(count=5)
     rows[2, rows[2].nonzero().squeeze(1)[3:]] = False  # three are too few
-    whole = value_of(objective, student, teacher, inputs, rows)
+    whole = value_of(term, student, teacher, inputs, rows)
     parts = []
     for i in range(5):
         one = {name: tensor[i : i + 1] for name, tensor in inputs.items()}
-        parts.append(value_of(objective, student, teacher, one, rows[i : i + 1]))
+        parts.append(value_of(term, student, teacher, one, rows[i : i + 1]))
     torch.testing.assert_close(whole, torch.cat(parts), rtol=1e-3, atol=1e-4)
     short = rows.sum(1)[rows.nonzero()[:, 0]] < 8
     assert short.any()
@@ -62,11 +61,10 @@ def test_gradient_of_cka_stays_bounded_in_the_shortest_sequences():
 
 def test_projection_when_widths_differ():
     student, teacher = build_model(hidden_size=16, num_attention_heads=2), build_model(seed=1)
-    objective = HiddenStates()
-    objective.bind(student, teacher, None)
-    assert [tuple(p.shape) for p in objective.parameters()] == [(32, 16), (32, 16)]
+    term = HiddenStates().bind(student, teacher)
+    assert [tuple(p.shape) for p in term.parameters()] == [(32, 16), (32, 16)]
     assert not any("project" in name for name in student.state_dict())
     with pytest.raises(ValueError, match="16 wide and the teacher 32"):
-        HiddenStates(projection=False).bind(student, teacher, None)
+        HiddenStates(projection=False).bind(student, teacher)
     with pytest.raises(ValueError, match="2 attention heads and teacher layer 0 has 4"):
-        AttentionMaps().bind(student, teacher, None)
+        AttentionMaps().bind(student, teacher)

@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
-from conftest import batch, build_model, family, value_of
+from conftest import batch, build_model, family, signals_of, value_of
 
 from distill import AttentionMaps, HiddenStates, Logits, Schedule, make_student
 from distill.objectives.base import resolve_layers
 from distill.objectives.divergences import NAMES, by_name, forward_kl
+from distill.objectives.logits import LogitsTerm
 from distill.signals import SignalRequest, Signals, run_with_taps
 
 
@@ -30,11 +31,7 @@ from distill.signals import SignalRequest, Signals, run_with_taps
 def test_zero_with_zero_gradient_when_the_student_is_the_teacher(objective):
     teacher, (inputs, rows) = family("llama"), batch()
     student = make_student(teacher, 2)
-    objective.bind(student, teacher, None)
-    value = objective(
-        run_with_taps(student, student, inputs, rows, objective.student_request()),
-        run_with_taps(teacher, teacher, inputs, rows, objective.teacher_request()),
-    )
+    value = value_of(objective.bind(student, teacher), student, teacher, inputs, rows)
     assert value.shape == (rows.sum(),)
     assert value.abs().max() < 1e-6
     value.sum().backward()
@@ -46,11 +43,9 @@ def test_t_squared_keeps_the_gradients_size():
     student, teacher = torch.randn(4, 50, requires_grad=True), torch.randn(4, 50)
     grads = {}
     for squared in (True, False):
-        objective = Logits(temperature=4.0, t_squared=squared)
+        term = LogitsTerm(Logits(temperature=4.0, t_squared=squared))
         rows = torch.ones(1, 4, dtype=torch.bool)
-        (grads[squared],) = torch.autograd.grad(
-            objective(Signals(rows, student), Signals(rows, teacher)).sum(), student
-        )
+        (grads[squared],) = torch.autograd.grad(term(Signals(rows, student), Signals(rows, teacher)).sum(), student)
     torch.testing.assert_close(grads[True], 16 * grads[False])
     expected = (student / 4).softmax(-1) - (teacher / 4).softmax(-1)
     torch.testing.assert_close(grads[True], 4 * expected)
@@ -106,9 +101,7 @@ def test_forward_kl_sees_only_shared_tokens_of_padded_heads():
     """Bug 9: a teacher padded further gives its phantom slots no probability, and neither does the student's loss."""
     rows = torch.ones(1, 4, dtype=torch.bool)
     student, teacher = torch.randn(4, 50), torch.randn(4, 60)
-    objective = Logits()
-    objective.vocabulary = 45
-    value = objective(Signals(rows, student), Signals(rows, teacher))
+    value = LogitsTerm(Logits(), vocabulary=45)(Signals(rows, student), Signals(rows, teacher))
     torch.testing.assert_close(value, forward_kl(student[:, :45], teacher[:, :45]))
 
 
@@ -119,11 +112,10 @@ def test_streamed_logits_are_the_models_own(name):
     student = copy.deepcopy(teacher)
     for parameter in student.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
-    objective = Logits("generalized_jsd", temperature=2.0)
-    objective.bind(student, teacher, None)
-    assert objective.heads is not None
+    term = Logits("generalized_jsd", temperature=2.0).bind(student, teacher)
+    assert term.transforms is not None
     twin = copy.deepcopy(student)
-    value = value_of(objective, student, teacher, inputs, rows)
+    value = value_of(term, student, teacher, inputs, rows)
     with torch.no_grad():
         target = teacher(**inputs).logits[rows]
     expected = 4 * by_name("generalized_jsd")(twin(**inputs).logits[rows], target, temperature=2.0)
@@ -139,15 +131,10 @@ def test_cross_entropy_can_be_mixed_in():
     student, teacher, (inputs, rows) = build_model(seed=7), build_model(seed=1), batch()
     labels = torch.randint(300, (int(rows.sum()),))
     objective = Logits(temperature=2.0, cross_entropy=0.25)
-    objective.bind(student, teacher, None)
-    found = []
-    for _ in range(2):
-        signals = [
-            run_with_taps(m, m, inputs, rows, w, labels)
-            for m, w in ((student, objective.student_request()), (teacher, objective.teacher_request()))
-        ]
-        found.append(objective(*signals))
-        objective.heads = None
+    found = [
+        term(*signals_of(term, student, teacher, inputs, rows, labels))
+        for term in (objective.bind(student, teacher), LogitsTerm(objective))
+    ]
     logits = student(**inputs).logits[rows]
     entropy = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     divergence = 4 * forward_kl(logits, teacher(**inputs).logits[rows], temperature=2.0)
@@ -162,23 +149,18 @@ def test_cross_entropy_can_be_mixed_in():
 def test_streamed_logits_stand_beside_an_objective_that_wants_logits():
     """Both are let out of one forward pass."""
     student, teacher, (inputs, rows) = build_model(seed=7), build_model(seed=1), batch()
-    objective = Logits()
-    objective.bind(student, teacher, None)
-    request = objective.student_request() | SignalRequest(logits=True)
-    signals = [
-        run_with_taps(m, m, inputs, rows, w) for m, w in ((student, request), (teacher, objective.teacher_request()))
-    ]
+    term = Logits().bind(student, teacher)
+    request = term.student_request | SignalRequest(logits=True)
+    signals = [run_with_taps(m, m, inputs, rows, w) for m, w in ((student, request), (teacher, term.teacher_request))]
     assert torch.equal(signals[0].logits, student(**inputs).logits[rows])
     expected = forward_kl(signals[0].logits, teacher(**inputs).logits[rows])
-    torch.testing.assert_close(objective(*signals), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(term(*signals), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_sharded_models_keep_their_own_logits():
     student, teacher = build_model(seed=7), build_model(seed=1)
-    objective = Logits()
-    objective.sharded = True
-    objective.bind(student, teacher, None)
-    assert objective.student_request() == SignalRequest(logits=True)
+    term = Logits().bind(student, teacher, whole_weights=False)
+    assert term.student_request == term.teacher_request == SignalRequest(logits=True)
 
 
 def test_schedules():

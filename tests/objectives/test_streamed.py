@@ -295,16 +295,14 @@ def test_a_head_tied_to_the_embeddings_gets_both_gradients():
 
     student, teacher = build_model(seed=7, tie_word_embeddings=True), build_model(seed=1)
     twin = copy.deepcopy(student)
-    objective = Logits("reverse_kl", temperature=2.0)
-    objective.bind(student, teacher, None)
+    term = Logits("reverse_kl", temperature=2.0).bind(student, teacher)
     inputs = {"input_ids": torch.arange(24).view(2, 12) + 5}
     rows = torch.ones(2, 12, dtype=torch.bool)
 
     def value(model, request):
-        return objective(*(run_with_taps(m, m, inputs, rows, request) for m in (model, teacher)))
+        return term(*(run_with_taps(m, m, inputs, rows, request) for m in (model, teacher)))
 
-    streamed = value(student, objective.student_request())
-    objective.heads = None
+    streamed = value(student, term.student_request)
     full = value(twin, SignalRequest(logits=True))
     torch.testing.assert_close(streamed, full, rtol=1e-4, atol=1e-6)
     streamed.sum().backward()

@@ -116,18 +116,18 @@ def test_a_resumed_run_equals_an_unbroken_one(arguments, tmp_path):
         return run
 
     unbroken, first, second = build("a"), build("b", halt=3), build("b")
-    start = [p.clone() for p in unbroken.objectives[1].parameters()]
+    start = [p.clone() for p in unbroken.terms.parameters()]
     unbroken.train()
     first.train()
     second.train(resume_from_checkpoint=True)
     pairs = [
         *zip(unbroken.model.parameters(), second.model.parameters(), strict=True),
-        *zip(unbroken.objectives[1].parameters(), second.objectives[1].parameters(), strict=True),
+        *zip(unbroken.terms.parameters(), second.terms.parameters(), strict=True),
     ]
     assert all(torch.equal(a, b) for a, b in pairs)
-    assert not any(torch.equal(a, b) for a, b in zip(start, unbroken.objectives[1].parameters(), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(start, unbroken.terms.parameters(), strict=True))
     checkpoint = tmp_path / "b" / "checkpoint-3"
-    assert load_file(checkpoint / OBJECTIVES_FILE).keys() == unbroken._learned.state_dict().keys()
+    assert load_file(checkpoint / OBJECTIVES_FILE).keys() == unbroken.terms.state_dict().keys()
     assert not any("project" in name for name in load_file(checkpoint / "model.safetensors"))
     AutoModelForCausalLM.from_pretrained(checkpoint)
     (checkpoint / OBJECTIVES_FILE).unlink()
@@ -148,7 +148,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(arguments):
     ("change", "words"),
     [
         ({"objectives": []}, "give at least one"),
-        ({"objectives": [Logits(), Logits("reverse_kl")]}, "each kind at most once"),
+        ({"objectives": [Logits(), Logits("reverse_kl")]}, "a name= of its own to each"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
     ],
 )

@@ -8,7 +8,9 @@ from conftest import build_model, build_pairs, build_tokenizer
 from white_box_runs import OBJECTIVES, gradient_of_one_step, trainer
 
 from distill import AttentionMaps, Logits
+from distill.objectives.attention import AttentionMapsTerm
 from distill.objectives.divergences import forward_kl
+from distill.objectives.logits import LogitsTerm
 from distill.pairs.collate import PairCollator, supervised_rows
 from distill.signals import SignalRequest
 
@@ -64,12 +66,13 @@ def test_with_a_certain_teacher_white_box_is_black_box(arguments):
     pairs, student = build_pairs(8), build_model(seed=7)
 
     class Certain(Logits):
+        def bind(self, student, teacher, **how):
+            return CertainTerm(self)
+
+    class CertainTerm(LogitsTerm):
         def forward(self, student, teacher):
             one_hot = torch.full_like(student.logits, float("-inf")).scatter(1, student.labels[:, None], 0.0)
             return self.divergence(student.logits, one_hot)
-
-        def student_request(self):
-            return SignalRequest(logits=True)
 
     objective = Certain()
     settings = {"max_steps": 3, "per_device_train_batch_size": 8, "optim": "sgd", "learning_rate": 0.1}
@@ -142,8 +145,13 @@ def test_objectives_are_computed_in_float32_whatever_the_student_runs_in(argumen
     seen = {}
 
     class Watch(AttentionMaps):
-        def teacher_request(self):
-            return super().teacher_request() | SignalRequest(hidden=frozenset({0}))
+        def bind(self, student, teacher, **how):
+            return WatchTerm(self, super().bind(student, teacher).pairs)
+
+    class WatchTerm(AttentionMapsTerm):
+        def __init__(self, objective, pairs):
+            super().__init__(objective, pairs)
+            self.teacher_request |= SignalRequest(hidden=frozenset({0}))
 
         def forward(self, student, teacher):
             q, k = student.attention[0].query.float(), student.attention[0].key.float()

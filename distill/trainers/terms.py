@@ -1,0 +1,89 @@
+"""What becomes of the values of terms: sums for the logs, which outlive a kill; and the sentence when one is not finite."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class TermSums:
+    """Sums of every term since the last log, and over an evaluation; on the device, so that nothing waits for it.
+
+    Args:
+        accelerator: of the trainer; it adds up processes and knows when a step is whole.
+        device: where training runs.
+    """
+
+    def __init__(self, accelerator: Any, device: torch.device) -> None:
+        self.accelerator, self.device = accelerator, device
+        self.begin_training_window()
+        self.begin_evaluation()
+
+    def begin_training_window(self) -> None:
+        """After a log."""
+        self._train: dict[str, Tensor] = {}  # sums of values already divided
+        self._steps = 0  # and over how many optimiser steps
+
+    def begin_evaluation(self) -> None:
+        """Before an evaluation."""
+        self._eval: dict[str, Tensor] = {}  # sums over rows, and the number of rows
+
+    def keep_training(self, sums: dict[str, Tensor], items: Tensor) -> None:
+        """A micro-batch: the sum over its rows of every term; `items` are the rows of the whole step."""
+        _add(self._train, {name: value.detach() / items for name, value in sums.items()})
+        self._steps += self.accelerator.sync_gradients  # True in the last micro-batch of a step
+
+    def keep_evaluation(self, sums: dict[str, Tensor], rows: Tensor) -> None:
+        """A batch of an evaluation and how many rows it has."""
+        _add(self._eval, {name: value.detach() for name, value in sums.items()} | {"rows": rows})
+
+    def training_means(self) -> dict[str, float]:
+        """Mean over the optimiser steps since the last log; a new window begins."""
+        means = {name: value / max(self._steps, 1) for name, value in self._gathered(self._train).items()}
+        self.begin_training_window()
+        return means
+
+    def evaluation_means(self) -> dict[str, float]:
+        """Mean over all supervised tokens of the evaluation, by name."""
+        sums = self._gathered(self._eval)
+        rows = sums.pop("rows", 0.0)
+        return {name: value / rows for name, value in sums.items()} if rows else {}
+
+    def open_window(self) -> dict[str, Any]:
+        """The training sums as plain values."""
+        return {"terms": {name: float(value) for name, value in self._train.items()}, "steps": self._steps}
+
+    def take_up_window(self, window: dict[str, Any]) -> None:
+        """Put back what `open_window` gave."""
+        self._steps = window["steps"]
+        self._train = {
+            name: torch.tensor(value, dtype=torch.float64, device=self.device)
+            for name, value in window["terms"].items()
+        }
+
+    def _gathered(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        if not sums:
+            return {}
+        total = self.accelerator.reduce(torch.stack([value.to(self.device) for value in sums.values()]), "sum")
+        return dict(zip(sums, total.tolist(), strict=True))
+
+
+def _add(sums: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    for name, value in values.items():
+        sums[name] = sums.get(name, 0) + value.double()
+
+
+def describe_non_finite(values: dict[str, Tensor], rows: Tensor, ids: list[str] | None, step: int) -> str:
+    """Which terms, of which rows, at which step."""
+    row_of = rows.nonzero()[:, 0]
+    bad = {name: row_of[~value.isfinite()].unique().tolist() for name, value in values.items()}
+    said = [
+        f"{name} of {', '.join(repr(ids[r]) if ids else f'row {r} of the batch' for r in where)}"
+        for name, where in bad.items()
+        if where
+    ]
+    sums = ", ".join(f"{name} {float(value.detach().sum()):.4g}" for name, value in values.items())
+    return (
+        f"The loss at step {step} is not finite: {'; '.join(said) or 'a sum is too large'} (sums of this batch: {sums}). "
+        "A smaller learning rate, max_grad_norm or bfloat16 in place of float16 may help; or look at these pairs."
+    )
