@@ -1,6 +1,6 @@
 """What can be tapped in which architecture: tiny random models of every family against naive references.
 
-    python scripts/architectures.py           # writes docs/architectures.md
+    python scripts/architectures.py           # writes docs/reference/architectures.md
     python scripts/architectures.py --check   # exits with 1 if that file would change
 
 A signal that does not equal its reference raises AssertionError, and nothing is written. `tests/objectives/test_architectures.py` holds
@@ -38,7 +38,7 @@ from distill.objectives.logits import LogitsTerm
 from distill.pairs.collate import PairCollator, supervised_rows
 from distill.signals import Signals, run_with_taps
 
-PAGE = Path(__file__).parent.parent / "docs" / "architectures.md"
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "architectures.md"
 SIDES = ("right", "left")
 PAD_RIGHT = "; pad right"
 INTRODUCTION = """# Architectures

@@ -7,7 +7,7 @@
 Axes: `length` T, `vocabulary` V, `depth` of both models, `ratio` of the teacher's depth to the student's. Random Llamas; one
 row, half of it supervised; a step is forward and backward, without the optimiser. One thread, and its processor's seconds, not
 the wall's, so that other jobs on the machine add little; all points of an axis are run in turn. Writes `runs/scaling.json`
-after every axis, and `docs/scaling/*.svg` and the tables of `docs/scaling.md` at the end, from all that the file has.
+after every axis, and `docs/explanation/scaling/*.svg` and the tables of `docs/explanation/scaling.md` at the end, from all that the file has.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from distill.planning.dry_run import TEACHER
 from distill.planning.plan import UPDATE
 from distill.signals import HeadTap, LogitTransform
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parent.parent / "docs" / "explanation"
 SFT, TEACHER_FORWARD, WHITE, ALL, MAP = (
     "SFT step", "teacher forward", "white box, logits", "white box, all three", "logits map alone"
 )  # fmt: skip
@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("runs/scaling.json"), help="what it has of other axes stays"
     )
-    parser.add_argument("--docs", type=Path, help=f"where pictures and tables go; {DOCS.name} unless --quick")
+    parser.add_argument("--docs", type=Path, help=f"where pictures and tables go; docs/{DOCS.name} unless --quick")
     args = parser.parse_args()
     if unknown := [name for name in args.axes.split(",") if name and name not in AXES]:
         parser.error(f"--axes has {', '.join(unknown)}; it must list some of {', '.join(AXES)}")

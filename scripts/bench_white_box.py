@@ -1,6 +1,6 @@
 """What white-box training costs, against the floor and against others, on this machine.
 
-    python scripts/bench_white_box.py                       (or: make bench; writes docs/benchmarks.md)
+    python scripts/bench_white_box.py                       (or: make bench; writes docs/reference/benchmarks.md)
     python scripts/bench_white_box.py --parts head,attention --rounds 5
 
 Parts: `head` (the streaming map alone against its matrix products), `attention` (one layer's maps against eager ones),
@@ -37,7 +37,7 @@ from distill.signals import AttentionTap, HeadTap, LogitTransform
 
 SHAPES = ((4, 256), (2, 1024), (1, 4096))
 SHARES = "0,0.5,0.8"
-PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "benchmarks.md"
 MARK = "<!-- Written by scripts/bench_white_box.py from here on. -->"
 VOCABULARIES = {49_152: (1024,), 151_936: (512,)}  # and how many rows
 DIVERGENCES = {"forward KL": ("forward_kl", 0.0), "JSD": ("generalized_jsd", 0.5)}

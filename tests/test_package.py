@@ -104,7 +104,7 @@ def test_the_docs_name_code_and_tests_that_exist():
     """`path::name` in a document is a definition in that file."""
     named = {
         found
-        for document in (ROOT / "docs").glob("*.md")
+        for document in (ROOT / "docs").rglob("*.md")
         for found in re.findall(r"`([\w/]+\.py)::(\w+)`", document.read_text(encoding="utf-8"))
     }
     assert len(named) > 20

@@ -2,8 +2,8 @@
 
 Every function here and in `distill.curation.filters` takes pairs and returns `(pairs, Step)`; it keeps the order of the rows, draws nothing at random, and its
 `Step` has the counts, some of what was removed, and the effect in words. The law behind those words: fine-tuning on rows
-kept by a filter learns the teacher *given that the filter passes* (docs/equivalence.md; a filter that rejects half of the
-sequences changed the expected gradient by 60% there).
+kept by a filter learns the teacher *given that the filter passes* (docs/explanation/equivalence.md; a filter that rejects half of the
+sequences changed the expected gradient by 54% there).
 """
 
 from collections.abc import Collection, Hashable, Iterable

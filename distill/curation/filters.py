@@ -61,7 +61,7 @@ def drop_cut(pairs: datasets.Dataset) -> tuple[datasets.Dataset, Step]:
     """Leave out rows whose completion was cut at the limit (`finish_reason` is `"length"`)."""
     effect = (
         "Distilled is the teacher given that it ends in time: long answers are never seen, and the student learns to be "
-        "shorter (26% error of the expected gradient in docs/equivalence.md). Keeping cut rows, without an invented EOS, "
+        "shorter (60% error of the expected gradient in docs/explanation/equivalence.md). Keeping cut rows, without an invented EOS, "
         "is exact for the tokens they have."
     )
     say = {i: f"cut: {short(row)}" for i, row in enumerate(pairs["completion"][:])}
@@ -83,7 +83,7 @@ def filter_language(
     Args:
         keep: ISO 639-1 codes, e.g. `["en"]`.
         of: `"prompt"` or `"completion"`.
-        shortest: nothing is said about a text of fewer letters than this (see docs/cleaning.md for how often short texts
+        shortest: nothing is said about a text of fewer letters than this (see docs/how-to/cleaning.md for how often short texts
             are mistaken).
         probability: nor where the identifier gives less than this to its best language.
 

@@ -1,4 +1,4 @@
-"""Every family of docs/architectures.md against the library: a signal equals its naive reference or is refused as the page says."""
+"""Every family of docs/reference/architectures.md against the library: a signal equals its naive reference or is refused as the page says."""
 
 import sys
 from pathlib import Path
