@@ -1,11 +1,11 @@
-# make demo · make test · make check · make bench: each works on a fresh clone. The virtual environment is made once, in .venv.
+# make demo · make test · make check · make bench · make gpu: each works on a fresh clone. The virtual environment is made once, in .venv.
 
 VENV ?= .venv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python recipes/compare.py --output_dir runs/demo
@@ -20,6 +20,11 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python scripts/bench_white_box.py
+
+# On a machine with a CUDA device: what must hold there, then docs/benchmarks_gpu.md (beside TRL and Liger).
+gpu: $(VENV)/.gpu
+	$(BIN)/python -m pytest -m gpu tests/gpu
+	$(BIN)/python scripts/bench_gpu.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -35,6 +35,18 @@ def trl_chunked(
     return _chunked_divergence_loss(hidden, other, weight, teacher, mask, beta, num_items_in_batch=int(mask.sum()))[0]
 
 
+def liger_chunked(
+    beta: float, hidden: Tensor, weight: Tensor, other: Tensor, teacher: Tensor,
+    labels: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Liger's fused divergence of two heads, compiled as it comes; 0 is its forward KL. Positions with label -100 are left out."""
+    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
+
+    labels = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device) if labels is None else labels
+    loss = LigerFusedLinearJSDLoss(weight_hard_loss=0.0, weight_soft_loss=1.0, beta=beta)
+    return loss(hidden, weight, other, teacher, labels)
+
+
 def forward_only(model: PreTrainedModel, batch: Batch) -> None:
     with torch.no_grad():
         model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
@@ -93,6 +105,17 @@ def chunked_step(student: PreTrainedModel, teacher: PreTrainedModel, beta: float
         theirs = teacher.model(**inputs, use_cache=False).last_hidden_state[:, :-1]
     mask = (batch["labels"][:, 1:] != -100).float()
     trl_chunked(beta, ours, student.lm_head.weight, theirs, teacher.lm_head.weight, mask).backward()
+    student.zero_grad()
+
+
+def liger_step(student: PreTrainedModel, teacher: PreTrainedModel, beta: float, batch: Batch) -> None:
+    """Hidden states of the backbones at all positions, then Liger's fused divergence."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    ours = student.model(**inputs, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+    with torch.no_grad():
+        theirs = teacher.model(**inputs, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+    labels = batch["labels"][:, 1:].flatten()
+    liger_chunked(beta, ours, student.lm_head.weight, theirs, teacher.lm_head.weight, labels).backward()
     student.zero_grad()
 
 

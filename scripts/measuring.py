@@ -5,6 +5,7 @@ import gc
 import platform
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,18 @@ def peak_memory(way: Callable[[], object], device: str) -> float:
     before = _status("VmRSS")
     way()
     return (_status("VmHWM") - before) / 1024
+
+
+def host_waits(way: Callable[[], object]) -> int:
+    """How often CUDA says that the host waited for it while the way ran."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            way()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing CUDA operation" in str(one.message) for one in said)
 
 
 def _status(name: str) -> int:

@@ -13,9 +13,9 @@ from transformers import Trainer
 from white_box_runs import fill, gradient_of_one_step, trainer
 
 from distill import AttentionMaps, BlackBoxTrainer, HiddenStates, Logits, WhiteBoxTrainer, generate
-from distill.adapters import lora_config
-from distill.collate import PairCollator
+from distill.models.adapters import lora_config
 from distill.objectives import Schedule
+from distill.pairs.collate import PairCollator
 from distill.teachers import LocalTeacher
 from distill.teachers.base import Sampling
 

@@ -4,9 +4,11 @@ import pytest
 import torch
 from gpu_runs import GPU, relative
 
-from distill.divergences import NAMES, by_name
-from distill.maps import Comparison, attention_divergence, next_token, next_token_divergence
-from distill.taps import AttentionTap, Finish, HeadTap
+from distill.objectives import streamed_next_token as next_token
+from distill.objectives.divergences import NAMES, by_name
+from distill.objectives.streamed_attention import attention_divergence
+from distill.objectives.streamed_next_token import Comparison, next_token_divergence
+from distill.signals import AttentionTap, Finish, HeadTap
 
 pytestmark = GPU
 FINISHES = {"plain": Finish(), "capped": Finish(2.0, 5.0)}
