@@ -39,7 +39,7 @@ from distill import AttentionMaps, HiddenStates, Logits
 from distill.objectives import Objective
 from distill.objectives.divergences import by_name
 from distill.objectives.streamed_next_token import Comparison, next_token_divergence
-from distill.signals import AttentionTap, Finish, HeadTap
+from distill.signals import AttentionTap, LogitTransform, HeadTap
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks_gpu.md"
 MARK = "<!-- Written by scripts/bench_gpu.py from here on. -->"
@@ -110,8 +110,8 @@ def head_ways(count: int, vocabulary: int, width: int, other_width: int) -> dict
 
 
 def ours(name: str, hidden: Tensor, weight: Tensor, other: Tensor, teacher: Tensor) -> Tensor:
-    student = HeadTap(hidden, weight, None, Finish(), DTYPE)
-    theirs = HeadTap(other, teacher, None, Finish(), DTYPE)
+    student = HeadTap(hidden, weight, None, LogitTransform(), DTYPE)
+    theirs = HeadTap(other, teacher, None, LogitTransform(), DTYPE)
     return next_token_divergence(student, theirs, Comparison(by_name(name)))[0].sum()
 
 
@@ -144,9 +144,10 @@ def bench_error() -> str:
             def naive(h: Tensor, w: Tensor, o: Tensor, t: Tensor, name: str = name) -> Tensor:
                 return by_name(name)(h @ w.t(), o @ t.t()).sum()
 
-            exact = gradients(naive, *(side.float() for side in (hidden, weight, other, weight)))
+            h, w, o = (side.float() for side in (hidden, weight, other))
+            exact = gradients(naive, h, w, o, w)
             with torch.no_grad():
-                value = float(naive(*(side.float() for side in (hidden, weight, other, weight)))) / len(hidden)
+                value = float(naive(h, w, o, w)) / len(hidden)
             ways: dict[str, Callable[..., Tensor]] = {
                 "distill": partial(ours, name),
                 "autograd, all logits in bfloat16": naive,
