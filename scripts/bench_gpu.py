@@ -39,7 +39,7 @@ from distill import AttentionMaps, HiddenStates, Logits
 from distill.objectives import Objective
 from distill.objectives.divergences import by_name
 from distill.objectives.streamed_next_token import Comparison, next_token_divergence
-from distill.signals import AttentionTap, LogitTransform, HeadTap
+from distill.signals import AttentionTap, HeadTap, LogitTransform
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks_gpu.md"
 MARK = "<!-- Written by scripts/bench_gpu.py from here on. -->"

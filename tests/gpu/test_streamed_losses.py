@@ -8,7 +8,7 @@ from distill.objectives import streamed_next_token as next_token
 from distill.objectives.divergences import NAMES, by_name
 from distill.objectives.streamed_attention import attention_divergence
 from distill.objectives.streamed_next_token import Comparison, next_token_divergence
-from distill.signals import AttentionTap, LogitTransform, HeadTap
+from distill.signals import AttentionTap, HeadTap, LogitTransform
 
 pytestmark = GPU
 TRANSFORMS = {"plain": LogitTransform(), "capped": LogitTransform(2.0, 5.0)}
