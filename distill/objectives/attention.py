@@ -166,22 +166,14 @@ class AttentionMapsTerm(Term):
                 "No gradient reaches the student's attention: nothing before it is trained, or checkpointing is reentrant "
                 "(give gradient_checkpointing_kwargs={'use_reentrant': False})."
             )
-        return torch.stack([self._pair(ours, theirs, student.rows) for ours, theirs in taps]).mean(0)
+        sides = [[part for pair in taps for part in self._compared(pair[side], side)] for side in (0, 1)]
+        return attention_divergence(sides[0], sides[1], student.where(), self.divergence)
 
-    def _pair(self, student: AttentionTap, teacher: AttentionTap, rows: Tensor) -> Tensor:
+    def _compared(self, tap: AttentionTap, side: int) -> list[AttentionTap]:
+        """What of a layer is compared; side 0 is the student's."""
         if self.objective.relations is not None:
-            sides = [
-                [_relation(tap, name, self.split_into) for name in self.objective.relations]
-                for tap in (student, teacher)
-            ]
-            values = [
-                attention_divergence(ours, theirs, rows, self.divergence) for ours, theirs in zip(*sides, strict=True)
-            ]
-            return torch.stack(values).mean(0)
-        if self.heads is not None:
-            student = _choose(student, [s for s, _ in self.heads])
-            teacher = _choose(teacher, [t for _, t in self.heads])
-        return attention_divergence(student, teacher, rows, self.divergence)
+            return [_relation(tap, name, self.split_into) for name in self.objective.relations]
+        return [tap if self.heads is None else _choose(tap, [pair[side] for pair in self.heads])]
 
 
 def _relation(tap: AttentionTap, name: str, heads: int) -> AttentionTap:

@@ -110,7 +110,7 @@ class HiddenStatesTerm(Term):
         self.decided = {"pairs": self.pairs}
 
     def forward(self, student: Signals, teacher: Signals) -> Tensor:
-        lengths = student.rows.sum(1).tolist() if self.objective.distance == "cka" else []
+        lengths = student.where().counts() if self.objective.distance == "cka" else []
         return torch.stack(
             [self._distance(student.hidden[s], teacher.hidden[t], f"{s}_{t}", lengths) for s, t in self.pairs]
         ).mean(0)

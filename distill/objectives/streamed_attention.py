@@ -1,35 +1,42 @@
-"""Divergence between two attention maps, from their queries and keys: memory is linear in T, no map is ever whole.
+"""Divergence between attention maps, from their queries and keys: memory is linear in T, no map is ever whole.
 
-Blocks of query positions of one row of the batch see all the keys they may see, so every softmax is over whole rows; inside a
-block the element-wise work goes tile by tile through the processor's cache. The gradient is computed in the forward pass:
-with s the scaling and S the slope in the scores, dQ = s S K and dK = s S^T Q.
+Blocks of query positions see all the keys they may see, so every softmax is over whole rows. On a CPU a block is of one row of the
+batch and one layer, and the element-wise work goes tile by tile through the processor's cache; on a GPU a block takes many rows and
+layers at once. Nothing here waits for the device but `SupervisedRows.of` and the look at the masks, once for all layers. The gradient
+is computed in the forward pass: with s the scaling and S the slope in the scores, dQ = s S K and dK = s S^T Q.
 """
 
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from distill.objectives.attention_blocks import Block, Blocks, neighbours_of
 from distill.objectives.divergences import LOWEST, Divergence, by_name, wide
 from distill.objectives.streaming import gradients_for, in_precision_of
-from distill.signals import AttentionTap
+from distill.signals import AttentionTap, SupervisedRows
 
 BLOCK = 2**22  # scores of one side held at once: 16 MiB in float32
-ROWS = 256  # positions of a block at most on a CPU: with more, much of a causal block lies above the diagonal
+ROWS = 256  # positions of a block at most: with more, much of a causal block lies above the diagonal
 TILE = 2**17  # scores worked on at once on a CPU
 _GPU_BLOCK = 2**26
 _FORWARD_KL = by_name("forward_kl")
+Gradients = list[Tensor | None]  # of query, key and sinks
+Tap = AttentionTap | Sequence[AttentionTap]
 
 
 def attention_divergence(
-    student: AttentionTap, teacher: AttentionTap, rows: Tensor, divergence: Divergence = _FORWARD_KL
+    student: Tap, teacher: Tap, rows: Tensor | SupervisedRows, divergence: Divergence = _FORWARD_KL
 ) -> Tensor:
-    """Divergence of the student's map from the teacher's at each supervised position, mean over heads.
+    """Divergence of the student's maps from the teacher's at each supervised position, mean over heads and layers.
 
     Args:
-        student, teacher: one layer each, with the same number of query heads; key heads and dimensions may differ.
-        rows: `[B, T]` bool, the supervised positions: the rows of the map that are compared.
+        student, teacher: one layer each, or as many of one as of the other, with the same number of query heads; key heads and
+            dimensions may differ.
+        rows: the supervised positions: the rows of the map that are compared. `[B, T]` bool, or already looked up.
         divergence: of `distill.divergences.by_name`.
 
     Returns:
@@ -38,40 +45,38 @@ def attention_divergence(
     Source: the maps as in MiniLM (Wang et al. 2020); the streaming as in FlashAttention (Dao et al. 2022) in that no map is
     stored, with the gradient taken in the forward pass.
     """
+    ours, theirs = ([tap] if isinstance(tap, AttentionTap) else list(tap) for tap in (student, teacher))
+    where = rows if isinstance(rows, SupervisedRows) else SupervisedRows.of(rows)
+    leaves = [tensor for tap in ours for tensor in (tap.query, tap.key, tap.sinks)]
+    pairs = [(_cut(s), _cut(t)) for s, t in zip(ours, theirs, strict=True)]
     if torch.is_grad_enabled():
-        values: Tensor = _Streamed.apply(student.query, student.key, student.sinks, student, teacher, rows, divergence)
+        values: Tensor = _Streamed.apply(pairs, where, divergence, *leaves)
         return values
-    return _value_and_grads(student, teacher, rows, divergence, (False,) * 3)[0]
+    return _value_and_grads(pairs, where, divergence, [False] * len(leaves))[0]
 
 
 class _Streamed(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        sinks: Tensor | None,
-        student: AttentionTap,
-        teacher: AttentionTap,
-        rows: Tensor,
+        pairs: list[tuple[AttentionTap, AttentionTap]],
+        rows: SupervisedRows,
         divergence: Divergence,
+        *leaves: Tensor | None,
     ) -> Tensor:
-        ctx.arguments = (_cut(student), _cut(teacher), rows, divergence, ctx.needs_input_grad[:3])
-        values, ctx.gradients = _value_and_grads(
-            _cut(student), _cut(teacher), rows, divergence, ctx.needs_input_grad[:3]
-        )
+        ctx.arguments = pairs, rows, divergence, list(ctx.needs_input_grad[3:])
+        values, ctx.gradients = _value_and_grads(*ctx.arguments)
         return values
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:
         kept, ctx.gradients = ctx.gradients, None
-        student, teacher, rows, divergence, needed = ctx.arguments
 
-        def again() -> list[Tensor | None]:
-            return _value_and_grads(student, teacher, rows, divergence, needed, upstream)[1]
+        def again() -> Gradients:
+            return _value_and_grads(*ctx.arguments, row_weights=upstream)[1]
 
-        return *gradients_for(upstream, kept, again), None, None, None, None
+        return None, None, None, *gradients_for(upstream, kept, again)
 
 
 def _cut(tap: AttentionTap) -> AttentionTap:
@@ -81,100 +86,159 @@ def _cut(tap: AttentionTap) -> AttentionTap:
     return AttentionTap(query, key, key, tap.mask, tap.scaling, tap.softcap, sinks)
 
 
+def _takes_many(device: torch.device) -> bool:
+    """Whether rows and layers are computed side by side; a processor's cache is better served one by one."""
+    return device.type != "cpu"
+
+
 @torch.no_grad()
 def _value_and_grads(
-    student: AttentionTap,
-    teacher: AttentionTap,
-    rows: Tensor,
+    pairs: list[tuple[AttentionTap, AttentionTap]],
+    rows: SupervisedRows,
     divergence: Divergence,
-    needed: tuple[bool, ...],
+    needed: Sequence[bool],
     row_weights: Tensor | None = None,
-) -> tuple[Tensor, list[Tensor | None]]:
-    """Values `[N]`, and the gradients of sum(row_weights * values) in the student's query, key and sinks."""
-    count, heads, time = int(rows.sum()), student.query.shape[1], rows.shape[1]
-    exact = wide(student.query[:0]).dtype
-    values = torch.zeros(count, dtype=exact, device=rows.device)
-    originals = (student.query, student.key, student.sinks)
+) -> tuple[Tensor, Gradients]:
+    """Values `[N]`, and the gradients of sum(row_weights * values) in each layer's query, key and sinks."""
+    originals = [tensor for student, _ in pairs for tensor in (student.query, student.key, student.sinks)]
+    exact, count = wide(pairs[0][0].query[:0]).dtype, len(rows)
+    (batch, time), device = rows.mask.shape, rows.index.device
+    values = torch.zeros(count + 1, dtype=exact, device=device)  # one more, for what repetitions give
     gradients = [
-        torch.zeros(t.shape, dtype=exact, device=t.device) if t is not None and needs else None
-        for t, needs in zip(originals, needed, strict=True)
+        None if t is None or not needs else torch.zeros(_laid_out(t, i % 3), dtype=exact, device=device)
+        for i, (t, needs) in enumerate(zip(originals, needed, strict=True))
     ]
-    block = min(ROWS, BLOCK // (heads * time)) if rows.device.type == "cpu" else _GPU_BLOCK // (heads * time)
-    done = 0
-    for row in rows.any(1).nonzero().squeeze(1).tolist():
-        for positions in rows[row].nonzero().squeeze(1).split(max(16, block)):
-            at = slice(done, done + len(positions))
-            keys = _union(*(_keys_seen(tap, row, positions) for tap in (student, teacher)))
-            sides = [_Block(tap, row, positions, keys, exact) for tap in (student, teacher)]
-            has_sinks = student.sinks is not None or teacher.sinks is not None
-            value, slope = _compare(sides[0].scores(has_sinks), sides[1].scores(has_sinks), divergence)
-            values[at] = value.mean(0)
-            if any(needed):
-                weight = 1 / heads if row_weights is None else row_weights[at, None] / heads
-                sides[0].add_gradients(slope.mul_(weight), gradients)
-            done = at.stop
-    return values, in_precision_of(originals, gradients)
+    weights = None if row_weights is None else torch.cat([row_weights.to(exact), row_weights.new_zeros(1, dtype=exact)])
+    blocks = Blocks(rows, [tap for pair in pairs for tap in pair])
+    for _, together in groupby(range(len(pairs)) if count else (), key=lambda i: tuple(map(neighbours_of, pairs[i]))):
+        group = list(together)
+        heads = pairs[group[0]][0].query.shape[1]
+        many, limit = _takes_many(device), _GPU_BLOCK if _takes_many(device) else BLOCK
+        height = max(16, min(ROWS, limit // (heads * time)))
+        wide_by = max(1, limit // (height * heads * time)) if many else 1
+        for block in blocks.cut(pairs[group[0]], min(wide_by, batch), height):
+            size = block.at.numel() * heads * (block.keys.stop - block.keys.start)
+            deep = max(1, limit // size) if many else 1
+            for first in range(0, len(group), deep):
+                chosen = group[first : first + deep]
+                found = [gradients[3 * i : 3 * i + 3] for i in chosen]
+                _block([pairs[i] for i in chosen], block, divergence, exact, values, found, weights)
+    share = 1 / len(pairs)
+    for i, gradient in enumerate(gradients):
+        if gradient is not None:
+            gradient.mul_(share / pairs[i // 3][0].query.shape[1])
+            if i % 3 == 0:
+                gradients[i] = gradient[:-1].view(batch, time, *gradient.shape[1:]).transpose(1, 2)
+    return values[:count].mul_(share), in_precision_of(originals, gradients)
+
+
+def _laid_out(tensor: Tensor, kind: int) -> tuple[int, ...]:
+    """Of a gradient while it is made: a query's is `[B * T + 1, H, d]`, whose last row takes what repetitions give."""
+    batch, heads, time, width = (*tensor.shape, 0, 0, 0)[:4]
+    return (batch * time + 1, heads, width) if kind == 0 else tuple(tensor.shape)
+
+
+def _block(
+    pairs: list[tuple[AttentionTap, AttentionTap]],
+    block: Block,
+    divergence: Divergence,
+    exact: torch.dtype,
+    values: Tensor,
+    gradients: list[Gradients],
+    weights: Tensor | None,
+) -> None:
+    """Adds what one block of several layers has: sums over heads to the values, and slopes of the plain sum to the gradients."""
+    with_sinks = any(tap.sinks is not None for tap in pairs[0])
+    sides = [[_Side(tap, block, exact) for tap in taps] for taps in zip(*pairs, strict=True)]
+    student, teacher = (
+        torch.stack([side.scores(with_sinks) for side in layers])
+        if len(layers) > 1
+        else layers[0].scores(with_sinks)[None]
+        for layers in sides
+    )
+    value, slope = _compare(student, teacher, divergence)  # [L, c, H, m], [L, c, H, m, K]
+    values.index_add_(0, block.at.flatten(), value.mean(2).sum(0).flatten())
+    if all(g is None for found in gradients for g in found):
+        return
+    if weights is not None:
+        slope.mul_(weights[block.at][None, :, None, :, None])
+    elif block.padded:
+        slope.masked_fill_((block.at == len(values) - 1)[None, :, None, :, None], 0)
+    for side, one, found in zip(sides[0], slope, gradients, strict=True):
+        side.add_gradients(one, found)
 
 
 def _compare(student: Tensor, teacher: Tensor, divergence: Divergence) -> tuple[Tensor, Tensor]:
-    """`[H, n]`, and the slope in the student's scores, written over them."""
-    shape, flat = student.shape, (student.flatten(0, 1), teacher.flatten(0, 1))
+    """Values without the last axis, and the slope in the student's scores, written over them."""
+    shape, flat = student.shape, (student.flatten(0, -2), teacher.flatten(0, -2))
     values = student.new_empty(len(flat[0]))
-    height = max(1, TILE // shape[-1]) if student.device.type == "cpu" else len(values)
+    height = max(1, TILE // shape[-1]) if student.device.type == "cpu" else max(1, len(values))
     for start in range(0, len(values), height):
         tile = slice(start, start + height)
         values[tile], flat[0][tile] = divergence.value_and_grad(*(scores[tile].log_softmax(-1) for scores in flat))
-    return values.view(shape[:2]), student
+    return values.view(shape[:-1]), student
 
 
-class _Block:
-    """The rows of a map at some positions of one row of the batch, over the keys that any of them may see."""
+class _Side:
+    """One model's layer in a block."""
 
-    def __init__(self, tap: AttentionTap, row: int, positions: Tensor, keys: slice, dtype: torch.dtype) -> None:
-        self.tap, self.row, self.positions, self.keys = tap, row, positions, keys
-        groups = tap.key.shape[1]
+    def __init__(self, tap: AttentionTap, block: Block, dtype: torch.dtype) -> None:
+        self.tap, self.block = tap, block
         # query heads that share a key head are stacked: one product a key head
-        query = tap.query[row][:, positions].to(dtype) * tap.scaling
-        self.query = query.reshape(groups, -1, query.shape[-1])
-        self.key = tap.key[row][:, keys].to(dtype)
+        groups = tap.key.shape[1]
+        query = tap.query[block.row_index, :, block.positions].to(dtype) * tap.scaling  # [c, m, H, d]
+        c, m, self.heads, width = query.shape
+        self.query = query.transpose(1, 2).reshape(c * groups, -1, width)
+        key = tap.key[block.rows] if isinstance(block.rows, slice) else tap.key.index_select(0, block.rows)
+        self.key = key[:, :, block.keys].to(dtype).flatten(0, 1)
+        self.shape = c, self.heads, m, -1
         self.capped: Tensor | None = None
 
     def scores(self, with_sinks: bool = False) -> Tensor:
-        """`[H, n, K]`, masked; one more column with sinks."""
-        scores = torch.bmm(self.query, self.key.transpose(1, 2))
-        scores = scores.view(self.tap.query.shape[1], len(self.positions), -1)
+        """`[c, H, m, K]`, masked; one more column with sinks."""
+        scores = torch.bmm(self.query, self.key.transpose(1, 2)).view(self.shape)
         if self.tap.softcap is not None:
             scores = scores.div_(self.tap.softcap).tanh_()
             self.capped = scores.clone()
             scores = scores.mul_(self.tap.softcap)
-        if self.tap.mask is None:
-            places = torch.arange(self.keys.start, self.keys.stop, device=scores.device)
-            scores.masked_fill_(places > self.positions[:, None], LOWEST)
+        mask = self._mask()
+        if mask.dtype == torch.bool:
+            scores.masked_fill_(~mask, LOWEST)
         else:
-            mask = _mask_rows(self.tap.mask, self.row, self.positions)[..., self.keys]
-            if mask.dtype == torch.bool:
-                scores.masked_fill_(~mask, LOWEST)
-            else:
-                scores.add_(mask).clamp_(min=LOWEST)
+            scores.add_(mask).clamp_(min=LOWEST)
         if not with_sinks:
             return scores
-        sinks = scores.new_full((len(scores),), LOWEST) if self.tap.sinks is None else self.tap.sinks.to(scores.dtype)
-        return torch.cat([scores, sinks[:, None, None].expand(-1, scores.shape[1], 1)], dim=-1)
+        sinks = scores.new_full((self.heads,), LOWEST) if self.tap.sinks is None else self.tap.sinks.to(scores.dtype)
+        return torch.cat([scores, sinks[None, :, None, None].expand(*scores.shape[:3], 1)], dim=-1)
 
-    def add_gradients(self, slope: Tensor, gradients: list[Tensor | None]) -> None:
-        """slope `[H, n, K (+ 1)]` in the scores; adds to those of query, key and sinks."""
+    def _mask(self) -> Tensor:
+        """`[c, H or 1, m, K]`."""
+        block, mask = self.block, self.tap.mask
+        if mask is None:
+            keys = torch.arange(block.keys.start, block.keys.stop, device=block.positions.device)
+            return (keys <= block.positions[..., None])[:, None]
+        rows = block.row_index if len(mask) > 1 else torch.zeros_like(block.row_index)
+        return mask[..., block.keys][rows, :, block.positions].transpose(1, 2)
+
+    def add_gradients(self, slope: Tensor, gradients: Gradients) -> None:
+        """slope `[c, H, m, K (+ 1)]` in the scores; adds to those of query, key and sinks. It may be written over."""
         query, key, sinks = gradients
         if sinks is not None:
-            sinks += slope[..., -1].sum(1)
-        slope = slope[..., : self.keys.stop - self.keys.start]
+            sinks += slope[..., -1].sum((0, 2))
+        slope = slope[..., : self.block.keys.stop - self.block.keys.start]
         if self.capped is not None:
             slope = slope * (1 - self.capped.square())
         slope = slope.reshape(len(self.key), -1, slope.shape[-1])
+        block = self.block
         if query is not None:
             part = torch.bmm(slope, self.key).mul_(self.tap.scaling)
-            query[self.row][:, self.positions] = part.view(query.shape[1], len(self.positions), -1)
+            query.index_copy_(0, block.spots.flatten(), part.view(self.shape).transpose(1, 2).flatten(0, 1))
         if key is not None:
-            key[self.row][:, self.keys] += torch.bmm(slope.transpose(1, 2), self.query)
+            part = torch.bmm(slope.transpose(1, 2), self.query).view(-1, key.shape[1], self.key.shape[1], key.shape[3])
+            if isinstance(block.rows, slice):
+                key[block.rows][:, :, block.keys] += part
+            else:
+                key[:, :, block.keys].index_add_(0, block.rows, part)
 
 
 def attention_scores(tap: AttentionTap, row: int, positions: Tensor) -> Tensor:
@@ -187,25 +251,7 @@ def attention_scores(tap: AttentionTap, row: int, positions: Tensor) -> Tensor:
         row: index into the batch.
         positions: `[n]`, the query positions wanted.
     """
-    dtype = wide(tap.query[:0]).dtype
-    block = _Block(tap, row, positions, slice(0, tap.key.shape[2]), dtype)
-    return block.scores(with_sinks=tap.sinks is not None)
-
-
-def _mask_rows(mask: Tensor, row: int, positions: Tensor) -> Tensor:
-    """`[H or 1, n, T]`."""
-    return mask[row if len(mask) > 1 else 0][:, positions]
-
-
-def _keys_seen(tap: AttentionTap, row: int, positions: Tensor) -> slice:
-    """From the first to behind the last key that any of the positions may see."""
-    if tap.mask is None:
-        return slice(0, int(positions[-1]) + 1)
-    mask = _mask_rows(tap.mask, row, positions)
-    allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-    seen = allowed.flatten(0, 1).any(0).nonzero()
-    return slice(int(seen[0]), int(seen[-1]) + 1)
-
-
-def _union(one: slice, other: slice) -> slice:
-    return slice(min(one.start, other.start), max(one.stop, other.stop))
+    at = positions[None]
+    index = torch.full_like(at[:, :1], row)
+    block = Block(slice(row, row + 1), index, at, at, at, False, slice(0, tap.key.shape[2]))
+    return _Side(tap, block, wide(tap.query[:0]).dtype).scores(with_sinks=tap.sinks is not None)[0]

@@ -21,7 +21,7 @@ from distill.planning.chunks import CHUNKS, attention_buffers, head_buffers
 from distill.planning.configs import Shape
 from distill.planning.live import LiveBytes
 from distill.planning.setting import Setting
-from distill.signals import LogitTransform, SignalRequest, Signals, run_with_taps
+from distill.signals import LogitTransform, SignalRequest, Signals, SupervisedRows, run_with_taps
 from distill.signals.head import head_of
 
 TEACHER, FORWARD, BACKWARD = "teacher forward", "student forward", "backward"
@@ -152,7 +152,9 @@ class _Step:
         return torch.stack(terms).sum()
 
     def _taps(self, model: Any, inputs: dict[str, Tensor], request: SignalRequest) -> Signals:
-        rows = torch.ones((self.setting.rows, self.setting.length), dtype=torch.bool)
+        mask = torch.ones((self.setting.rows, self.setting.length), dtype=torch.bool)
+        places = torch.zeros(self.setting.supervised, dtype=torch.long)  # a mask without values says nothing
+        rows = SupervisedRows(mask, places, places)
         signals = run_with_taps(model, base_of(model), inputs, rows, request)
         if not request.logits or signals.logits is None or len(signals.logits) == self.setting.supervised:
             return signals

@@ -7,6 +7,7 @@ from distill.signals.attention import AttentionTap, probe_attention, record_atte
 from distill.signals.head import HeadTap, LogitTransform, probe_head
 from distill.signals.hidden import probe_hidden
 from distill.signals.requests import SignalRequest, Signals, run_with_taps
+from distill.signals.rows import SupervisedRows
 
 __all__ = [
     "AttentionTap",
@@ -14,6 +15,7 @@ __all__ = [
     "LogitTransform",
     "SignalRequest",
     "Signals",
+    "SupervisedRows",
     "probe_attention",
     "probe_head",
     "probe_hidden",

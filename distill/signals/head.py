@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
+from distill.signals.rows import SupervisedRows
+
 
 @dataclass(frozen=True)
 class LogitTransform:
@@ -67,14 +69,14 @@ def _in_use(head: Any) -> Any:
     return head.original_module if head.disable_adapters or active not in copies else copies[active]
 
 
-def rows_of(states: Tensor, rows: Tensor) -> Tensor:
+def rows_of(states: Tensor, rows: SupervisedRows) -> Tensor:
     """`[N, ...]` of models that select rows before the head, and of those that do not."""
-    return states[rows] if states.shape[:2] == rows.shape else states.reshape(-1, states.shape[-1])
+    return rows.take(states) if states.shape[:2] == rows.mask.shape else states.reshape(-1, states.shape[-1])
 
 
 @contextmanager
 def replaced_head(
-    model: PreTrainedModel, rows: Tensor, transform: LogitTransform, with_logits: bool = False
+    model: PreTrainedModel, rows: SupervisedRows, transform: LogitTransform, with_logits: bool = False
 ) -> Iterator[list[HeadTap]]:
     """Within it, forward passes put a `HeadTap` into the list that is yielded, and return `[.., 1]` in place of logits.
 

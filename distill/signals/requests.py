@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from distill.signals.attention import AttentionTap, record_attention
 from distill.signals.head import HeadTap, LogitTransform, replaced_head, rows_of
 from distill.signals.hidden import place_of
+from distill.signals.rows import SupervisedRows
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Signals:
         labels: `[N]`, the tokens that follow the supervised positions, where the caller has them.
         zero_loss: a zero that hangs on the model's output. Added to the loss of a wrapped model, it lets the wrapper (DDP) see
             all its parameters used, whatever was tapped.
+        supervised: the same positions as `rows`, already looked up; see `where`.
     """
 
     rows: Tensor
@@ -68,13 +70,18 @@ class Signals:
     head: HeadTap | None = None
     labels: Tensor | None = None
     zero_loss: Tensor | None = None
+    supervised: SupervisedRows | None = None
+
+    def where(self) -> SupervisedRows:
+        """The supervised positions as numbers."""
+        return SupervisedRows.of(self.rows) if self.supervised is None else self.supervised
 
 
 def run_with_taps(
     forward: Any,
     model: PreTrainedModel,
     inputs: dict[str, Tensor],
-    rows: Tensor,
+    rows: Tensor | SupervisedRows,
     request: SignalRequest,
     labels: Tensor | None = None,
 ) -> Signals:
@@ -84,34 +91,36 @@ def run_with_taps(
         forward: what is called; the model, or the wrapper around it (DDP, FSDP), which must not be bypassed.
         model: the model itself.
         inputs: `input_ids`, `attention_mask`, perhaps `position_ids`; no labels.
-        rows: `[B, T]` bool, the supervised positions. The head sees these rows only.
+        rows: the supervised positions, `[B, T]` bool or already looked up. The head sees these rows only.
         request: what to let out.
         labels: `[N]`, handed on in the signals.
     """
+    where = rows if isinstance(rows, SupervisedRows) else SupervisedRows.of(rows)
     streams = request.head is not None
     arguments: dict[str, Any] = {"use_cache": False, "return_dict": True}
     if request.hidden:
         arguments["output_hidden_states"] = True
     if request.logits or not streams:
         # a boolean mask makes transformers select the rows before the head, so [B, T, V] never exists
-        arguments["logits_to_keep"] = rows if request.logits else 1
+        arguments["logits_to_keep"] = where.mask if request.logits else 1
     with ExitStack() as stack:
         attention = stack.enter_context(record_attention(model, request.attention))
         heads = []
         if request.head is not None:
-            heads = stack.enter_context(replaced_head(model, rows, request.head, with_logits=request.logits))
+            heads = stack.enter_context(replaced_head(model, where, request.head, with_logits=request.logits))
         output = forward(**inputs, **arguments)
     missing = request.attention - attention.keys()
     assert not missing, f"no attention was recorded for layers {sorted(missing)}; probe_attention should have refused"
     assert len(heads) == streams, f"the head was called {len(heads)} times; probe_head should have refused"
     return Signals(
-        rows=rows,
-        logits=rows_of(output.logits, rows) if request.logits else None,
-        hidden={layer: output.hidden_states[place_of(model, layer)][rows] for layer in request.hidden},
-        attention={layer: tap.to(rows.device) for layer, tap in attention.items()},
+        rows=where.mask,
+        logits=rows_of(output.logits, where) if request.logits else None,
+        hidden={layer: where.take(output.hidden_states[place_of(model, layer)]) for layer in request.hidden},
+        attention={layer: tap.to(where.mask.device) for layer, tap in attention.items()},
         head=heads[0] if heads else None,
         labels=labels,
         zero_loss=_zero_loss(output.logits),
+        supervised=where,
     )
 
 

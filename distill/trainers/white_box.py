@@ -12,9 +12,9 @@ from transformers.utils import logging
 from distill.models.adapters import base_of, check_no_virtual_tokens
 from distill.objectives import HiddenStates, Objective, Schedule
 from distill.objectives.base import values_of
-from distill.pairs.collate import supervised_rows, supervised_tokens
+from distill.pairs.collate import supervised_rows
 from distill.pairs.packing import PackedPairs
-from distill.signals import SignalRequest, run_with_taps
+from distill.signals import SignalRequest, SupervisedRows, run_with_taps
 from distill.signals.sources import is_students_own, teacher_side
 from distill.teachers.local import LocalTeacher
 from distill.text.vocabulary import shared_vocabulary
@@ -132,6 +132,7 @@ class WhiteBoxTrainer(PairTrainer):
         self._student_request = SignalRequest.union(term.student_request for term in bound.values())
         self._teacher_request = SignalRequest.union(term.teacher_request for term in bound.values())
         self._sums = TermSums(self.accelerator, self.args.device)
+        self._unchecked: Any = None  # the last loss, and what a message about it needs
         self._last_weights: dict[str, float] = {}
         # so that Trainer counts the supervised positions whatever the model's forward accepts
         self.model_accepts_loss_kwargs = True
@@ -148,9 +149,9 @@ class WhiteBoxTrainer(PairTrainer):
         inputs = dict(inputs)
         labels: Tensor = inputs.pop("labels")
         ids: Any = inputs.pop("ids", None)
-        rows = supervised_rows(labels)
-        weights = self.weights()
-        values, zero_loss = self._values(model, inputs, rows, supervised_tokens(labels, rows), weights)
+        where = SupervisedRows.of(supervised_rows(labels))
+        rows, weights = where.mask, self.weights()
+        values, zero_loss = self._values(model, inputs, where, where.next_tokens(labels), weights)
         sums = {name: value.sum() for name, value in values.items()}
         items = rows.sum() if num_items_in_batch is None else num_items_in_batch
         items = torch.as_tensor(items, device=rows.device).clamp(min=1)  # a batch with nothing to learn from is a zero
@@ -159,8 +160,9 @@ class WhiteBoxTrainer(PairTrainer):
         if model is not self.student or self.args.world_size > 1 or not terms:
             terms.append(zero_loss)
         loss = torch.stack(terms).sum() / items
-        if not torch.isfinite(loss):
-            raise FloatingPointError(describe_non_finite(values, rows, ids, self.state.global_step))
+        self._unchecked = loss.detach(), {name: value.detach() for name, value in values.items()}, rows, ids
+        if not torch.is_grad_enabled():
+            self._check_finite()
         if self.student.training:
             self._sums.keep_training(sums, items)
             self._last_weights = weights
@@ -170,6 +172,19 @@ class WhiteBoxTrainer(PairTrainer):
             loss = loss * self.accelerator.num_processes  # DDP averages gradients; items counts all processes
         return (loss, {}) if return_outputs else loss
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As Trainer's; a loss that is not finite stops the run before the optimiser's step."""
+        loss = super().training_step(*args, **kwargs)
+        self._check_finite()  # to look at the loss is to wait for it: not before the backward pass is on its way
+        return loss
+
+    def _check_finite(self) -> None:
+        if self._unchecked is None:
+            return
+        (loss, values, rows, ids), self._unchecked = self._unchecked, None
+        if not torch.isfinite(loss):
+            raise FloatingPointError(describe_non_finite(values, rows, ids, self.state.global_step))
+
     def weights(self) -> dict[str, float]:
         """The weight of every objective in the present step."""
         return {o.name: o.weight_at(self.state.global_step, self.state.max_steps) for o in self.objectives}
@@ -178,7 +193,7 @@ class WhiteBoxTrainer(PairTrainer):
         self,
         model: torch.nn.Module,
         inputs: dict[str, Tensor],
-        rows: Tensor,
+        rows: SupervisedRows,
         tokens: Tensor,
         weights: dict[str, float],
     ) -> tuple[dict[str, Tensor], Tensor]:

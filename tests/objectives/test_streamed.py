@@ -1,6 +1,7 @@
 """Streaming maps against their naive twins: value, gradient, memory."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ from distill.objectives import Comparison, attention_divergence, attention_score
 from distill.objectives import streamed_attention as attention_maps
 from distill.objectives import streamed_next_token as next_token
 from distill.objectives.divergences import NAMES, by_name
-from distill.signals import AttentionTap, HeadTap, LogitTransform
+from distill.signals import AttentionTap, HeadTap, LogitTransform, SupervisedRows
 
 TRANSFORMS = {"plain": LogitTransform(), "scaled": LogitTransform(0.5), "capped": LogitTransform(2.0, 5.0)}
 
@@ -228,6 +229,36 @@ def test_attention_equals_its_naive_twin(mask, kind, name):
         twin = naive_attention(student, teacher, divergence)
         torch.testing.assert_close(ours, twin)
         torch.testing.assert_close(torch.autograd.grad(reduce(ours), leaves), torch.autograd.grad(reduce(twin), leaves))
+
+
+@pytest.mark.parametrize("mask", ["causal", "window", "padded", "alibi"])
+@pytest.mark.parametrize("kind", ["plain", "softcap", "sinks"])
+@pytest.mark.parametrize(
+    "limit", [1, 4 * 16 * 11, 2**20]
+)  # one row and layer; a row or two; all rows and layers at once
+def test_rows_and_layers_side_by_side_are_what_they_are_alone(mask, kind, limit, monkeypatch):
+    """As a GPU computes them: the mean over layers, and every layer's gradient; also when rows count unequally."""
+    changes = {"plain": {}, "softcap": {"softcap": 1.5}, "sinks": {"sinks": torch.tensor([0.5, -1, 2, 0]).double()}}[
+        kind
+    ]
+    students = [attention(seed, mask=mask, **copy.deepcopy(changes)) for seed in (0, 2, 4)]
+    teachers = [attention(seed, groups=4, width=5, mask=mask, **copy.deepcopy(changes)) for seed in (1, 3, 5)]
+    if mask == "alibi":  # one mask a model, as models have it
+        students, teachers = ([replace(tap, mask=taps[0].mask) for tap in taps] for taps in (students, teachers))
+    students[2] = replace(students[2], scaling=0.7)  # a layer that cannot be computed beside the others
+    leaves = [t for tap in students for t in (tap.query, tap.key, tap.sinks) if t is not None]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    weights = torch.linspace(0.1, 2, int(ROWS.sum()), dtype=torch.float64)
+    alone = [naive_attention(*pair, by_name("generalized_jsd")) for pair in zip(students, teachers, strict=True)]
+    expected = torch.stack(alone).mean(0)
+    monkeypatch.setattr(attention_maps, "_takes_many", lambda device: True)
+    monkeypatch.setattr(attention_maps, "_GPU_BLOCK", limit)
+    for reduce in (lambda v: v.sum() / 5, lambda v: (weights * v).sum()):
+        ours = attention_divergence(students, teachers, SupervisedRows.of(ROWS), by_name("generalized_jsd"))
+        torch.testing.assert_close(ours, expected)
+        found = torch.autograd.grad(reduce(ours), leaves)
+        torch.testing.assert_close(found, torch.autograd.grad(reduce(expected), leaves, retain_graph=True))
 
 
 def test_gradcheck_of_attention():

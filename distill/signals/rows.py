@@ -1,0 +1,52 @@
+"""Where a batch has its supervised positions: asked of the device once, then known on both sides.
+
+Indexing with booleans makes the host wait for the device, because the size of the result is known only there. A training step that
+does so for every layer waits hundreds of times; with the places as numbers it waits once a batch.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SupervisedRows:
+    """The N supervised positions of a batch, in the order of `mask.nonzero()`.
+
+    Args:
+        mask: `[B, T]` bool, True at supervised positions.
+        index: `[N]` int64, their places b * T + t, where the batch is.
+        host: `[N]` the same on the host.
+
+    Example:
+        >>> SupervisedRows.of(torch.tensor([[False, True], [True, False]])).index
+        tensor([1, 2])
+    """
+
+    mask: Tensor
+    index: Tensor
+    host: Tensor
+
+    @classmethod
+    def of(cls, mask: Tensor) -> "SupervisedRows":
+        """The one wait for the device: the mask is copied to the host."""
+        host = mask.to("cpu").flatten().nonzero().squeeze(1)
+        return cls(mask, host.to(mask.device), host)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, states: Tensor) -> Tensor:
+        """`[N, ...]` of `[B, T, ...]`, wherever that lies."""
+        index = self.index if states.device == self.index.device else self.host.to(states.device)
+        return states.flatten(0, 1).index_select(0, index)
+
+    def next_tokens(self, labels: Tensor) -> Tensor:
+        """`[N]`: the label that follows each supervised position. No row ends with a supervised position."""
+        return labels.flatten().index_select(0, self.index + 1)
+
+    def counts(self) -> list[int]:
+        """How many each row of the batch has."""
+        batch, time = self.mask.shape
+        return torch.bincount(self.host // max(time, 1), minlength=batch).numpy().tolist()
