@@ -276,7 +276,7 @@ def _total_variation(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
 def _log_mixture(log_q: Tensor, log_p: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     """log(m / q) and log(m / p) of m = beta p + (1 - beta) q: exactly 0 where p = q, finite where one of them is 0."""
     d = log_p.sub_(log_q)
-    weight = torch.where(d > 0, d.new_tensor(1 - beta), d.new_tensor(beta))
+    weight = torch.where(d > 0, d.new_full((), 1 - beta), d.new_full((), beta))  # new_tensor would copy, and wait
     rest = weight.mul_(d.abs().neg_().expm1_()).log1p_()
     return d.clamp(min=0).add_(rest), d.neg_().clamp_(min=0).add_(rest)
 

@@ -6,17 +6,18 @@ layers at once. Nothing here waits for the device but `SupervisedRows.of` and th
 is computed in the forward pass: with s the scaling and S the slope in the scores, dQ = s S K and dK = s S^T Q.
 """
 
+import math
 from collections.abc import Sequence
-from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from distill.objectives import fused
 from distill.objectives.attention_blocks import Block, Blocks, neighbours_of
 from distill.objectives.divergences import LOWEST, Divergence, by_name, wide
-from distill.objectives.streaming import gradients_for, in_precision_of
+from distill.objectives.streaming import gradients_for, in_precision_of, multiplies_low
 from distill.signals import AttentionTap, SupervisedRows
 
 BLOCK = 2**22  # scores of one side held at once: 16 MiB in float32
@@ -74,7 +75,8 @@ class _Streamed(torch.autograd.Function):
         kept, ctx.gradients = ctx.gradients, None
 
         def again() -> Gradients:
-            return _value_and_grads(*ctx.arguments, row_weights=upstream)[1]
+            pairs, rows, divergence, needed = ctx.arguments
+            return _value_and_grads(pairs, rows, divergence, needed, upstream)[1]
 
         return None, None, None, *gradients_for(upstream, kept, again)
 
@@ -110,8 +112,10 @@ def _value_and_grads(
     ]
     weights = None if row_weights is None else torch.cat([row_weights.to(exact), row_weights.new_zeros(1, dtype=exact)])
     blocks = Blocks(rows, [tap for pair in pairs for tap in pair])
-    for _, together in groupby(range(len(pairs)) if count else (), key=lambda i: tuple(map(neighbours_of, pairs[i]))):
-        group = list(together)
+    groups: dict[Any, list[int]] = {}
+    for i, pair in enumerate(pairs if count else []):
+        groups.setdefault(tuple(map(neighbours_of, pair)), []).append(i)
+    for group in groups.values():
         heads = pairs[group[0]][0].query.shape[1]
         many, limit = _takes_many(device), _GPU_BLOCK if _takes_many(device) else BLOCK
         height = max(16, min(ROWS, limit // (heads * time)))
@@ -156,27 +160,41 @@ def _block(
         else layers[0].scores(with_sinks)[None]
         for layers in sides
     )
-    value, slope = _compare(student, teacher, divergence)  # [L, c, H, m], [L, c, H, m, K]
+    factor = None
+    if weights is not None:
+        factor = weights[block.at]
+    elif block.padded:
+        factor = (block.at < len(values) - 1).to(exact)
+    low = sides[0][0].query.dtype
+    value, slope = _compare(student, teacher, divergence, factor, low)  # [L, c, H, m], [L, c, H, m, K]
     values.index_add_(0, block.at.flatten(), value.mean(2).sum(0).flatten())
     if all(g is None for found in gradients for g in found):
         return
-    if weights is not None:
-        slope.mul_(weights[block.at][None, :, None, :, None])
-    elif block.padded:
-        slope.masked_fill_((block.at == len(values) - 1)[None, :, None, :, None], 0)
     for side, one, found in zip(sides[0], slope, gradients, strict=True):
         side.add_gradients(one, found)
 
 
-def _compare(student: Tensor, teacher: Tensor, divergence: Divergence) -> tuple[Tensor, Tensor]:
-    """Values without the last axis, and the slope in the student's scores, written over them."""
+def _compare(
+    student: Tensor, teacher: Tensor, divergence: Divergence, factor: Tensor | None, low: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Values without the last axis, and the slope in the student's scores times `factor` `[c, m]`; the scores are written over.
+
+    `low`: the precision in which the slope will be multiplied, if it is compiled.
+    """
     shape, flat = student.shape, (student.flatten(0, -2), teacher.flatten(0, -2))
+    if fused.pays(student):
+        slope = torch.empty_like(flat[0], dtype=low)
+        of_rows = None if factor is None else factor[None, :, None].expand(shape[:-1]).flatten()
+        values, _ = fused.fused_rows(*flat, slope, divergence, fused.numbers_of(student), weights=of_rows)
+        return values.view(shape[:-1]), slope.view(shape)
     values = student.new_empty(len(flat[0]))
     height = max(1, TILE // shape[-1]) if student.device.type == "cpu" else max(1, len(values))
     for start in range(0, len(values), height):
         tile = slice(start, start + height)
         values[tile], flat[0][tile] = divergence.value_and_grad(*(scores[tile].log_softmax(-1) for scores in flat))
-    return values.view(shape[:-1]), student
+    if factor is not None:
+        student.mul_(factor[None, :, None, :, None])
+    return values.view(shape[:-1]), student.to(low)
 
 
 class _Side:
@@ -186,17 +204,26 @@ class _Side:
         self.tap, self.block = tap, block
         # query heads that share a key head are stacked: one product a key head
         groups = tap.key.shape[1]
-        query = tap.query[block.row_index, :, block.positions].to(dtype) * tap.scaling  # [c, m, H, d]
+        query = tap.query[block.row_index, :, block.positions]  # [c, m, H, d]
+        # products of low precision are exact in float32; scaling by a power of two too, any other is left for later
+        self.exact, low = dtype, multiplies_low(query)
+        self.left = tap.scaling if low and math.frexp(tap.scaling)[0] != 0.5 else 1.0
+        query = query if low else query.to(dtype)
+        query = query if self.left != 1 else query * tap.scaling
         c, m, self.heads, width = query.shape
         self.query = query.transpose(1, 2).reshape(c * groups, -1, width)
         key = tap.key[block.rows] if isinstance(block.rows, slice) else tap.key.index_select(0, block.rows)
-        self.key = key[:, :, block.keys].to(dtype).flatten(0, 1)
+        self.key = key[:, :, block.keys].to(query.dtype).flatten(0, 1)
         self.shape = c, self.heads, m, -1
         self.capped: Tensor | None = None
 
+    def _product(self, one: Tensor, other: Tensor) -> Tensor:
+        return torch.bmm(one, other) if one.dtype == self.exact else torch.bmm(one, other, out_dtype=self.exact)
+
     def scores(self, with_sinks: bool = False) -> Tensor:
         """`[c, H, m, K]`, masked; one more column with sinks."""
-        scores = torch.bmm(self.query, self.key.transpose(1, 2)).view(self.shape)
+        scores = self._product(self.query, self.key.transpose(1, 2)).view(self.shape)
+        scores = scores if self.left == 1 else scores.mul_(self.left)
         if self.tap.softcap is not None:
             scores = scores.div_(self.tap.softcap).tanh_()
             self.capped = scores.clone()
@@ -224,17 +251,18 @@ class _Side:
         """slope `[c, H, m, K (+ 1)]` in the scores; adds to those of query, key and sinks. It may be written over."""
         query, key, sinks = gradients
         if sinks is not None:
-            sinks += slope[..., -1].sum((0, 2))
+            sinks += slope[..., -1].sum((0, 2), dtype=sinks.dtype)
         slope = slope[..., : self.block.keys.stop - self.block.keys.start]
         if self.capped is not None:
-            slope = slope * (1 - self.capped.square())
+            slope = slope * (1 - self.capped.square()).to(slope.dtype)
         slope = slope.reshape(len(self.key), -1, slope.shape[-1])
         block = self.block
         if query is not None:
-            part = torch.bmm(slope, self.key).mul_(self.tap.scaling)
+            part = self._product(slope, self.key).mul_(self.tap.scaling)
             query.index_copy_(0, block.spots.flatten(), part.view(self.shape).transpose(1, 2).flatten(0, 1))
         if key is not None:
-            part = torch.bmm(slope.transpose(1, 2), self.query).view(-1, key.shape[1], self.key.shape[1], key.shape[3])
+            part = self._product(slope.transpose(1, 2), self.query).mul_(self.left)
+            part = part.view(-1, key.shape[1], self.key.shape[1], key.shape[3])
             if isinstance(block.rows, slice):
                 key[block.rows][:, :, block.keys] += part
             else:

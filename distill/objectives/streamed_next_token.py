@@ -6,7 +6,8 @@ The work is done in the forward pass, in three nested loops:
   pass are wide (narrow ones are bound by reading and writing the whole head);
 * a *chunk* of rows has the logits of both sides at once;
 * a *tile* of a few rows is worked on in float32 while it stays in the processor's cache. Untiled, the element-wise work costs
-  three times as much on a CPU.
+  three times as much on a CPU. A GPU works on whole chunks, compiled (`distill.objectives.fused`), and has its logits in float32
+  out of products of lower precision.
 
 The gradient kept is that of the sum over rows. Whoever reduces by another weight for each row gets it by a second pass.
 """
@@ -18,14 +19,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from distill.objectives import fused
 from distill.objectives.divergences import LOWEST, Divergence, wide
-from distill.objectives.streaming import gradients_for, in_precision_of
+from distill.objectives.streaming import gradients_for, in_precision_of, multiplies_low
 from distill.signals import HeadTap
 
 GROUP = 2**28  # bytes of gradients held at once; several groups need a float32 copy of the head's gradient
 CHUNK = 256  # rows whose logits are held at once; fewer make the matrix products thin
 ADDED = 4096  # rows of the head's gradient added at once where the product is in another precision
 TILE = 2**18  # logits worked on at once on a CPU: 1 MiB in float32
+_GPU_GROUP = 2**30
+_GPU_CHUNK = 2**27  # logits of one side held at once: 512 MiB in float32
 _GPU_TILE = 2**24
 
 
@@ -125,7 +129,8 @@ def _value_and_grads(
     heads = [_Side(tap, vocabulary) for tap in (student, teacher)]
     values, entropy = (torch.zeros(count, dtype=exact, device=device) for _ in range(2))
     gradients: list[Tensor | None] = [None, None, None]
-    group = max(1, min(count, GROUP // (vocabulary * student.dtype.itemsize)))
+    group, chunk = pieces(device.type, count, vocabulary, dtype)
+    numbers = fused.numbers_of(values, comparison.temperature, comparison.factor, comparison.cross_entropy)
     if needed[0]:
         gradients[0] = torch.empty_like(student.hidden)
     if needed[1]:
@@ -138,10 +143,10 @@ def _value_and_grads(
     slopes = torch.empty((group, vocabulary), dtype=dtype, device=device)
     for first in range(0, count, group):
         inside = slopes[: min(group, count - first)]
-        for start in range(first, first + len(inside), CHUNK):
-            end = min(start + CHUNK, first + len(inside))
+        for start in range(first, first + len(inside), chunk):
+            end = min(start + chunk, first + len(inside))
             _chunk(heads, comparison, labels, row_weights, slice(start, end), inside[start - first : end - first],
-                   values, entropy)  # fmt: skip
+                   values, entropy, numbers)  # fmt: skip
         hidden = student.hidden[first : first + len(inside)].to(dtype)
         if gradients[0] is not None:
             gradients[0][first : first + len(inside)] = inside @ heads[0].weight
@@ -153,10 +158,20 @@ def _value_and_grads(
     return values, entropy, in_precision_of(originals, gradients)
 
 
+def pieces(device: str, count: int, vocabulary: int, dtype: torch.dtype) -> tuple[int, int]:
+    """Rows of a group and of a chunk. A GPU is given larger ones: narrow products and many launches are what costs there."""
+    on_cpu = device == "cpu"
+    group = max(1, min(count, (GROUP if on_cpu else _GPU_GROUP) // (vocabulary * dtype.itemsize)))
+    height = _GPU_CHUNK // vocabulary
+    return group, min(group, CHUNK if on_cpu else max(CHUNK, height - height % CHUNK))
+
+
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total += a @ b."""
     if total.dtype == a.dtype:
         total.addmm_(a, b)
+    elif multiplies_low(a):
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
         # in pieces: a CPU adds in another precision by way of a converted copy of the whole, which is as large as the head
         for part, product in zip(total.split(ADDED), (a @ b).split(ADDED), strict=True):
@@ -180,10 +195,15 @@ class _Side:
     def logits(self, rows: slice, out: Tensor | None = None) -> Tensor:
         """`[n, V]`, before the transform; the buffer is used again by the next call."""
         hidden = self.tap.hidden[rows].to(self.tap.dtype)
-        if out is None:
+        low = multiplies_low(hidden)
+        if out is None or hidden.device.type == "cuda":  # what is compiled reads one and writes the other
             if self._buffer is None:
-                self._buffer = hidden.new_empty((len(hidden), len(self.weight)))
+                dtype = torch.float32 if low else hidden.dtype
+                self._buffer = hidden.new_empty((len(hidden), len(self.weight)), dtype=dtype)
             out = self._buffer[: len(hidden)]
+        if low:
+            torch.mm(hidden, self.weight.t(), out_dtype=torch.float32, out=out)
+            return out if self.bias is None else out.add_(self.bias)
         if self.bias is None:
             return torch.mm(hidden, self.weight.t(), out=out)
         return torch.addmm(self.bias, hidden, self.weight.t(), out=out)
@@ -198,10 +218,23 @@ def _chunk(
     slopes: Tensor,
     values: Tensor,
     entropy: Tensor,
+    numbers: Tensor,
 ) -> None:
     """Values of some rows, and in `slopes` the gradient in the logits before the transform."""
     student = heads[0].logits(rows, out=slopes)
     teacher = heads[1].logits(rows)
+    if fused.pays(student) and fused.pays(teacher):
+        for side, logits in zip(heads, (student, teacher), strict=True):
+            if side.bias is not None:
+                logits.clamp_(min=LOWEST)  # as `transformed` does
+        values[rows], found = fused.fused_rows(
+            student, teacher, slopes, comparison.divergence, numbers, (heads[0].tap.transform, heads[1].tap.transform),
+            labels[rows] if labels is not None and comparison.cross_entropy else None,
+            None if row_weights is None else row_weights[rows],
+        )  # fmt: skip
+        if found is not None:
+            entropy[rows] = found
+        return
     height = max(1, (TILE if slopes.device.type == "cpu" else _GPU_TILE) // slopes.shape[1])
     for start in range(0, len(slopes), height):
         tile = slice(start, start + height)

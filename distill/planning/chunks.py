@@ -49,7 +49,7 @@ class _Head(torch.autograd.Function):
         with torch.no_grad(), live.labelled(CHUNKS):
             count, exact = len(hidden), wide(hidden[:0]).dtype
             heads = [tap.weight.detach()[:vocabulary].to(tap.dtype) for tap in (student, teacher)]
-            group = max(1, min(count, next_token.GROUP // (vocabulary * dtype.itemsize)))
+            group, chunk = next_token.pieces(device, count, vocabulary, dtype)
             several = count > group
             ctx.gradients = [
                 torch.empty_like(hidden),
@@ -57,8 +57,11 @@ class _Head(torch.autograd.Function):
                 None if bias is None else torch.zeros_like(bias, dtype=exact),
             ]
             slopes = hidden.new_empty((group, vocabulary), dtype=dtype)
-            buffer = hidden.new_empty((min(next_token.CHUNK, group), vocabulary), dtype=teacher.dtype)
-            _tile(slopes, buffer, divergence, next_token.TILE if device == "cpu" else next_token._GPU_TILE)
+            if device == "cpu":
+                buffer = [hidden.new_empty((chunk, vocabulary), dtype=teacher.dtype)]
+                _tile(slopes, buffer[0], divergence, next_token.TILE)
+            else:  # logits of both sides in float32; compiled, the rest stays in registers
+                buffer = [hidden.new_empty((chunk, vocabulary), dtype=exact) for _ in range(2)]
             torch.mm(slopes, heads[0])  # made, and then copied
             if ctx.gradients[1].dtype != dtype:
                 torch.mm(slopes.t(), hidden[:group].to(dtype))
@@ -111,12 +114,17 @@ class _Attention(torch.autograd.Function):
             if device == "cpu":
                 block, tile = min(attention.ROWS, attention.BLOCK // (heads * time)), attention.TILE
             else:
-                block, tile = attention._GPU_BLOCK // (heads * time), attention._GPU_BLOCK
-            height = min(max(16, block), time)
+                block, tile = attention._GPU_BLOCK // (heads * time), 0
+            height = min(max(16, block), time if device == "cpu" else time * query.shape[0])
             # the scores of both sides and the keys they came from
             sides = [query.new_empty((heads * height, time), dtype=exact) for _ in range(2)]
             keys = [key.new_empty((*side.key.shape[1:],), dtype=exact) for side in (teacher, teacher)]
-            _tile(sides[0], sides[1], divergence, tile)
+            if tile:
+                _tile(sides[0], sides[1], divergence, tile)
+            else:  # compiled: the slope beside the scores, and the mask
+                slope = query.new_empty((heads * height, time))
+                mask = query.new_empty((height, time), dtype=torch.bool)
+                del slope, mask
             del sides, keys
             # the scores of both, and two products with the student's slope; below the diagonal only
             live.flops += rows * time * heads * (3 * query.shape[-1] + teacher.query.shape[-1])

@@ -8,13 +8,22 @@ import pytest
 import torch
 from conftest import build_model
 
-from distill.objectives import Comparison, attention_divergence, attention_scores, next_token_divergence
+from distill.objectives import Comparison, attention_divergence, attention_scores, fused, next_token_divergence
 from distill.objectives import streamed_attention as attention_maps
 from distill.objectives import streamed_next_token as next_token
 from distill.objectives.divergences import NAMES, by_name
 from distill.signals import AttentionTap, HeadTap, LogitTransform, SupervisedRows
 
 TRANSFORMS = {"plain": LogitTransform(), "scaled": LogitTransform(0.5), "capped": LogitTransform(2.0, 5.0)}
+
+
+@pytest.fixture(params=["plain", "fused"])
+def formulas(request, monkeypatch):
+    """The plain run, and what is compiled on a GPU, here as written."""
+    if request.param == "fused":
+        monkeypatch.setattr(fused, "pays", lambda logits: True)
+        monkeypatch.setattr(fused, "_compile", lambda function: function)
+        monkeypatch.setattr(fused, "_compiled", {})
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +73,7 @@ def gradients(function, tap, reduce):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("bias", [True, False])
-def test_next_token_equals_its_naive_twin(name, transform, bias):
+def test_next_token_equals_its_naive_twin(name, transform, bias, formulas):
     """Another width of the teacher, a temperature, a shared vocabulary, cross-entropy; also when rows count unequally."""
     student, teacher = head(bias=bias, transform=transform), head(width=5, vocabulary=44, seed=1, transform="capped")
     labels = torch.randint(37, (17,), generator=torch.Generator().manual_seed(2))
@@ -81,7 +90,7 @@ def test_next_token_equals_its_naive_twin(name, transform, bias):
             torch.testing.assert_close(*both)
 
 
-def test_gradcheck_of_the_next_token_map():
+def test_gradcheck_of_the_next_token_map(formulas):
     student, teacher = (
         head(rows=3, width=3, vocabulary=6, transform="capped"),
         head(rows=3, width=2, vocabulary=6, seed=1),
@@ -99,7 +108,7 @@ def test_gradcheck_of_the_next_token_map():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_at_all_where_the_student_is_the_teacher(name):
+def test_nothing_at_all_where_the_student_is_the_teacher(name, formulas):
     tap = head(dtype=torch.float32)
     value, slopes = gradients(lambda s: next_token_divergence(s, tap, Comparison(by_name(name)))[0], tap, torch.sum)
     assert not value.any()
@@ -119,7 +128,7 @@ def test_low_precision_stays_near_the_exact_gradient():
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "reverse_kl"])
-def test_a_bias_of_minus_infinity_means_a_token_that_cannot_occur(name):
+def test_a_bias_of_minus_infinity_means_a_token_that_cannot_occur(name, formulas):
     """On both sides, or on the teacher's alone (where the reverse KL is infinite)."""
     student, teacher = head(), head(seed=1)
     for bias in (teacher.bias, student.bias):
@@ -213,7 +222,7 @@ def naive_attention(student, teacher, divergence):
 @pytest.mark.parametrize("mask", ["causal", "window", "padded", "alibi"])
 @pytest.mark.parametrize("kind", ["plain", "softcap", "sinks"])
 @pytest.mark.parametrize("name", ["forward_kl", "generalized_jsd"])
-def test_attention_equals_its_naive_twin(mask, kind, name):
+def test_attention_equals_its_naive_twin(mask, kind, name, formulas):
     """Also with unequal key heads and head widths, and when rows count unequally."""
     changes = {"plain": {}, "softcap": {"softcap": 1.5}, "sinks": {"sinks": torch.tensor([0.5, -1, 2, 0]).double()}}[
         kind
@@ -236,7 +245,7 @@ def test_attention_equals_its_naive_twin(mask, kind, name):
 @pytest.mark.parametrize(
     "limit", [1, 4 * 16 * 11, 2**20]
 )  # one row and layer; a row or two; all rows and layers at once
-def test_rows_and_layers_side_by_side_are_what_they_are_alone(mask, kind, limit, monkeypatch):
+def test_rows_and_layers_side_by_side_are_what_they_are_alone(mask, kind, limit, monkeypatch, formulas):
     """As a GPU computes them: the mean over layers, and every layer's gradient; also when rows count unequally."""
     changes = {"plain": {}, "softcap": {"softcap": 1.5}, "sinks": {"sinks": torch.tensor([0.5, -1, 2, 0]).double()}}[
         kind
@@ -274,7 +283,7 @@ def test_gradcheck_of_attention():
     assert torch.autograd.gradcheck(function, (student.query.requires_grad_(), student.key.requires_grad_()))
 
 
-def test_equal_attention_is_zero_and_no_rows_are_fine():
+def test_equal_attention_is_zero_and_no_rows_are_fine(formulas):
     tap = attention(mask="window")
     tap.query.requires_grad_()
     value = attention_divergence(tap, tap, ROWS)
