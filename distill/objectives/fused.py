@@ -5,7 +5,8 @@ are one kernel for each side's log-sum-exp and one for the rest. The formulas ar
 plain run is the path of CPUs and the twin in the tests. Both sides' log-sum-exps come from the same kernel, so that equal rows have
 equal bits and a divergence of exactly 0.
 
-Temperature, factors, the number of rows and the vocabulary are arguments of the kernels: none of them compiles anew.
+Temperature, factors, the number of rows and the vocabulary are arguments of the kernels: none of them compiles anew. Short rows
+(attention maps) have kernels of their own, because a kernel cut for a vocabulary keeps most of its threads idle on them.
 """
 
 import functools
@@ -23,6 +24,7 @@ from distill.signals import LogitTransform
 
 logger = logging.get_logger(__name__)
 SMALLEST = 2**22  # logits; for fewer, compiling (seconds, once) is not worth it
+SHORT = 2**13  # columns; up to here kernels are for lengths within a factor of four
 _PLAIN = LogitTransform()
 _counter = itertools.count()
 _compiled: dict[Any, Callable[..., Any]] = {}
@@ -82,15 +84,18 @@ def fused_rows(
     settings = (
         (function.func, *sorted(function.keywords.items())) if isinstance(function, functools.partial) else (function,)
     )
+    size = _size(student.shape[1])
 
     def normalised(logits: Tensor, transform: LogitTransform, inverse: Tensor) -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = _once(("normaliser", transform), lambda: _normaliser(transform))(logits, inverse)
+        found: tuple[Tensor, Tensor] = _once(("normaliser", size, transform), lambda: _normaliser(transform))(
+            logits, inverse
+        )
         return found
 
     both = *normalised(student, transforms[0], numbers[:1]), *normalised(teacher, transforms[1], numbers[:1])
     # cross-entropy knows no temperature
     own = None if labels is None else normalised(student, transforms[0], torch.ones_like(numbers[:1]))
-    rows = _once(("rows", *settings, *transforms), lambda: _rows(function, *transforms))
+    rows = _once(("rows", size, *settings, *transforms), lambda: _rows(function, *transforms))
     found: tuple[Tensor, Tensor | None] = rows(student, teacher, *both, out, numbers, labels, own, weights)
     return found
 
@@ -132,6 +137,11 @@ def _rows(function: Any, ours: LogitTransform, theirs: LogitTransform) -> Callab
         return value, entropy
 
     return rows
+
+
+def _size(columns: int) -> int:
+    """Which kernels serve rows of this length."""
+    return 0 if columns > SHORT else (columns.bit_length() + 1) // 2
 
 
 def _once(key: Any, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
