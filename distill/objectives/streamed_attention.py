@@ -111,6 +111,7 @@ def _value_and_grads(
         for i, (t, needs) in enumerate(zip(originals, needed, strict=True))
     ]
     weights = None if row_weights is None else torch.cat([row_weights.to(exact), row_weights.new_zeros(1, dtype=exact)])
+    numbers = fused.numbers_of(values)
     blocks = Blocks(rows, [tap for pair in pairs for tap in pair])
     groups: dict[Any, list[int]] = {}
     for i, pair in enumerate(pairs if count else []):
@@ -118,15 +119,16 @@ def _value_and_grads(
     for group in groups.values():
         heads = pairs[group[0]][0].query.shape[1]
         many, limit = _takes_many(device), _GPU_BLOCK if _takes_many(device) else BLOCK
-        height = max(16, min(ROWS, limit // (heads * time)))
-        wide_by = max(1, limit // (height * heads * time)) if many else 1
-        for block in blocks.cut(pairs[group[0]], min(wide_by, batch), height):
+        # launching a block costs a GPU's host as long as computing 2**26 scores: all rows first, then as many positions as go in
+        height = max(ROWS, limit // (heads * time * batch)) if many else max(16, min(ROWS, limit // (heads * time)))
+        beside = max(1, min(batch, limit // (height * heads * time))) if many else 1
+        for block in blocks.cut(pairs[group[0]], beside, height):
             size = block.at.numel() * heads * (block.keys.stop - block.keys.start)
             deep = max(1, limit // size) if many else 1
             for first in range(0, len(group), deep):
                 chosen = group[first : first + deep]
                 found = [gradients[3 * i : 3 * i + 3] for i in chosen]
-                _block([pairs[i] for i in chosen], block, divergence, exact, values, found, weights)
+                _block([pairs[i] for i in chosen], block, divergence, numbers, values, found, weights)
     share = 1 / len(pairs)
     for i, gradient in enumerate(gradients):
         if gradient is not None:
@@ -146,14 +148,23 @@ def _block(
     pairs: list[tuple[AttentionTap, AttentionTap]],
     block: Block,
     divergence: Divergence,
-    exact: torch.dtype,
+    numbers: Tensor,
     values: Tensor,
     gradients: list[Gradients],
     weights: Tensor | None,
 ) -> None:
     """Adds what one block of several layers has: sums over heads to the values, and slopes of the plain sum to the gradients."""
     with_sinks = any(tap.sinks is not None for tap in pairs[0])
-    sides = [[_Side(tap, block, exact) for tap in taps] for taps in zip(*pairs, strict=True)]
+    # layers that are computed side by side have one mask, and two models often have the same
+    masks = (
+        [_mask(tap, block) for tap in pairs[0]]
+        if pairs[0][0].mask is not pairs[0][1].mask
+        else [_mask(pairs[0][0], block)] * 2
+    )
+    sides = [
+        [_Side(tap, block, mask, values.dtype) for tap in taps]
+        for taps, mask in zip(zip(*pairs, strict=True), masks, strict=True)
+    ]
     student, teacher = (
         torch.stack([side.scores(with_sinks) for side in layers])
         if len(layers) > 1
@@ -164,9 +175,9 @@ def _block(
     if weights is not None:
         factor = weights[block.at]
     elif block.padded:
-        factor = (block.at < len(values) - 1).to(exact)
+        factor = (block.at < len(values) - 1).to(values.dtype)
     low = sides[0][0].query.dtype
-    value, slope = _compare(student, teacher, divergence, factor, low)  # [L, c, H, m], [L, c, H, m, K]
+    value, slope = _compare(student, teacher, divergence, numbers, factor, low)  # [L, c, H, m], [L, c, H, m, K]
     values.index_add_(0, block.at.flatten(), value.mean(2).sum(0).flatten())
     if all(g is None for found in gradients for g in found):
         return
@@ -175,7 +186,7 @@ def _block(
 
 
 def _compare(
-    student: Tensor, teacher: Tensor, divergence: Divergence, factor: Tensor | None, low: torch.dtype
+    student: Tensor, teacher: Tensor, divergence: Divergence, numbers: Tensor, factor: Tensor | None, low: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Values without the last axis, and the slope in the student's scores times `factor` `[c, m]`; the scores are written over.
 
@@ -185,7 +196,7 @@ def _compare(
     if fused.pays(student):
         slope = torch.empty_like(flat[0], dtype=low)
         of_rows = None if factor is None else factor[None, :, None].expand(shape[:-1]).flatten()
-        values, _ = fused.fused_rows(*flat, slope, divergence, fused.numbers_of(student), weights=of_rows)
+        values, _ = fused.fused_rows(*flat, slope, divergence, numbers, weights=of_rows)
         return values.view(shape[:-1]), slope.view(shape)
     values = student.new_empty(len(flat[0]))
     height = max(1, TILE // shape[-1]) if student.device.type == "cpu" else max(1, len(values))
@@ -197,11 +208,21 @@ def _compare(
     return values.view(shape[:-1]), student.to(low)
 
 
+def _mask(tap: AttentionTap, block: Block) -> Tensor:
+    """`[c, H or 1, m, K]`: boolean (True: may not be seen, as `masked_fill_` wants it) or additive."""
+    if tap.mask is None:
+        keys = torch.arange(block.keys.start, block.keys.stop, device=block.positions.device)
+        return (keys > block.positions[..., None])[:, None]
+    rows = block.row_index if len(tap.mask) > 1 else torch.zeros_like(block.row_index)
+    mask = tap.mask[..., block.keys][rows, :, block.positions].transpose(1, 2)
+    return ~mask if mask.dtype == torch.bool else mask
+
+
 class _Side:
     """One model's layer in a block."""
 
-    def __init__(self, tap: AttentionTap, block: Block, dtype: torch.dtype) -> None:
-        self.tap, self.block = tap, block
+    def __init__(self, tap: AttentionTap, block: Block, mask: Tensor, dtype: torch.dtype) -> None:
+        self.tap, self.block, self.mask = tap, block, mask
         # query heads that share a key head are stacked: one product a key head
         groups = tap.key.shape[1]
         query = tap.query[block.row_index, :, block.positions]  # [c, m, H, d]
@@ -228,24 +249,14 @@ class _Side:
             scores = scores.div_(self.tap.softcap).tanh_()
             self.capped = scores.clone()
             scores = scores.mul_(self.tap.softcap)
-        mask = self._mask()
-        if mask.dtype == torch.bool:
-            scores.masked_fill_(~mask, LOWEST)
+        if self.mask.dtype == torch.bool:
+            scores.masked_fill_(self.mask, LOWEST)
         else:
-            scores.add_(mask).clamp_(min=LOWEST)
+            scores.add_(self.mask).clamp_(min=LOWEST)
         if not with_sinks:
             return scores
         sinks = scores.new_full((self.heads,), LOWEST) if self.tap.sinks is None else self.tap.sinks.to(scores.dtype)
         return torch.cat([scores, sinks[None, :, None, None].expand(*scores.shape[:3], 1)], dim=-1)
-
-    def _mask(self) -> Tensor:
-        """`[c, H or 1, m, K]`."""
-        block, mask = self.block, self.tap.mask
-        if mask is None:
-            keys = torch.arange(block.keys.start, block.keys.stop, device=block.positions.device)
-            return (keys <= block.positions[..., None])[:, None]
-        rows = block.row_index if len(mask) > 1 else torch.zeros_like(block.row_index)
-        return mask[..., block.keys][rows, :, block.positions].transpose(1, 2)
 
     def add_gradients(self, slope: Tensor, gradients: Gradients) -> None:
         """slope `[c, H, m, K (+ 1)]` in the scores; adds to those of query, key and sinks. It may be written over."""
@@ -282,4 +293,4 @@ def attention_scores(tap: AttentionTap, row: int, positions: Tensor) -> Tensor:
     at = positions[None]
     index = torch.full_like(at[:, :1], row)
     block = Block(slice(row, row + 1), index, at, at, at, False, slice(0, tap.key.shape[2]))
-    return _Side(tap, block, wide(tap.query[:0]).dtype).scores(with_sinks=tap.sinks is not None)[0]
+    return _Side(tap, block, _mask(tap, block), wide(tap.query[:0]).dtype).scores(with_sinks=tap.sinks is not None)[0]

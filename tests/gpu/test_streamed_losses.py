@@ -94,7 +94,7 @@ def test_numbers_and_shapes_do_not_compile_anew(monkeypatch):
     monkeypatch.setattr(fused, "SMALLEST", 0)
     divergence, seen = by_name("scaled_jsd", beta=0.3), []
     for rows, vocabulary, temperature, factor, entropy in (
-        (600, 5003, 1.0, 1.0, 0.1), (600, 5003, 2.0, 4.0, 0.5), (300, 7000, 3.0, 1.0, 0.2), (513, 999, 1.5, 2.0, 0.1),
+        (600, 8200, 1.0, 1.0, 0.1), (600, 8200, 2.0, 4.0, 0.5), (300, 17_001, 3.0, 1.0, 0.2), (513, 9999, 1.5, 2.0, 0.1),
     ):  # fmt: skip
         student, teacher = (head(rows, vocabulary=vocabulary, seed=seed) for seed in (0, 1))
         labels = torch.randint(vocabulary, (rows,), device="cuda")
