@@ -4,6 +4,7 @@ import gc
 import importlib
 import os
 import socket
+import time
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test must not depend on a hub, nor wait for one
 # here and in every process that a test starts: for tiny models a second thread only takes the core of another test
@@ -141,6 +142,14 @@ def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
+
+
+def wait_until(true, seconds=60):
+    """Look again and again; what has not come about by then never will."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"nothing happened for {seconds} s"
+        time.sleep(0.01)
 
 
 def family(name):
