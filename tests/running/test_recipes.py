@@ -38,7 +38,10 @@ def start(*command):
 
 def run(*command, status=0):
     process = start(*command)
-    output, _ = process.communicate(timeout=SECONDS)
+    try:
+        output, _ = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
     assert process.returncode == status, output
     return output
 

@@ -40,7 +40,7 @@ def served(real_teacher, tmp_path_factory):
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/v1", folder
     finally:
-        process.terminate()
+        process.kill()
         process.wait(30)
 
 
