@@ -1,10 +1,14 @@
 """Tiny random models and a small tokenizer with a chat template; and the embedded model, for tests marked `real`."""
 
 import gc
+import importlib
 import os
 import socket
+import time
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test must not depend on a hub, nor wait for one
+# here and in every process that a test starts: for tiny models a second thread only takes the core of another test
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -140,6 +144,14 @@ def free_port():
         return free.getsockname()[1]
 
 
+def wait_until(true, seconds=60):
+    """Look again and again; what has not come about by then never will."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"nothing happened for {seconds} s"
+        time.sleep(0.01)
+
+
 def family(name):
     small = {
         "vocab_size": 320,
@@ -216,6 +228,30 @@ def build_arguments(folder, **changes) -> TrainingArguments:
 def arguments(tmp_path):
     """`build_arguments` with a folder of this test."""
     return lambda **changes: build_arguments(tmp_path / "out", **changes)
+
+
+def status_of(main, flags):
+    """What a process of a recipe would end with; an exception that would be its traceback is raised."""
+    try:
+        main(flags)
+    except SystemExit as end:
+        return end.code
+    finally:
+        gc.collect()  # the lock of a run's folder is given back, as at the end of a process
+    return 0
+
+
+@pytest.fixture
+def told(capsys):
+    """`told(recipe, *flags, status=0)`: run one here, where all is imported; what it prints, once it ended with that status."""
+
+    def run(recipe, *flags, status=0):
+        capsys.readouterr()
+        main = importlib.import_module(f"distill.recipes.{recipe}").main
+        assert status_of(main, [str(flag) for flag in flags]) == status
+        return "".join(capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")

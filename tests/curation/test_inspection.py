@@ -3,9 +3,7 @@
 import json
 import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import build_model, build_tokenizer
@@ -14,14 +12,13 @@ from rich.console import Console
 from test_contamination import QUESTION
 from test_preflight import row
 
-from distill import load_pairs
+from distill import cli, load_pairs
 from distill.curation.inspection import example, findings_list, preflight_table, show
 from distill.curation.preflight import preflight
 from distill.pairs.collate import IGNORE, PairCollator
 from distill.pairs.schema import pairs_from_rows, save_pairs
 from distill.reports.provenance import drawn_as
 
-ROOT = Path(__file__).parents[2]
 MARK = "▔"
 
 
@@ -127,25 +124,12 @@ def folder(tokenizer, tmp_path):
     return tmp_path
 
 
-def test_the_verb_inspect_shows_all_and_says_it_in_json_too(folder):
-    command = [
-        sys.executable,
-        "-m",
-        "distill.cli",
-        "inspect",
-        "pairs.jsonl",
-        "--against",
-        "gsm8k.jsonl",
-        "--row",
-        "draw",
-    ]
-    result = subprocess.run(
-        [*command, "--max_length", "128", "--json", "found.json", "--svg", "picture.svg"],
-        cwd=folder, capture_output=True, text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    said = " ".join(result.stdout.split())
+def test_the_verb_inspect_shows_all_and_says_it_in_json_too(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    flags = "inspect pairs.jsonl --against gsm8k.jsonl --row draw --max_length 128 --json found.json --svg picture.svg"
+    monkeypatch.setattr(sys, "argv", ["distill", *flags.split()])
+    cli.main()
+    said = " ".join(capsys.readouterr().out.split())
     assert "gsm8k.jsonl: 1 of 1 questions found, in 1 pairs (1 by the prompt, 0 by the completion)." in said
     assert "1 of 5 rows (20.0%) repeat the same draw" in said
     assert "Pair draw, " in said

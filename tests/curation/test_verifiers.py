@@ -220,9 +220,9 @@ def test_a_verifier_that_hangs_costs_its_own_row_only():
         except ValueError as error:
             said.append(str(error))
 
-    thread = threading.Thread(target=elsewhere)
+    thread = threading.Thread(target=elsewhere, daemon=True)
     thread.start()
-    thread.join()
+    thread.join(60)
     assert "needs the main thread" in said[0]
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from conftest import build_pairs
+from conftest import build_pairs, wait_until
 
 from distill.basics import disk
 from distill.basics.jsonl import is_intact, sealed_line
@@ -17,6 +17,7 @@ from distill.generation import journal, journal_rows
 from distill.generation.journal import Journal
 from distill.pairs.schema import load_pairs
 
+SECONDS = 60  # until a process or thread that hangs is given up
 SETTINGS = {"teacher": "tiny", "seed": 0}
 ROWS = build_pairs(4).to_list()
 
@@ -49,6 +50,7 @@ def in_a_child(work):
     """Run in a forked process, which ends without any cleaning up; what it ended with."""
     child = os.fork()
     if child == 0:
+        signal.alarm(SECONDS)
         try:
             work()
         except ValueError as error:
@@ -156,16 +158,20 @@ def test_one_process_at_a_time_and_a_killed_one_leaves_no_lock(tmp_path):
         first.append(ROWS[:1])
     child = os.fork()
     if child == 0:
-        held = Journal(path, SETTINGS)
-        held.append(ROWS[1:2])
-        (tmp_path / "ready").touch()
-        time.sleep(60)
-    while not (tmp_path / "ready").exists():
-        time.sleep(0.01)
-    with pytest.raises(ValueError, match="being written by another process"):
-        Journal(path, SETTINGS)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+        try:
+            held = Journal(path, SETTINGS)
+            held.append(ROWS[1:2])
+            (tmp_path / "ready").touch()
+            time.sleep(2 * SECONDS)
+        finally:
+            os._exit(1)
+    try:
+        wait_until((tmp_path / "ready").exists, SECONDS)
+        with pytest.raises(ValueError, match="being written by another process"):
+            Journal(path, SETTINGS)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
     assert content(path) == by_id(ROWS[:2])
 
 
@@ -258,10 +264,12 @@ def test_appends_share_flushes_and_all_are_flushed_at_the_end(tmp_path, monkeypa
 def test_threads_may_append_together(tmp_path):
     rows = [{**ROWS[i % 4], "id": f"row{i}"} for i in range(400)]
     with Journal(tmp_path / "p.jsonl", SETTINGS) as made:
-        threads = [threading.Thread(target=lambda k=k: [made.append([r]) for r in rows[k::8]]) for k in range(8)]
+        threads = [
+            threading.Thread(target=lambda k=k: [made.append([r]) for r in rows[k::8]], daemon=True) for k in range(8)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            thread.join(SECONDS)
     assert content(tmp_path / "p.jsonl") == by_id(rows)
     assert (tmp_path / "p.jsonl").read_bytes().count(b"\n") == 400

@@ -85,14 +85,14 @@ def test_two_at_once_make_it_once(made, monkeypatch):
     found = []
 
     def fetch():
-        together.wait()
+        together.wait(60)
         found.append(fetch_embedded(NAME))
 
-    threads = [threading.Thread(target=fetch) for _ in range(2)]
+    threads = [threading.Thread(target=fetch, daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert len(found) == 2
     assert len(made) == 1
 

@@ -166,7 +166,7 @@ def test_a_quantised_teacher_keeps_embeddings_and_head(shapes):
 
 
 def test_a_teacher_too_large_is_told_what_would_fit():
-    teacher = shape_of(config(12, hidden_size=128, intermediate_size=512), torch.bfloat16)
+    teacher = shape_of(config(4, hidden_size=128, intermediate_size=512), torch.bfloat16)
     student = shape_of(config(1), torch.float32)
     white = plan(Setting(8, 16, objectives=[Logits()]), student, teacher)
     black = plan(Setting(8, 16), student)

@@ -1,33 +1,25 @@
-"""Every recipe, run as a user runs it: a script in a process of its own, on a tiny model from a folder."""
+"""Recipes on a tiny model from a folder: whole runs, refusals, and Ctrl-C; where the process is the point, in one of its own."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import pytest
-from conftest import build_model, build_pairs, build_tokenizer, save_teacher
+from conftest import SPECIAL, build_model, build_pairs, build_tokenizer, save_teacher, status_of
 
-from distill import load_pairs
+from distill import cli, load_pairs
 from distill.running.folder import RunFolder
 from distill.trainers.checkpoints import last_complete_checkpoint
 
 ROOT = Path(__file__).parents[2]
 TINY = [
-    "--layers",
-    "2",
-    "--max_new_tokens",
-    "8",
-    "--held_out",
-    "3",
-    "--per_device_train_batch_size",
-    "4",
-    "--bf16",
-    "False",
-]
+    "--layers", "2", "--max_new_tokens", "8", "--held_out", "3", "--per_device_train_batch_size", "4", "--bf16", "False",
+]  # fmt: skip
+SECONDS = 300  # until a process that hangs is given up
 
 
 @pytest.fixture(scope="module")
@@ -35,40 +27,32 @@ def teacher(tmp_path_factory):
     return save_teacher(tmp_path_factory.mktemp("teacher"))
 
 
-def start(*command, **kwargs):
-    # one thread: these models are tiny, and threads of several processes would wait for each other
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+def start(*command):
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a runner may have it ignored
-        **kwargs,
     )  # fmt: skip
 
 
 def run(*command, status=0):
     process = start(*command)
-    output, _ = process.communicate(timeout=300)
+    try:
+        output, _ = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
     assert process.returncode == status, output
     return output
 
 
 def compare(teacher, output, *flags):
-    return [
-        "recipes/compare.py",
-        "--teacher",
-        teacher,
-        "--prompts",
-        teacher / "prompts.txt",
-        "--output_dir",
-        output,
-        *TINY,
-        *flags,
-    ]
+    return ["--teacher", teacher, "--prompts", teacher / "prompts.txt", "--output_dir", output, *TINY, *flags]
 
 
-def test_compare_writes_a_report_and_continues(teacher, tmp_path):
-    first = run(*compare(teacher, tmp_path / "run", "--max_steps", "3", "--points", "3"))
+def test_compare_writes_a_report_and_continues(teacher, tmp_path, told):
+    three = compare(teacher, tmp_path / "run", "--max_steps", "3", "--points", "3")
+    first = told("compare", *three)
     page = (tmp_path / "run" / "report.html").read_text()
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert len(results["runs"]) == 4
@@ -81,25 +65,23 @@ def test_compare_writes_a_report_and_continues(teacher, tmp_path):
         "http://creativecommons.org", ""
     ).replace("https://matplotlib.org", "")
     assert "left" in first
-    again = run(*compare(teacher, tmp_path / "run", "--max_steps", "3", "--points", "3"))
+    again = told("compare", *three)
     assert "Continuing the run" in again
     assert "train_runtime" not in again, "a finished training was repeated"
-    more = run(
-        *compare(teacher, tmp_path / "run", "--max_steps", "3", "--points", "3", "--seeds", "3", "--answers", "2")
-    )
+    more = told("compare", *three, "--seeds", "3", "--answers", "2")
     assert more.count("'train_loss'") == 2, "a seed can be added to a run that is there"
-    flags = ["--max_steps", "3", "--points", "3", "--seeds", "1", "--answers", "1", "--ablation"]
-    table = run(*compare(teacher, tmp_path / "run", *flags))
+    table = told("compare", *three, "--seeds", "1", "--answers", "1", "--ablation")
     assert table.count("'train_loss'") == 2, "and the ablation: two more ways"
     assert "| White box + hidden states + attention |" in table
     assert "What more of the inside adds" in (tmp_path / "run" / "report.html").read_text()
-    other = run(*compare(teacher, tmp_path / "run", "--max_steps", "4", "--points", "3"), status=1)
+    other = told("compare", *three, "--max_steps", "4", status=1)
     assert "holds another run (max_steps: 3 there, 4 now)" in other
     assert "Traceback" not in other
 
 
 @pytest.mark.parametrize("recipe", ["black_box", "white_box"])
 def test_single_recipes_from_a_config_file(teacher, tmp_path, recipe):
+    """As a user runs them: a script in a process of its own."""
     config = tmp_path / "config.yaml"
     config.write_text(f"teacher: {teacher}\nprompts: {teacher}/prompts.txt\nmax_steps: 9\nlayers: 2\nbf16: false\n")
     flags = ["--objectives", "logits,hidden=0.5,attention=0.5"] if recipe == "white_box" else []
@@ -115,46 +97,50 @@ def test_single_recipes_from_a_config_file(teacher, tmp_path, recipe):
         assert "step 2: held-out KL" in output
 
 
-def test_a_student_of_other_tokens_gets_the_text(teacher, tmp_path):
-    from conftest import SPECIAL
-
+def test_a_student_of_other_tokens_gets_the_text(teacher, tmp_path, told):
     other = tmp_path / "other"
     tokenizer = build_tokenizer(special=[*SPECIAL, "<extra>"])  # every id but the first three is another
     build_model(seed=5, vocab_size=400).save_pretrained(other)
     tokenizer.save_pretrained(other)
     common = ["--teacher", teacher, "--student", other, "--prompts", teacher / "prompts.txt", *TINY, "--max_steps", "1"]
-    assert "tokenised anew" in run("recipes/black_box.py", *common, "--output_dir", tmp_path / "black")
+    assert "tokenised anew" in told("black_box", *common, "--output_dir", tmp_path / "black")
     ready = ["--pairs", tmp_path / "black" / "pairs.jsonl", "--student", teacher, *TINY, "--max_steps", "1"]
-    assert "tokenised anew" not in run("recipes/black_box.py", *ready, "--output_dir", tmp_path / "own")
-    refused = run("recipes/white_box.py", *common, "--output_dir", tmp_path / "white", status=1)
+    assert "tokenised anew" not in told("black_box", *ready, "--output_dir", tmp_path / "own")
+    refused = told("white_box", *common, "--output_dir", tmp_path / "white", status=1)
     assert "different vocabularies" in refused
     assert "Traceback" not in refused
 
 
 def interrupt(command, text):
-    """Start, wait until `text` is printed, press Ctrl-C."""
+    """Start, wait until `text` is printed, press Ctrl-C; all that was printed."""
     process = start(*command)
-    seen = ""
-    for line in process.stdout:
-        seen += line
-        if text in line:
-            process.send_signal(signal.SIGINT)
-            break
-    rest, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, seen + rest
+    deadline = threading.Timer(SECONDS, process.kill)  # a process that hangs says nothing more
+    deadline.start()
+    try:
+        seen = ""
+        for line in process.stdout:
+            seen += line
+            if text in line:
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stdout.read()
+        assert process.wait() == 130, seen + rest
+    finally:
+        deadline.cancel()
+        process.kill()
     assert "Traceback" not in rest
     assert "the same command goes on from there" in rest
     return seen + rest
 
 
-def test_ctrl_c_in_training_and_again(teacher, tmp_path):
+def test_ctrl_c_in_training_and_again(teacher, tmp_path, told):
     """Interrupted in the middle, the run ends with the very weights and curve of an unbroken one."""
     flags = ["--max_steps", "40", "--seeds", "1", "--logging_steps", "1"]
-    run(*compare(teacher, tmp_path / "whole", *flags))
-    command = compare(teacher, tmp_path / "broken", *flags)
-    interrupt(command, "'loss'")
+    told("compare", *compare(teacher, tmp_path / "whole", *flags))
+    broken = compare(teacher, tmp_path / "broken", *flags)
+    interrupt(["recipes/compare.py", *broken], "'loss'")
     assert last_complete_checkpoint(tmp_path / "broken" / "black_box-seed0") is not None
-    run(*command)
+    told("compare", *broken)
     for way in ("black_box", "white_box"):
         a, b = (
             (tmp_path / name / f"{way}-seed0" / "student" / "model.safetensors").read_bytes()
@@ -167,30 +153,38 @@ def test_ctrl_c_in_training_and_again(teacher, tmp_path):
         assert [p["held_out"] for p in a["curve"]] == [p["held_out"] for p in b["curve"]]
 
 
-def test_ctrl_c_in_generation_and_again(teacher, tmp_path):
-    """The final pairs are those of an unbroken run."""
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("\n".join(f"the cat {i} {'so ' * (i % 7)}{i * i}" for i in range(400)))
+# `distill`, with a teacher that answers three batches and then waits for Ctrl-C
+PAUSING = """
+import time
+from distill import cli, teachers
 
-    def command(name):
+def complete(*args, batches=[], real=teachers.LocalTeacher.complete):
+    batches.append(1)
+    if len(batches) > 3:
+        print("waiting", flush=True)
+        time.sleep(3600)
+    return real(*args)
+
+teachers.LocalTeacher.complete = complete
+cli.main()
+"""
+
+
+def test_ctrl_c_in_generation_and_again(teacher, tmp_path, told):
+    """The final pairs are those of an unbroken run."""
+
+    def flags(name):
         return [
-            "-m", "distill.cli", "generate", "--teacher", teacher, "--prompts", prompts, "--max_new_tokens", "24",
-            "--batch_size", "4", "--output", tmp_path / name,
+            "--teacher", teacher, "--prompts", teacher / "prompts.txt", "--max_new_tokens", "24", "--batch_size", "2",
+            "--output", tmp_path / name,
         ]  # fmt: skip
 
-    process = start(*command("broken.jsonl"))
-    for _ in range(600):
-        time.sleep(0.1)
-        if (tmp_path / "broken.jsonl").exists() and (tmp_path / "broken.jsonl").stat().st_size > 0:
-            break
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
-    done = len((tmp_path / "broken.jsonl").read_bytes().splitlines())
-    run(*command("broken.jsonl"))
-    run(*command("whole.jsonl"))
+    interrupt(["-c", PAUSING, "generate", *flags("broken.jsonl")], "waiting")
+    assert len((tmp_path / "broken.jsonl").read_bytes().splitlines()) == 6
+    told("generate", *flags("broken.jsonl"))
+    told("generate", *flags("whole.jsonl"))
     whole, broken = (load_pairs(tmp_path / f"{name}.jsonl") for name in ("whole", "broken"))
-    assert 0 < done < len(whole)
+    assert len(whole) == 12
     assert sorted(whole.to_list(), key=lambda r: r["id"]) == sorted(broken.to_list(), key=lambda r: r["id"])
 
 
@@ -205,10 +199,10 @@ def test_ctrl_c_in_generation_and_again(teacher, tmp_path):
         (["--answers", "0"], "answers is 0; it must be at least 1"),
     ],
 )
-def test_bad_input_is_one_sentence(teacher, tmp_path, flags, words):
+def test_bad_input_is_one_sentence(teacher, tmp_path, flags, words, told):
     (tmp_path / "empty.txt").write_text("")
     flags = [str(tmp_path / flag) if flag == "empty.txt" else flag for flag in flags]
-    output = run(*compare(teacher, tmp_path / "run", "--max_steps", "1", *flags), status=1)
+    output = told("compare", *compare(teacher, tmp_path / "run", "--max_steps", "1", *flags), status=1)
     assert words in output
     assert "Traceback" not in output
 
@@ -246,7 +240,9 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.name != ".lock"] == ["thesis.txt"]
 
 
-def test_the_command(teacher):
+def test_the_command(monkeypatch, capsys):
     assert "compare" in run("-m", "distill.cli")
     assert "no verb 'train'" in run("-m", "distill.cli", "train", status=1)
-    assert "--max_new_tokens" in run("-m", "distill.cli", "generate", "--help")
+    monkeypatch.setattr(sys, "argv", ["distill", "generate", "--help"])
+    assert status_of(lambda _: cli.main(), []) == 0
+    assert "--max_new_tokens" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from conftest import build_tokenizer
+from conftest import build_tokenizer, wait_until
 from fake_server import (
     FakeServer,
     answer_text,
@@ -170,8 +170,7 @@ def test_ctrl_c_keeps_what_is_finished(server, tmp_path, monkeypatch):
     kept = len((tmp_path / "pairs.jsonl").read_text().splitlines())
     assert kept >= 5
     assert not [t for t in threading.enumerate() if t.name == "requests"], "requests go on after the interruption"
-    while server.in_flight:  # the one that was given up may still be there
-        time.sleep(0.01)
+    wait_until(lambda: not server.in_flight)  # the one that was given up may still be there
     sent = len(server.asked)
     run(asked, output=tmp_path / "pairs.jsonl")
     assert 24 - kept <= len(server.asked) - sent <= 25 - kept, "at most one that was sent already arrives late"

@@ -3,11 +3,10 @@
 import os
 import shutil
 import signal
-import time
 
 import pytest
 import torch
-from conftest import build_arguments, build_model, build_pairs
+from conftest import build_arguments, build_model, build_pairs, wait_until
 from process_runs import CASES, FSDP, endless, exported, gathers_of_a_step, gradients, gradients_with, saving, training
 from processes import run_processes, start_processes
 from transformers import AutoModelForCausalLM
@@ -142,13 +141,6 @@ def test_when_one_process_ends_the_others_stop_with_a_sentence(tmp_path, ending,
     finally:
         for process in started:
             process.kill()
-
-
-def wait_until(true, seconds=60):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.05)
 
 
 def test_more_processes_than_rows_are_refused():
