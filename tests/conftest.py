@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import socket
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test must not depend on a hub, nor wait for one
@@ -173,6 +174,17 @@ def value_of(objective, student, teacher, inputs, rows):
         run_with_taps(student, student, inputs, rows, objective.student_request()),
         run_with_taps(teacher, teacher, inputs, rows, objective.teacher_request()),
     )
+
+
+@pytest.fixture(autouse=True)
+def no_alarm_left():
+    """A timer that is left running fails its test by name; an alarm that nobody hears would end pytest and name none."""
+    told = "a timer was left running: its alarm (SIGALRM) would end the process"
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail(told))
+    yield
+    left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+    assert not left, told
 
 
 @pytest.fixture(scope="session")
