@@ -4,6 +4,7 @@ import pytest
 from conftest import build_pairs, build_tokenizer
 
 from distill.pairs.collate import PairCollator, supervised_rows
+from distill.pairs.measures import PairArrays
 from distill.pairs.packing import pack_pairs
 from distill.pairs.schema import pairs_from_rows
 from distill.reports.provenance import describe_pairs
@@ -33,7 +34,9 @@ def test_the_supervised_tokens_of_a_card_are_the_rows_that_carry_loss(change, ma
         rows.append(row)
     assert len(rows) > 12
     pairs = pairs_from_rows(rows, where="test")
-    expected = sum(int(supervised_rows(collate([row])["labels"]).sum()) for row in pairs)
+    each = [int(supervised_rows(collate([row])["labels"]).sum()) for row in pairs]
+    expected = sum(each)
+    assert PairArrays(pairs, max_length).supervised().tolist() == each
     assert describe_pairs(pairs, max_length)["supervised_tokens"] == expected
     assert int(supervised_rows(collate(list(pairs))["labels"]).sum()) == expected, "padding counts nothing"
 
