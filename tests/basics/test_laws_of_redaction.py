@@ -21,3 +21,12 @@ def test_a_secret_that_holds_another_one_is_removed_whole(monkeypatch, longer):
         assert secret_in([longer]) is not None
         for name, _ in order:
             monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("length", [7, 8, 9])
+def test_a_secret_is_removed_from_eight_characters_on(monkeypatch, length):
+    """Shorter values (a port, "none") are words of everyday text."""
+    secret = "zq7xkvw3p"[:length]
+    monkeypatch.setenv("MY_PASSWORD", secret)
+    assert clean(f"it is {secret}.") == f"it is {REMOVED if length >= 8 else secret}."
+    assert (secret_in([secret]) is not None) is (length >= 8)

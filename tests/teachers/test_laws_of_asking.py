@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 from types import SimpleNamespace
+from typing import Any
 
+import openai
 import pytest
 from conftest import build_tokenizer
 from hypothesis import given, settings
@@ -59,6 +61,31 @@ def test_the_waits_between_attempts_double_up_to_a_limit(monkeypatch, backoff):
 @pytest.mark.parametrize("retries", [0, 1, 3])
 def test_there_are_as_many_waits_as_further_attempts(monkeypatch, retries):
     assert len(waits_of(monkeypatch, 1, retries=retries, backoff=1.0)) == retries
+
+
+@pytest.mark.parametrize("others", [True, False], ids=["others get through", "nobody does"])
+def test_to_be_told_to_wait_is_a_failure_only_where_nobody_gets_through(monkeypatch, others):
+    """A server with a queue says 429 as often as it likes, and the request is had in the end."""
+    refusals = iter(range(10))
+
+    async def ask():
+        async with Endpoint("http://localhost:1/v1", "NO_KEY", timeout=5, retries=2, backoff=0) as asked:
+
+            async def send(*args, **kwargs):
+                asked.answered += others
+                if next(refusals, None) is not None:
+                    response: Any = SimpleNamespace(status_code=429, headers={}, request=None, reason_phrase="busy")
+                    raise openai.RateLimitError("busy", response=response, body=None)
+                return {"had": True}
+
+            asked._client = SimpleNamespace(post=send, close=asked._client.close)
+            return await asked.post("/completions", {}, lambda payload: payload)
+
+    if others:
+        assert asyncio.run(ask()) == {"had": True}
+    else:
+        with pytest.raises(Refused, match="no answer in 3 attempts"):
+            asyncio.run(ask())
 
 
 # ------------------------------------------------------------------------------------------------------- ends
