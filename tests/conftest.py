@@ -3,6 +3,7 @@
 import gc
 import importlib
 import os
+import signal
 import socket
 import time
 
@@ -190,6 +191,17 @@ def signals_of(term, student, teacher, inputs, rows, labels=None):
 def value_of(term, student, teacher, inputs, rows):
     """`[N]` of a term on a batch."""
     return term(*signals_of(term, student, teacher, inputs, rows))
+
+
+@pytest.fixture(autouse=True)
+def no_alarm_left():
+    """A timer that is left running fails its test by name; an alarm that nobody hears would end pytest and name none."""
+    told = "a timer was left running: its alarm (SIGALRM) would end the process"
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail(told))
+    yield
+    left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+    assert not left, told
 
 
 @pytest.fixture(scope="session")

@@ -132,10 +132,12 @@ def _own_ids(answer: Answer, text: str, tokenizer: PreTrainedTokenizerBase) -> l
     same = _bare if answer.reasoning else str
     if same(_decoded(answer.ids, tokenizer)) != same(text):
         return None
-    ends = answer.ids[-1] in tokenizer.all_special_ids
-    if answer.finish_reason == "length":
-        return answer.ids[:-1] if ends else answer.ids
-    return answer.ids if ends or tokenizer.eos_token_id is None else [*answer.ids, tokenizer.eos_token_id]
+    special = tokenizer.all_special_ids
+    if answer.finish_reason == "length":  # whatever stands there, the teacher did not end: some servers pad with EOS
+        last = max((place for place, token in enumerate(answer.ids) if token not in special), default=-1)
+        return answer.ids[: last + 1]
+    ends = answer.ids[-1] in special or tokenizer.eos_token_id is None
+    return answer.ids if ends else [*answer.ids, tokenizer.eos_token_id]
 
 
 def _decoded(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
