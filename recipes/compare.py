@@ -27,9 +27,9 @@ import distill
 from distill import BlackBoxTrainer, WhiteBoxTrainer, generate, make_student
 from distill.basics.progress import Stages
 from distill.evaluation import Agreement, AgreementCurve, HeldOut
-from distill.generation.prompts import read_prompts
 from distill.models.load import fast_dtype
 from distill.models.students import STRATEGIES
+from distill.pairs.prompts import read_prompts
 from distill.reports.card import write_card
 from distill.reports.pictures import check_report_extra
 from distill.reports.report import ABLATION, WAYS, ablation_table, write_report

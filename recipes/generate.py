@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distill import generate
-from distill.generation.prompts import read_distinct_prompts, write_prompts
+from distill.generation.prompts import write_prompts
+from distill.pairs.prompts import read_distinct_prompts
 from distill.running.arguments import parse
 from distill.running.folder import one_sentence
 from distill.running.recipe import ServerArguments, teacher_behind

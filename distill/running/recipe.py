@@ -16,14 +16,14 @@ from distill.basics import processes
 from distill.basics.fingerprint import fingerprint
 from distill.basics.settings import training_settings
 from distill.generation import generate
-from distill.generation.prompts import read_distinct_prompts, write_prompts
+from distill.generation.prompts import write_prompts
 from distill.models.adapters import load_in_4bit
 from distill.models.load import fast_dtype, load_model, load_tokenizer
 from distill.models.quantising import in_bits
 from distill.models.students import STRATEGIES
 from distill.objectives import AttentionMaps, HiddenStates, Logits, Objective
-from distill.pairs import load_pairs
-from distill.pairs.schema import are_tokens_of, retokenize
+from distill.pairs import are_tokens_of, load_pairs, retokenize
+from distill.pairs.prompts import read_distinct_prompts
 from distill.running.arguments import parse
 from distill.running.folder import RunFolder
 from distill.teachers import LocalTeacher, ServerTeacher

@@ -15,7 +15,7 @@ from distill.basics import disk
 from distill.basics.jsonl import is_intact, sealed_line
 from distill.generation import journal, journal_rows
 from distill.generation.journal import Journal
-from distill.pairs.schema import load_pairs
+from distill.pairs import load_pairs
 
 SETTINGS = {"teacher": "tiny", "seed": 0}
 ROWS = build_pairs(4).to_list()

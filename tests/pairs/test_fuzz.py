@@ -19,7 +19,8 @@ from pydantic_core import from_json
 
 from distill.basics.jsonl import CHECKSUM, sealed_line
 from distill.generation.journal import Journal
-from distill.pairs.schema import COLUMNS, OPTIONAL, load_pairs, pairs_from_rows
+from distill.pairs import load_pairs
+from distill.pairs.schema import COLUMNS, OPTIONAL, pairs_from_rows
 
 SEEN: Counter[str] = Counter()
 FOLDER = tempfile.TemporaryDirectory(
