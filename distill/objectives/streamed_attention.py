@@ -5,14 +5,11 @@ block the element-wise work goes tile by tile through the processor's cache. The
 with s the scaling and S the slope in the scores, dQ = s S K and dK = s S^T Q.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from distill.objectives.divergences import LOWEST, Divergence, by_name, wide
-from distill.objectives.streaming import gradients_for, in_precision_of
+from distill.objectives.streaming import in_precision_of, streamed
 from distill.signals import AttentionTap
 
 BLOCK = 2**22  # scores of one side held at once: 16 MiB in float32
@@ -38,40 +35,12 @@ def attention_divergence(
     Source: the maps as in MiniLM (Wang et al. 2020); the streaming as in FlashAttention (Dao et al. 2022) in that no map is
     stored, with the gradient taken in the forward pass.
     """
-    if torch.is_grad_enabled():
-        values: Tensor = _Streamed.apply(student.query, student.key, student.sinks, student, teacher, rows, divergence)
-        return values
-    return _value_and_grads(student, teacher, rows, divergence, (False,) * 3)[0]
-
-
-class _Streamed(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        sinks: Tensor | None,
-        student: AttentionTap,
-        teacher: AttentionTap,
-        rows: Tensor,
-        divergence: Divergence,
-    ) -> Tensor:
-        ctx.arguments = (_cut(student), _cut(teacher), rows, divergence, ctx.needs_input_grad[:3])
-        values, ctx.gradients = _value_and_grads(
-            _cut(student), _cut(teacher), rows, divergence, ctx.needs_input_grad[:3]
-        )
-        return values
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> Any:
-        kept, ctx.gradients = ctx.gradients, None
-        student, teacher, rows, divergence, needed = ctx.arguments
-
-        def again() -> list[Tensor | None]:
-            return _value_and_grads(student, teacher, rows, divergence, needed, upstream)[1]
-
-        return *gradients_for(upstream, kept, again), None, None, None, None
+    taps = _cut(student), _cut(teacher)
+    values, _ = streamed(
+        lambda needed, weights: _value_and_grads(*taps, rows, divergence, needed, weights),
+        (student.query, student.key, student.sinks),
+    )
+    return values
 
 
 def _cut(tap: AttentionTap) -> AttentionTap:
@@ -89,8 +58,8 @@ def _value_and_grads(
     divergence: Divergence,
     needed: tuple[bool, ...],
     row_weights: Tensor | None = None,
-) -> tuple[Tensor, list[Tensor | None]]:
-    """Values `[N]`, and the gradients of sum(row_weights * values) in the student's query, key and sinks."""
+) -> tuple[Tensor, None, list[Tensor | None]]:
+    """Values `[N]`, nothing for logs, and the gradients of sum(row_weights * values) in the student's query, key and sinks."""
     count, heads, time = int(rows.sum()), student.query.shape[1], rows.shape[1]
     exact = wide(student.query[:0]).dtype
     values = torch.zeros(count, dtype=exact, device=rows.device)
@@ -113,7 +82,7 @@ def _value_and_grads(
                 weight = 1 / heads if row_weights is None else row_weights[at, None] / heads
                 sides[0].add_gradients(slope.mul_(weight), gradients)
             done = at.stop
-    return values, in_precision_of(originals, gradients)
+    return values, None, in_precision_of(originals, gradients)
 
 
 def _compare(student: Tensor, teacher: Tensor, divergence: Divergence) -> tuple[Tensor, Tensor]:

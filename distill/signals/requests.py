@@ -1,7 +1,10 @@
 """One forward pass, and what was asked to be let out of it."""
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import torch
@@ -28,6 +31,11 @@ class SignalRequest:
     head: LogitTransform | None = None
     hidden: frozenset[int] = frozenset()
     attention: frozenset[int] = frozenset()
+
+    @classmethod
+    def union(cls, requests: Iterable["SignalRequest"]) -> "SignalRequest":
+        """All that any of them asks for."""
+        return reduce(or_, requests, cls())
 
     def __or__(self, other: "SignalRequest") -> "SignalRequest":
         return SignalRequest(

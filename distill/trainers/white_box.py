@@ -121,8 +121,8 @@ class WhiteBoxTrainer(ProjectingTrainer):
                     "HiddenStates(distance='cka') compares the states of a whole row, and a packed row holds several pairs; "
                     "leave packing out, or choose distance='mse' or 'cosine'."
                 )
-        self._student_request = _union(o.student_request() for o in objectives)
-        self._teacher_request = _union(o.teacher_request() for o in objectives)
+        self._student_request = SignalRequest.union(o.student_request() for o in objectives)
+        self._teacher_request = SignalRequest.union(o.teacher_request() for o in objectives)
         self._train_terms: dict[str, Tensor] = {}  # sums of values already divided, since the last log
         self._train_steps = 0  # and over how many optimiser steps
         self._last_weights: dict[str, float] = {}
@@ -272,10 +272,3 @@ def describe_non_finite(values: dict[str, Tensor], rows: Tensor, ids: list[str] 
         f"The loss at step {step} is not finite: {'; '.join(said) or 'a sum is too large'} (sums of this batch: {sums}). "
         "A smaller learning rate, max_grad_norm or bfloat16 in place of float16 may help; or look at these pairs."
     )
-
-
-def _union(requests: Any) -> SignalRequest:
-    total = SignalRequest()
-    for one in requests:
-        total = total | one
-    return total
