@@ -30,9 +30,9 @@ import datasets
 
 from distill.basics.jsonl import read_jsonl
 from distill.basics.steps import Step
+from distill.curation.rows import PARTS, texts_of
 from distill.text.words import words
 
-PARTS = ("prompt", "completion")
 Phrase = tuple[str, ...]
 _FIELDS = ("prompt", "question", "problem", "input", "text", "completion", "answer", "solution", "output", "messages")
 
@@ -129,12 +129,11 @@ def find_contamination(
     if not against or not all(against.values()):
         empty = ", ".join(name for name in against if not against[name])
         raise ValueError(f"There is nothing to compare with{': ' + empty + ' is empty' if empty else ''}.")
-    prompts, completions = [_prompt_text(p) for p in pairs["prompt"][:]], pairs["completion"][:]
     ids = pairs["id"][:]
     sets = {name: _Questions(listed, n, shortest, common) for name, listed in against.items()}
     found: dict[str, list[Hit]] = {name: [] for name in sets}
-    for part, texts in zip(PARTS, (prompts, completions), strict=True):
-        for row, text in enumerate(texts):
+    for part in PARTS:
+        for row, text in enumerate(texts_of(pairs, part)):
             said = words(text)
             for name, questions in sets.items():
                 for question, held, phrase in questions.held_by(said, whole=part == "prompt"):
@@ -181,7 +180,7 @@ def read_evaluation(path: str | os.PathLike[str], columns: Iterable[str] = _FIEL
     texts: list[str] = []
     if source.suffix == ".jsonl":
         for where, row in read_jsonl(source):
-            found = [_prompt_text(row[name]) for name in columns if name in row and isinstance(row[name], str | list)]
+            found = [_text_of(row[name]) for name in columns if name in row and isinstance(row[name], str | list)]
             if not found:
                 raise ValueError(f"{where}: none of the columns {', '.join(columns)}; the line has {', '.join(row)}.")
             texts.extend(text for text in found if text.strip())
@@ -264,8 +263,9 @@ def _overlap(name: str, questions: _Questions, hits: list[Hit]) -> Overlap:
     )
 
 
-def _prompt_text(prompt: Any) -> str:
-    if isinstance(prompt, str):
-        return prompt
-    contents = (message.get("content") if isinstance(message, dict) else message for message in prompt)
+def _text_of(value: Any) -> str:
+    """A text, or the contents of messages, or texts of a list."""
+    if isinstance(value, str):
+        return value
+    contents = (message.get("content") if isinstance(message, dict) else message for message in value)
     return "\n".join(content for content in contents if isinstance(content, str))

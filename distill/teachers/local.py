@@ -10,6 +10,7 @@ from accelerate.utils import align_module_device
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.basics.fingerprint import fingerprint
+from distill.models.ends import eos_ids
 from distill.models.evaluating import evaluating
 from distill.models.load import fast_dtype, load_model, load_tokenizer, weights_fingerprint
 from distill.models.quantising import is_dispatched, is_quantised
@@ -98,9 +99,7 @@ class LocalTeacher:
 
     def eos_ids(self) -> set[int]:
         """Token ids that end a completion: those of the model's generation config and the tokenizer's EOS."""
-        configured = self.model.generation_config.eos_token_id if self.model.generation_config else None
-        listed = configured if isinstance(configured, list) else [configured]
-        return {int(i) for i in (*listed, self.tokenizer.eos_token_id) if i is not None}
+        return eos_ids(self.model, self.tokenizer)
 
     @torch.inference_mode()
     def complete(
