@@ -14,18 +14,9 @@ from distill import BlackBoxTrainer, make_student
 from distill.curation.preflight import check_before_training
 from distill.reports.card import write_card
 from distill.reports.provenance import drawn_as
+from distill.running.flags import BlackBoxArguments, parse_recipe, settings_of
 from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume
-from distill.running.recipe import (
-    BlackBoxArguments,
-    block_sample,
-    in_tokens_of,
-    load_student,
-    load_teacher,
-    parse_recipe,
-    prepare_pairs,
-    settings_of,
-    split_pairs,
-)
+from distill.running.stages import block_sample, in_tokens_of, load_student, load_teacher, prepare_pairs, split_pairs
 from distill.teachers import LocalTeacher
 from distill.trainers.fsdp import whole_student
 from distill.trainers.tuning import tuning_of

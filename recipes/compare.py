@@ -33,15 +33,9 @@ from distill.pairs.prompts import read_prompts
 from distill.reports.card import write_card
 from distill.reports.pictures import check_report_extra
 from distill.reports.report import ABLATION, WAYS, ablation_table, write_report
+from distill.running.flags import build_objectives, parse_recipe, settings_of
 from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume, write_json
-from distill.running.recipe import (
-    block_sample,
-    build_objectives,
-    parse_recipe,
-    prepare_prompts,
-    settings_of,
-    split_pairs,
-)
+from distill.running.stages import block_sample, prepare_prompts, split_pairs
 from distill.teachers import LocalTeacher, Sampling
 
 

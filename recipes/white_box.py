@@ -20,19 +20,9 @@ from distill.evaluation import AgreementCurve, HeldOut
 from distill.objectives.divergences import NAMES
 from distill.reports.card import write_card
 from distill.reports.provenance import drawn_as
+from distill.running.flags import DataArguments, build_objectives, parse_recipe, settings_of
 from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume
-from distill.running.recipe import (
-    DataArguments,
-    block_sample,
-    build_objectives,
-    in_tokens_of,
-    load_student,
-    local_teacher,
-    parse_recipe,
-    prepare_pairs,
-    settings_of,
-    split_pairs,
-)
+from distill.running.stages import block_sample, in_tokens_of, load_student, local_teacher, prepare_pairs, split_pairs
 from distill.signals.sources import SELF
 from distill.teachers import LocalTeacher
 from distill.text.vocabulary import shared_vocabulary
