@@ -5,10 +5,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distill.generation.asking import generate
-    from distill.models.students import make_student
+    from distill.generation import generate
+    from distill.models import make_student
     from distill.objectives import AttentionMaps, HiddenStates, Logits, Schedule, divergences
-    from distill.pairs.schema import load_pairs
+    from distill.pairs import load_pairs
     from distill.trainers import BlackBoxTrainer, WhiteBoxTrainer
 
 __version__ = "0.1.0"
@@ -28,14 +28,14 @@ __all__ = [
 # A name is imported when it is first asked for, so that `distill --help` does not wait for torch.
 _HOMES = {
     "AttentionMaps": "distill.objectives",
-    "BlackBoxTrainer": "distill.trainers.black_box",
+    "BlackBoxTrainer": "distill.trainers",
     "HiddenStates": "distill.objectives",
     "Logits": "distill.objectives",
     "Schedule": "distill.objectives",
-    "WhiteBoxTrainer": "distill.trainers.white_box",
-    "generate": "distill.generation.asking",
+    "WhiteBoxTrainer": "distill.trainers",
+    "generate": "distill.generation",
     "load_pairs": "distill.pairs",
-    "make_student": "distill.models.students",
+    "make_student": "distill.models",
 }
 
 

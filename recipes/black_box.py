@@ -11,21 +11,13 @@ command goes on from there. Flags are those below and all of transformers.Traini
 from functools import partial
 
 from distill import BlackBoxTrainer, make_student
+from distill.basics.processes import say
 from distill.curation.preflight import check_before_training
 from distill.reports.card import write_card
 from distill.reports.provenance import drawn_as
+from distill.running.flags import BlackBoxArguments, parse_recipe, settings_of
 from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume
-from distill.running.recipe import (
-    BlackBoxArguments,
-    block_sample,
-    in_tokens_of,
-    load_student,
-    load_teacher,
-    parse_recipe,
-    prepare_pairs,
-    settings_of,
-    split_pairs,
-)
+from distill.running.stages import block_sample, in_tokens_of, load_student, load_teacher, prepare_pairs, split_pairs
 from distill.teachers import LocalTeacher
 from distill.trainers.fsdp import whole_student
 from distill.trainers.tuning import tuning_of
@@ -65,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     train_or_resume(trainer)
     metrics = trainer.evaluate()
-    print(metrics)
+    say(metrics)
 
     drawn = drawn_as(args.pairs or run / "pairs.jsonl")
     student = whole_student(trainer)
@@ -82,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         metrics=metrics,
     )
     save_student(student, tokenizer, run / "student", card)
-    print(
+    say(
         f"The student is in {run / 'student'}, its model card beside it; checkpoints and the log of every step in {run.path}."
     )
 

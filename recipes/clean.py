@@ -28,9 +28,9 @@ from distill.curation.filters import (
     filter_repetition,
 )
 from distill.models.load import load_tokenizer
-from distill.pairs.schema import save_pairs
+from distill.pairs import save_pairs
 from distill.reports.provenance import write_steps
-from distill.running.arguments import parse
+from distill.running.flags import parse
 from distill.running.folder import one_sentence
 
 Cleaner = Callable[[datasets.Dataset], tuple[datasets.Dataset, Step]]

@@ -27,21 +27,15 @@ import distill
 from distill import BlackBoxTrainer, WhiteBoxTrainer, generate, make_student
 from distill.basics.progress import Stages
 from distill.evaluation import Agreement, AgreementCurve, HeldOut
-from distill.generation.prompts import read_prompts
 from distill.models.load import fast_dtype
 from distill.models.students import STRATEGIES
+from distill.pairs.prompts import read_prompts
 from distill.reports.card import write_card
 from distill.reports.pictures import check_report_extra
 from distill.reports.report import ABLATION, WAYS, ablation_table, write_report
+from distill.running.flags import build_objectives, parse_recipe, settings_of
 from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume, write_json
-from distill.running.recipe import (
-    block_sample,
-    build_objectives,
-    parse_recipe,
-    prepare_prompts,
-    settings_of,
-    split_pairs,
-)
+from distill.running.stages import block_sample, prepare_prompts, split_pairs
 from distill.teachers import LocalTeacher, Sampling
 
 

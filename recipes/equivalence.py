@@ -48,9 +48,9 @@ from distill.equivalence import (
 from distill.equivalence.programs import has_trl
 from distill.models.load import load_model, load_tokenizer
 from distill.reports.pictures import check_report_extra
-from distill.running.arguments import parse
+from distill.running.flags import parse
 from distill.running.folder import one_sentence, write_json
-from distill.running.recipe import block_sample, in_tokens_of
+from distill.running.stages import block_sample, in_tokens_of
 from distill.teachers import LocalTeacher
 
 

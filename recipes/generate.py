@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distill import generate
-from distill.generation.prompts import read_distinct_prompts, write_prompts
-from distill.running.arguments import parse
+from distill.generation.prompts import write_prompts
+from distill.pairs.prompts import read_distinct_prompts
+from distill.running.flags import ServerArguments, parse
 from distill.running.folder import one_sentence
-from distill.running.recipe import ServerArguments, teacher_behind
+from distill.running.stages import teacher_behind
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address
 

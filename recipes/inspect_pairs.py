@@ -21,7 +21,7 @@ from distill.curation.inspection import check_rich, example, findings_list, pref
 from distill.curation.preflight import preflight
 from distill.models.embedded import EMBEDDED
 from distill.models.load import load_tokenizer
-from distill.running.arguments import parse
+from distill.running.flags import parse
 from distill.running.folder import one_sentence
 
 

@@ -28,9 +28,8 @@ from distill.planning import (
     plan,
     shape_of,
 )
-from distill.running.arguments import parse
+from distill.running.flags import build_objectives, parse
 from distill.running.folder import one_sentence
-from distill.running.recipe import build_objectives
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

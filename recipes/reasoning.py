@@ -32,8 +32,9 @@ from distill.evaluation.accuracy import Accuracy, accuracy, accuracy_table
 from distill.generation.worked_examples import CHAIN_SUM, Example, read_examples, with_examples, without_examples
 from distill.models.load import fast_dtype, load_model, load_tokenizer
 from distill.reports.card import write_card
+from distill.running.flags import ServerArguments, parse_recipe, settings_of
 from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume, write_json
-from distill.running.recipe import ServerArguments, in_tokens_of, parse_recipe, settings_of, teacher_behind
+from distill.running.stages import in_tokens_of, teacher_behind
 from distill.teachers import LocalTeacher, Sampling, ServerTeacher
 from distill.teachers.server import is_address
 from distill.text.traces import CUT_TRACES, cut_traces

@@ -15,24 +15,15 @@ from types import SimpleNamespace
 from typing import Any
 
 from distill import WhiteBoxTrainer, make_student
+from distill.basics.processes import say
 from distill.curation.preflight import check_before_training
 from distill.evaluation import AgreementCurve, HeldOut
 from distill.objectives.divergences import NAMES
 from distill.reports.card import write_card
 from distill.reports.provenance import drawn_as
+from distill.running.flags import DataArguments, build_objectives, parse_recipe, settings_of
 from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume
-from distill.running.recipe import (
-    DataArguments,
-    block_sample,
-    build_objectives,
-    in_tokens_of,
-    load_student,
-    local_teacher,
-    parse_recipe,
-    prepare_pairs,
-    settings_of,
-    split_pairs,
-)
+from distill.running.stages import block_sample, in_tokens_of, load_student, local_teacher, prepare_pairs, split_pairs
 from distill.signals.sources import SELF
 from distill.teachers import LocalTeacher
 from distill.text.vocabulary import shared_vocabulary
@@ -111,10 +102,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     train_or_resume(trainer)
     metrics = trainer.evaluate()
-    print(metrics)
+    say(metrics)
     points: Any = [entry for entry in trainer.state.log_history if "held_out" in entry]
     for point in points:
-        print(f"step {point['step']}: held-out KL {point['held_out']['kl']:.3f}, top-1 {point['held_out']['top1']:.1%}")
+        say(f"step {point['step']}: held-out KL {point['held_out']['kl']:.3f}, top-1 {point['held_out']['top1']:.1%}")
 
     drawn = drawn_as(args.pairs or run / "pairs.jsonl")
     student = whole_student(trainer)
@@ -132,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
         metrics={**metrics, **(points[-1]["held_out"] if points else {})},
     )
     save_student(student, tokenizer, run / "student", card)
-    print(
+    say(
         f"The student is in {run / 'student'}, its model card beside it; checkpoints and the log of every step in {run.path}."
     )
 

@@ -33,7 +33,7 @@ from distill.models.embedded import fetch_embedded
 from distill.models.load import fast_dtype, load_model, load_tokenizer
 from distill.pairs.schema import pairs_from_rows
 from distill.planning import Plan, Setting, cut, plan, shape_of
-from distill.running.recipe import build_objectives
+from distill.running.flags import build_objectives
 
 aten = torch.ops.aten
 

@@ -53,7 +53,7 @@ def measure(folder: Path) -> bool:
 def _opening(folder: Path, rows: list[dict[str, Any]]) -> bool:
     from distill.basics.jsonl import sealed_line
     from distill.generation.journal import Journal
-    from distill.pairs.schema import load_pairs
+    from distill.pairs import load_pairs
 
     path = folder / "many.jsonl"
     with Journal(path, {}):

@@ -15,7 +15,7 @@ from measuring import table
 from transformers import LlamaConfig
 
 from distill.planning import Plan, Setting, changed, gib, plan, shape_of, traffic
-from distill.running.recipe import build_objectives
+from distill.running.flags import build_objectives
 
 # Published shapes of Llama 3.1 and 3.2 (Llama team 2024): width, inner width, layers, heads, key heads, head size, tied
 SHAPES = {

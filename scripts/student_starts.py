@@ -10,7 +10,7 @@ import argparse
 from distill import load_pairs, make_student
 from distill.evaluation import HeldOut
 from distill.models.students import STRATEGIES, block_influence
-from distill.running.recipe import block_sample
+from distill.running.stages import block_sample
 from distill.teachers import LocalTeacher
 
 

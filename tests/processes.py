@@ -52,7 +52,7 @@ def run_processes(count, function, *args):
 def start_processes(count, function, *args):
     """The ends of pipes that results will come through, and the processes."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["conftest", "white_box_runs", "distill.running.recipe", "peft"])
+    context.set_forkserver_preload(["conftest", "white_box_runs", "distill.running.stages", "peft"])
     port, ends, started = free_port(), [], []
     for rank in range(count):
         ours, theirs = context.Pipe(duplex=False)

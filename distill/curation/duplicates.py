@@ -6,19 +6,15 @@ kept by a filter learns the teacher *given that the filter passes* (docs/explana
 sequences changed the expected gradient by 54% there).
 """
 
-from collections.abc import Collection, Hashable, Iterable
-from typing import Any
+from collections.abc import Hashable
 
 import datasets
-import numpy as np
-import pyarrow.compute as pc
 
 from distill.basics.steps import Step
+from distill.curation.rows import PARTS, keep_rows, one_of, row_keys, short, texts_of
 from distill.text.near_duplicates import near_duplicates
 
-PARTS = ("prompt", "completion")
 DUPLICATES = ("id", "draw", "pair", "prompt", "completion")
-_EXAMPLES = 3
 
 
 def drop_duplicates(pairs: datasets.Dataset, by: str = "draw") -> tuple[datasets.Dataset, Step]:
@@ -104,54 +100,3 @@ def drop_near_duplicates(
     )
     settings = {"of": of, "threshold": threshold, "numbers_matter": numbers_matter}
     return keep_rows(pairs, [i not in say for i in range(len(pairs))], f"near duplicates ({of})", effect, settings, say)
-
-
-def texts_of(pairs: datasets.Dataset, part: str) -> list[str]:
-    """The prompts or completions as texts; messages by their contents."""
-    if part == "completion" or len(pairs) == 0 or isinstance(pairs[0]["prompt"], str):
-        return pairs[part][:]
-    return ["\n".join(message["content"] for message in prompt) for prompt in pairs["prompt"][:]]
-
-
-def row_keys(pairs: datasets.Dataset, by: str) -> list[Any]:
-    """One key a row, equal for rows that are the same in the sense of `drop_duplicates`."""
-    if by == "id":
-        return pairs["id"][:]
-    columns: list[Iterable[Hashable]] = []
-    if by != "completion":
-        columns.append(_bytes_of(pairs, "prompt_ids"))
-    if by != "prompt":
-        columns.append(_bytes_of(pairs, "completion_ids"))
-    if by == "draw":
-        columns += [pairs["teacher"][:], pairs["sample"][:]]
-    return list(zip(*columns, strict=True))
-
-
-def _bytes_of(pairs: datasets.Dataset, column: str) -> list[bytes]:
-    """Each row's ids as bytes."""
-    lists = pairs.with_format("arrow")[:][column].combine_chunks()
-    sizes = np.asarray(pc.list_value_length(lists)).astype(np.int64) * 4
-    ends = sizes.cumsum()
-    data = np.ascontiguousarray(pc.list_flatten(lists).to_numpy(), dtype=np.int32).tobytes()
-    return [data[start:end] for start, end in zip((ends - sizes).tolist(), ends.tolist(), strict=True)]
-
-
-def keep_rows(
-    pairs: datasets.Dataset, kept: list[bool], name: str, effect: str, settings: dict[str, Any], say: dict[int, str]
-) -> tuple[datasets.Dataset, Step]:
-    """The rows to keep, and the record of it; `say` tells for each other row, by its index, why it goes."""
-    ids = pairs["id"][:]
-    examples = [f"{ids[i]}: {say[i]}" for i, keep in enumerate(kept) if not keep][:_EXAMPLES]
-    step = Step(name, len(pairs), sum(kept), effect, settings, tuple(examples))
-    return (pairs.select(np.flatnonzero(kept)) if step.removed else pairs), step
-
-
-def one_of(name: str, value: str, allowed: Collection[str]) -> None:
-    """Raise `ValueError` unless `value` is allowed."""
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
-
-
-def short(text: str, length: int = 80) -> str:
-    """A text for people, in quotes, its end left out if it is long."""
-    return repr(text if len(text) <= length else f"{text[: length - 4]} ...")

@@ -6,7 +6,8 @@ from typing import Any
 import datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.curation.findings import LEVELS, Finding, Look
+from distill.basics.processes import say
+from distill.curation.checks import LEVELS, Checks, Finding
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,15 @@ def preflight(
         raise ValueError("There are no pairs to look at.")
     if batch_size < 1 or (max_length is not None and max_length < 1):
         raise ValueError(f"batch_size is {batch_size} and max_length {max_length}; both must be at least 1.")
-    look = Look(pairs, tokenizer, max_length, model)
-    look.shape(batch_size)
-    look.ends()
-    look.vocabulary()
-    look.texts()
-    look.traces()
-    look.repetitions(near)
-    look.origins()
-    return Preflight(look.figures, tuple(sorted(look.findings, key=lambda finding: LEVELS.index(finding.level))))
+    checks = Checks(pairs, tokenizer, max_length, model)
+    checks.shape(batch_size)
+    checks.ends()
+    checks.vocabulary()
+    checks.texts()
+    checks.traces()
+    checks.repetitions(near)
+    checks.origins()
+    return Preflight(checks.figures, tuple(sorted(checks.findings, key=lambda finding: LEVELS.index(finding.level))))
 
 
 def check_before_training(
@@ -102,7 +103,7 @@ def check_before_training(
         ValueError: training could not work with these pairs.
     """
     report = preflight(pairs, tokenizer, max_length, model, batch_size=batch_size)
-    print(report, flush=True)
+    say(report)
     if report.errors:
         raise ValueError(f"These pairs cannot be trained on. {report.errors[0]}")
     return report

@@ -7,8 +7,8 @@ from typing import Any
 
 import datasets
 
-from distill.basics.fingerprint import fingerprint
 from distill.basics.steps import Step
+from distill.pairs.groups import rows_by_prompt
 
 KEEP = ("all", "best", "first_correct", "up_to")
 UNSCORED = ("drop", "raise")
@@ -96,7 +96,7 @@ def pass_rates(pairs: datasets.Dataset, threshold: float = 1.0) -> PassRates:
     Raises:
         ValueError: the pairs have no score.
     """
-    groups, scores = _groups(pairs), _scores(pairs)
+    groups, scores = rows_by_prompt(pairs).values(), _scores(pairs)
     scored = [[scores[i] for i in group if scores[i] is not None] for group in groups]
     correct = [sum(score >= threshold for score in group if score is not None) for group in scored]
     errors = pairs["score_error"] if "score_error" in pairs.column_names else []
@@ -138,7 +138,7 @@ def select(
         >>> kept, step = select(verify(pairs, rows, number_match()), "up_to", k=2)
     """
     _check(keep, k, unscored)
-    groups, scores = _groups(pairs), _scores(pairs)
+    groups, scores = rows_by_prompt(pairs).values(), _scores(pairs)
     missing = [i for i, score in enumerate(scores) if score is None]
     if missing and unscored == "raise":
         error = pairs[missing[0]].get("score_error") or "no reason is given"
@@ -243,15 +243,12 @@ def effect_of(pairs: datasets.Dataset, kept: datasets.Dataset, threshold: float 
         threshold: what is correct; `None` counts every scored completion.
     """
     scores = _scores(pairs)
-    before = [[i for i in group if scores[i] is not None] for group in _groups(pairs)]
-    before = [group for group in before if group]
-    keys = pairs["prompt_ids"]
-    left: dict[str, int] = {}
-    for ids in kept["prompt_ids"]:
-        left[fingerprint(ids)] = left.get(fingerprint(ids), 0) + 1
+    groups, left = rows_by_prompt(pairs), rows_by_prompt(kept)
+    scored = {prompt: [i for i in group if scores[i] is not None] for prompt, group in groups.items()}
+    counts = [len(left.get(prompt, ())) for prompt, group in scored.items() if group]
+    before = [group for group in scored.values() if group]
     correct = [sum(threshold is None or (scores[i] or 0.0) >= threshold for i in group) for group in before]
     rates = [right / len(group) for right, group in zip(correct, before, strict=True)]
-    counts = [left.get(fingerprint(keys[group[0]]), 0) for group in before]
     old, new = _weights([len(group) for group in before]), _weights(counts)
     solved = [rate for rate, count in zip(rates, counts, strict=True) if count and rate]
     return Effect(
@@ -284,14 +281,6 @@ def _scores(pairs: datasets.Dataset) -> list[float | None]:
             return [None] * len(pairs)
         raise ValueError("The pairs have no score; give them one with distill.curation.verifiers.verify.")
     return list(pairs["score"])
-
-
-def _groups(pairs: datasets.Dataset) -> list[list[int]]:
-    """Places of the pairs of each prompt, in the order in which the prompts appear."""
-    groups: dict[str, list[int]] = {}
-    for i, ids in enumerate(pairs["prompt_ids"]):
-        groups.setdefault(fingerprint(ids), []).append(i)
-    return list(groups.values())
 
 
 def _weights(counts: Sequence[int]) -> list[float]:

@@ -18,8 +18,8 @@ from distill.equivalence.results import Section
 from distill.equivalence.same_program import SAME, claim_equal, measure
 from distill.evaluation import HeldOut
 from distill.models.load import fast_dtype
+from distill.pairs import load_pairs
 from distill.pairs.collate import PairCollator
-from distill.pairs.schema import load_pairs
 from distill.teachers import LocalTeacher
 from distill.trainers.black_box import BlackBoxTrainer
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distill.models.evaluating import evaluating
 from distill.models.load import fast_dtype
 from distill.objectives.divergences import forward_kl
 from distill.pairs.collate import PairCollator, supervised_rows, supervised_tokens
@@ -118,13 +119,8 @@ class HeldOut:
     def _logits(model: PreTrainedModel, batch: dict[str, Tensor], autocast: AbstractContextManager[Any]) -> Tensor:
         inputs = {name: tensor.to(model.device) for name, tensor in batch.items() if name != "labels"}
         rows = supervised_rows(batch["labels"]).to(model.device)
-        was_training = model.training
-        model.eval()
-        try:
-            with autocast:
-                signals = run_with_taps(model, model, inputs, rows, SignalRequest(logits=True))
-        finally:
-            model.train(was_training)
+        with evaluating(model), autocast:
+            signals = run_with_taps(model, model, inputs, rows, SignalRequest(logits=True))
         assert signals.logits is not None
         return signals.logits
 

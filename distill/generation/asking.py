@@ -209,7 +209,7 @@ def _asked_last(prompt: Prompt) -> str:
 def _listed(prompts: Iterable[Prompt] | datasets.Dataset) -> list[Prompt]:
     if isinstance(prompts, str):
         raise ValueError(
-            "prompts is one string; give a list of prompts, or read a file with distill.generation.prompts.read_prompts."
+            "prompts is one string; give a list of prompts, or read a file with distill.pairs.prompts.read_prompts."
         )
     if isinstance(prompts, datasets.Dataset):
         if "prompt" not in prompts.column_names:

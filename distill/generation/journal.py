@@ -1,15 +1,14 @@
 """An append-only JSONL file of finished pairs that survives interruption at any moment.
 
-Beside `pairs.jsonl` lie `pairs.settings.json`, which says whose rows these are, and `pairs.jsonl.lock`. Versions of the
-format: 1 (no `journal_format` in the settings file; lines without checksums) and 2 (sealed lines, see `distill.basics.jsonl`).
-Both are read; what is appended is version 2. Where a journal of version 1 was continued, `unsealed_bytes` says how much
-of it has no checksums: elsewhere a line without one is damaged.
+Beside `pairs.jsonl` lie `pairs.settings.json`, which says whose rows these are, and `pairs.jsonl.lock`. Every line ends with a
+checksum of its own (see `distill.basics.jsonl`).
 """
 
 import json
 import os
 import threading
-from collections.abc import Iterable
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -17,9 +16,8 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from distill.basics.disk import make_folder, sync_folder, write_all, write_durably
-from distill.basics.jsonl import parse_line, sealed_line
-from distill.generation.journal_rows import JournalRows
-from distill.pairs.schema import complete_row
+from distill.basics.jsonl import is_intact, parse_line, sealed_id, sealed_line
+from distill.pairs.schema import COLUMNS, OPTIONAL, complete_row
 
 FORMAT = 2
 SYNC_SECONDS = 0.02
@@ -70,11 +68,11 @@ class Journal:
                 f"{self.path} is being written by another process; wait for it or give another path."
             ) from None
         try:
-            unsealed = self._check_settings(settings)
+            self._check_settings(settings)
             if not self.path.exists():
                 self.path.touch()
                 sync_folder(self.path.parent)
-            self.rows = JournalRows(self.path, unsealed)
+            self.rows = JournalRows(self.path)
             self._end = self._safe = self.rows.end
             self.torn = self.path.stat().st_size - self._end
             if self.torn:
@@ -210,10 +208,9 @@ class Journal:
             f"could not write to {self.path} ({error.strerror}); the {len(self.rows)} pairs written before are safe",
         )
 
-    def _check_settings(self, settings: dict[str, Any]) -> int:
-        """How many bytes of the file the first version of the format wrote."""
+    def _check_settings(self, settings: dict[str, Any]) -> None:
         beside = self.path.with_suffix(".settings.json")
-        wanted = json.loads(json.dumps(settings))
+        wanted = {"journal_format": FORMAT, **json.loads(json.dumps(settings))}
         size = self.path.stat().st_size if self.path.exists() else 0
         if size and not beside.is_file():
             raise ValueError(
@@ -221,14 +218,14 @@ class Journal:
                 "give another path."
             )
         found = _read_settings(beside) if size else {}
-        version, unsealed = found.pop("journal_format", 1), found.pop("unsealed_bytes", 0)
-        if version not in (1, FORMAT):
+        if size and found.get("journal_format") != FORMAT:
             raise ValueError(
-                f"{self.path} is a journal of format {version!r}, from another version of distill; this one reads 1 to "
-                f"{FORMAT}. Give another path, or use that version."
+                f"{self.path} is a journal of format {found.get('journal_format', 1)!r}, from another version of distill; this one "
+                f"reads {FORMAT}. Give another path (load_pairs reads the rows of any format), or use that version."
             )
-        lines = _bytes_of_lines(self.path) if size and (found != wanted or version != FORMAT) else size
-        if found != wanted and lines:
+        if found == wanted:
+            return
+        if size and _has_a_line(self.path):
             absent = "nothing"
             names = [n for n in {**found, **wanted} if found.get(n, absent) != wanted.get(n, absent)]
             differences = "; ".join(
@@ -237,11 +234,7 @@ class Journal:
             raise ValueError(
                 f"{self.path} holds pairs of another run ({differences}). Give another path, or the old settings."
             )
-        if found == wanted and version == FORMAT:
-            return int(unsealed) if type(unsealed) is int else 0
-        version_of = {"journal_format": FORMAT} | ({"unsealed_bytes": lines} if lines else {})
-        write_durably(beside, json.dumps({**version_of, **wanted}, indent=1))
-        return lines
+        write_durably(beside, json.dumps(wanted, indent=1))
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -256,7 +249,81 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return found
 
 
-def _bytes_of_lines(path: Path) -> int:
-    """Up to the end of the last whole line."""
+def _has_a_line(path: Path) -> bool:
+    """Whether there is a whole line."""
     with path.open("rb") as file:
-        return sum(len(line) for line in file if line.endswith(b"\n"))
+        return file.readline().endswith(b"\n")
+
+
+class JournalRows(Mapping[str, dict[str, Any]]):
+    """The rows of a journal by id, read from the file when they are asked for: memory holds only where each one lies.
+
+    A sealed line whose checksum agrees is not parsed until then; any other line is parsed and checked at once.
+
+    Args:
+        path: the journal.
+
+    Raises:
+        ValueError: a line that is no row of a journal, or two rows with one id and different contents.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._at, self.end = path, dict[str, tuple[int, int]](), 0
+        self._file, self._guard = path.open("rb", buffering=0), threading.Lock()
+        weakref.finalize(self, self._file.close)  # rows are still asked for when the journal is closed
+        with path.open("rb", buffering=2**20) as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                if not line.isspace():
+                    self._read(line, f"{path}:{number}")
+                self.end += len(line)
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        return self._row_of(self.line(key), f"{self._path}: the pair {key}", self._at[key][0])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._at)
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._at
+
+    def line(self, key: str) -> bytes:
+        """The bytes of a row's line."""
+        offset, length = self._at[key]
+        with self._guard:
+            self._file.seek(offset)
+            return self._file.read(length)
+
+    def add(self, key: str, offset: int, length: int) -> None:
+        """A row was written there."""
+        self._at[key] = (offset, length)
+
+    def forget_from(self, end: int) -> None:
+        """The file ends there; rows beyond are gone."""
+        self._at = {key: at for key, at in self._at.items() if at[0] < end}
+
+    def _read(self, line: bytes, where: str) -> None:
+        key = sealed_id(line) if is_intact(line) else None
+        row = None if key else self._row_of(line, where, self.end)
+        key = key or str(row and row["id"])
+        if key not in self._at:
+            self.add(key, self.end, len(line))
+            return
+        if self.line(key) != line and self[key] != (row or self._row_of(line, where, self.end)):
+            raise ValueError(
+                f"{where}: a second row with the id {key}, with another content than the first; remove one of them."
+            )
+
+    def _row_of(self, line: bytes, where: str, offset: int) -> dict[str, Any]:
+        row = parse_line(line, where, first=offset == 0, sealed=True)
+        strange = row.keys() - {*COLUMNS, *OPTIONAL} | set(COLUMNS) - row.keys()
+        if strange:
+            raise ValueError(
+                f"{where}: not a line that a journal wrote (see {', '.join(sorted(strange)):.60}); remove it, and its pair "
+                "is asked for again."
+            )
+        return complete_row(row, where)

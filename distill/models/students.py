@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from distill.models.evaluating import evaluating
 from distill.models.quantising import is_dispatched, is_quantised
 
 KEPT_LAYERS = "distill_kept_layers"  # in the student's config: which teacher layers its layers are
@@ -111,7 +112,7 @@ def block_influence(model: PreTrainedModel, sample: Sequence[Sequence[int]]) -> 
     """
     _, layers = find_layers(model)
     total, tokens = torch.zeros(len(layers)), 0
-    with _evaluating(model), _layer_io(layers) as io:
+    with evaluating(model), _layer_io(layers) as io:
         for ids in sample:
             io.clear()
             model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False)
@@ -169,16 +170,6 @@ def _cut_weights(weights: dict[str, torch.Tensor], prefix: str, kept: list[int])
 
 def _text_config(model: PreTrainedModel) -> Any:
     return model.config.get_text_config(decoder=True)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 @contextmanager

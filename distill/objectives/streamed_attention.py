@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from distill.objectives import fused
 from distill.objectives.attention_blocks import Block, Blocks, neighbours_of
 from distill.objectives.divergences import LOWEST, Divergence, by_name, wide
-from distill.objectives.streaming import gradients_for, in_precision_of, multiplies_low
+from distill.objectives.streaming import in_precision_of, multiplies_low, streamed
 from distill.signals import AttentionTap, SupervisedRows
 
 BLOCK = 2**22  # scores of one side held at once: 16 MiB in float32
@@ -48,37 +47,12 @@ def attention_divergence(
     """
     ours, theirs = ([tap] if isinstance(tap, AttentionTap) else list(tap) for tap in (student, teacher))
     where = rows if isinstance(rows, SupervisedRows) else SupervisedRows.of(rows)
-    leaves = [tensor for tap in ours for tensor in (tap.query, tap.key, tap.sinks)]
     pairs = [(_cut(s), _cut(t)) for s, t in zip(ours, theirs, strict=True)]
-    if torch.is_grad_enabled():
-        values: Tensor = _Streamed.apply(pairs, where, divergence, *leaves)
-        return values
-    return _value_and_grads(pairs, where, divergence, [False] * len(leaves))[0]
-
-
-class _Streamed(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        pairs: list[tuple[AttentionTap, AttentionTap]],
-        rows: SupervisedRows,
-        divergence: Divergence,
-        *leaves: Tensor | None,
-    ) -> Tensor:
-        ctx.arguments = pairs, rows, divergence, list(ctx.needs_input_grad[3:])
-        values, ctx.gradients = _value_and_grads(*ctx.arguments)
-        return values
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> Any:
-        kept, ctx.gradients = ctx.gradients, None
-
-        def again() -> Gradients:
-            pairs, rows, divergence, needed = ctx.arguments
-            return _value_and_grads(pairs, rows, divergence, needed, upstream)[1]
-
-        return None, None, None, *gradients_for(upstream, kept, again)
+    values, _ = streamed(
+        lambda needed, weights: _value_and_grads(pairs, where, divergence, needed, weights),
+        [tensor for tap in ours for tensor in (tap.query, tap.key, tap.sinks)],
+    )
+    return values
 
 
 def _cut(tap: AttentionTap) -> AttentionTap:
@@ -100,8 +74,8 @@ def _value_and_grads(
     divergence: Divergence,
     needed: Sequence[bool],
     row_weights: Tensor | None = None,
-) -> tuple[Tensor, Gradients]:
-    """Values `[N]`, and the gradients of sum(row_weights * values) in each layer's query, key and sinks."""
+) -> tuple[Tensor, None, Gradients]:
+    """Values `[N]`, nothing for logs, and the gradients of sum(row_weights * values) in each layer's query, key and sinks."""
     originals = [tensor for student, _ in pairs for tensor in (student.query, student.key, student.sinks)]
     exact, count = wide(pairs[0][0].query[:0]).dtype, len(rows)
     (batch, time), device = rows.mask.shape, rows.index.device
@@ -135,7 +109,7 @@ def _value_and_grads(
             gradient.mul_(share / pairs[i // 3][0].query.shape[1])
             if i % 3 == 0:
                 gradients[i] = gradient[:-1].view(batch, time, *gradient.shape[1:]).transpose(1, 2)
-    return values[:count].mul_(share), in_precision_of(originals, gradients)
+    return values[:count].mul_(share), None, in_precision_of(originals, gradients)
 
 
 def _laid_out(tensor: Tensor, kind: int) -> tuple[int, ...]:

@@ -13,15 +13,13 @@ The gradient kept is that of the sum over rows. Whoever reduces by another weigh
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from distill.objectives import fused
 from distill.objectives.divergences import LOWEST, Divergence, wide
-from distill.objectives.streaming import gradients_for, in_precision_of, multiplies_low
+from distill.objectives.streaming import in_precision_of, multiplies_low, streamed
 from distill.signals import HeadTap
 
 GROUP = 2**28  # bytes of gradients held at once; several groups need a float32 copy of the head's gradient
@@ -66,45 +64,14 @@ def next_token_divergence(
         `[N]` with gradient to the student's hidden states, head and bias; and, with cross-entropy, `[N]` of it alone, for
         logs, without gradient.
 
-    Source: the order of the loops is ours; the gradient in the forward pass as in Liger ValueAndGrad (Hsu et al. 2024).
+    Source: the order of the loops is ours; the gradient in the forward pass as in Liger Kernel (Hsu et al. 2024).
     """
-    if torch.is_grad_enabled():
-        values, entropy = _Streamed.apply(
-            student.hidden, student.weight, student.bias, student, teacher, comparison, labels
-        )
-    else:
-        values, entropy, _ = _value_and_grads(_cut(student), _cut(teacher), comparison, labels, (False, False, False))
+    taps = _cut(student), _cut(teacher)
+    values, entropy = streamed(
+        lambda needed, weights: _value_and_grads(*taps, comparison, labels, needed, weights),
+        (student.hidden, student.weight, student.bias),
+    )
     return values, entropy if comparison.cross_entropy else None
-
-
-class _Streamed(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        student: HeadTap,
-        teacher: HeadTap,
-        comparison: Comparison,
-        labels: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        ctx.needed = ctx.needs_input_grad[:3]
-        ctx.taps, ctx.comparison, ctx.labels = (_cut(student), _cut(teacher)), comparison, labels
-        values, entropy, ctx.gradients = _value_and_grads(_cut(student), _cut(teacher), comparison, labels, ctx.needed)
-        ctx.mark_non_differentiable(entropy)
-        return values, entropy
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> Any:
-        kept, ctx.gradients = ctx.gradients, None
-        student, teacher = ctx.taps
-
-        def again() -> list[Tensor | None]:
-            return _value_and_grads(student, teacher, ctx.comparison, ctx.labels, ctx.needed, upstream)[2]
-
-        return *gradients_for(upstream, kept, again), None, None, None, None
 
 
 def _cut(tap: HeadTap) -> HeadTap:

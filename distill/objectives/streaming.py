@@ -1,25 +1,51 @@
-"""What both maps share: gradients computed in the forward pass, for a sum over rows."""
+"""What both streamed losses share: gradients computed in the forward pass, for a sum over rows."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# (which inputs need a gradient, weights of the rows or None for 1) -> values [N], figures for logs, a gradient for each input
+Pass = Callable[[tuple[bool, ...], Tensor | None], tuple[Tensor, Tensor | None, list[Tensor | None]]]
 
 
-def gradients_for(
-    upstream: Tensor, kept: Sequence[Tensor | None] | None, again: Callable[[], Sequence[Tensor | None]]
-) -> list[Tensor | None]:
-    """The kept gradients of the plain sum, times the one number that upstream is; else those of a second pass.
+def streamed(go_through: Pass, inputs: Sequence[Tensor | None]) -> tuple[Tensor, Tensor | None]:
+    """Values of rows whose gradient in `inputs` is computed together with them, for their plain sum.
+
+    Whoever reduces by one factor gets that gradient times the factor, and by another weight for each row that of a second pass.
 
     Args:
-        upstream: `[N]`, the gradient in each row's value.
-        kept: gradients of the sum over rows; scaled in place. None: used up by an earlier backward pass.
-        again: goes through the rows once more, with `upstream` as the weights of the rows.
+        go_through: the work, on tensors without a graph; gradients are those of sum(row weights * values).
+        inputs: what gets gradients.
+
+    Returns:
+        `[N]` with gradient, and the figures for logs without.
     """
-    if kept is None or not _is_constant(upstream):
-        return list(again())
-    # in place: the gradient of a head is as large as the head, and nobody else has it
-    return [g if g is None or not len(upstream) else g.mul_(upstream[0]) for g in kept]
+    if not torch.is_grad_enabled():
+        return go_through((False,) * len(inputs), None)[:2]
+    values, logged = _Streamed.apply(go_through, *inputs)
+    return values, logged
+
+
+class _Streamed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, go_through: Pass, *inputs: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        ctx.go_through, ctx.needed = go_through, ctx.needs_input_grad[1:]
+        values, logged, ctx.gradients = go_through(ctx.needed, None)
+        if logged is not None:
+            ctx.mark_non_differentiable(logged)
+        return values, logged
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> Any:
+        kept, ctx.gradients = ctx.gradients, None
+        if kept is None or not _is_constant(upstream):
+            return None, *ctx.go_through(ctx.needed, upstream)[2]
+        # in place: the gradient of a head is as large as the head, and nobody else has it
+        return None, *(g if g is None or not len(upstream) else g.mul_(upstream[0]) for g in kept)
 
 
 def _is_constant(upstream: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""The pair: one training row. Its schema, and how pairs are read and written.
+"""The pair: one training row. Its columns, and what a row must be to become one.
 
 | column | type | meaning |
 |---|---|---|
@@ -25,24 +25,27 @@ Token ids are the truth: training uses nothing else. Text is for people, because
 identity.
 """
 
-import json
-import os
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from typing import Any
 
 import datasets
 from transformers import PreTrainedTokenizerBase
 
 from distill.basics.fingerprint import fingerprint
-from distill.basics.jsonl import read_jsonl
-from distill.pairs.columns import OPTIONAL, optional_columns
 from distill.text.conversations import conversation_row
-from distill.text.encode import Messages, as_prompt, check_messages, encode_completion, encode_prompt, opens_trace
+from distill.text.encode import as_prompt, check_messages, encode_completion, encode_prompt, opens_trace
 from distill.text.traces import fit_trace
 
 COLUMNS = ("id", "prompt", "completion", "prompt_ids", "completion_ids", "finish_reason", "sample", "teacher")
+OPTIONAL = (
+    "token_source",
+    "score",
+    "score_error",
+    "loss_mask",
+    "top_logprobs",
+)  # there only where something filled them
 FINISH_REASONS = ("stop", "length")
+TOKEN_SOURCES = ("teacher", "text")
 
 
 def features(messages: bool, optional: Collection[str] = ()) -> datasets.Features:
@@ -73,118 +76,6 @@ def features(messages: bool, optional: Collection[str] = ()) -> datasets.Feature
     )
 
 
-def load_pairs(
-    path: str | os.PathLike[str],
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    *,
-    chat: bool | None = None,
-    turns: str = "last",
-) -> datasets.Dataset:
-    """Read pairs from a JSONL file (plain or journal) or an Arrow folder written by `save_pairs`.
-
-    Rows that carry token ids are taken as they are. A row with only `prompt` and `completion` texts, e.g. one written
-    by a person, is tokenised once if a tokenizer is given; so is a row with `messages`, a whole conversation.
-
-    Args:
-        path: a `.jsonl` file, or a folder.
-        tokenizer: needed only for rows without token ids.
-        chat: for those rows, as in `distill.text.encode.as_prompt`.
-        turns: of a conversation, whether its `"last"` or `"all"` of the assistant's turns carry loss.
-
-    Returns:
-        A dataset with the columns of this module, in the order of the file.
-
-    Raises:
-        ValueError: no such file, no rows, or a bad row; the message names the file and the line.
-
-    Example:
-        >>> pairs = load_pairs("runs/demo/pairs.jsonl")
-        >>> pairs[0]["finish_reason"]
-        'stop'
-    """
-    source = Path(path)
-    if source.is_dir():
-        if not (source / "dataset_info.json").is_file():
-            raise ValueError(
-                f"{source} is a folder without pairs; expected one that save_pairs wrote, or a .jsonl file."
-            )
-        pairs = datasets.load_from_disk(str(source))
-        missing = [name for name in COLUMNS if name not in pairs.column_names]
-        if missing:
-            raise ValueError(f"{source} has no column {', '.join(missing)}; pairs have {', '.join(COLUMNS)}.")
-        return pairs
-    return pairs_from_rows(
-        (complete_row(row, where, tokenizer, chat, turns) for where, row in read_jsonl(source)), where=str(source)
-    )
-
-
-def pair_from_conversation(
-    messages: Messages, tokenizer: PreTrainedTokenizerBase, *, turns: str = "last"
-) -> dict[str, Any]:
-    """One pair from a conversation that ends with the assistant; see `distill.text.conversations.conversation_row`."""
-    return complete_row({"messages": messages}, "The conversation", tokenizer, turns=turns)
-
-
-def save_pairs(pairs: datasets.Dataset, path: str | os.PathLike[str]) -> None:
-    """Write pairs as JSONL if the path ends in `.jsonl`, else as an Arrow folder; replaces nothing that exists.
-
-    Raises:
-        ValueError: the path exists already.
-    """
-    target = Path(path)
-    if target.exists():
-        raise ValueError(f"{target} exists already; give a new path, or remove it first.")
-    if target.suffix != ".jsonl":
-        pairs.save_to_disk(str(target))
-        return
-    part = target.with_suffix(".jsonl.part")
-    with part.open("w", encoding="utf-8") as file:
-        for row in pairs:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    os.replace(part, target)
-
-
-def are_tokens_of(pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, rows: int = 16) -> bool:
-    """Whether the pairs' ids are this tokenizer's: do they decode to the text that stands beside them?
-
-    A chat template's tokens around the last turn are looked at, too: models of one family rename ids (151644 is
-    `<|im_start|>` in Qwen2.5 and `<｜User｜>` in DeepSeek-R1-Distill-Qwen), and their ordinary text decodes the same.
-    """
-    for row in pairs.select(range(min(rows, len(pairs)))):
-        # ids beyond the tokenizer (slots a padded head may emit) decode to nothing, on both sides
-        if row["completion"] not in str(tokenizer.decode(row["completion_ids"], skip_special_tokens=True)):
-            return False
-        if not isinstance(row["prompt"], str) and tokenizer.chat_template is not None:
-            # not the whole prompt: some templates write today's date into its beginning
-            asked = row["prompt"][-1]["content"]
-            there = str(tokenizer.decode(row["prompt_ids"])).rpartition(asked)
-            here = str(tokenizer.decode(encode_prompt(row["prompt"], tokenizer))).rpartition(asked)
-            if asked and (there[0][-12:], there[2][:12]) != (here[0][-12:], here[2][:12]):
-                return False
-    return True
-
-
-def retokenize(pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> datasets.Dataset:
-    """The same pairs in another tokenizer's tokens, made from their text; for a student that has not the teacher's tokens.
-
-    Raises:
-        ValueError: a completion without text, or a prompt the tokenizer cannot encode; pairs with a loss mask, which is one of
-            tokens.
-    """
-    if "loss_mask" in pairs.column_names:
-        raise ValueError(
-            "These pairs have a loss_mask of other tokens, so they cannot be tokenised anew; load the conversations they were made "
-            "from with this student's tokenizer."
-        )
-    text = ("id", "prompt", "completion", "finish_reason", "sample", "teacher", "score", "score_error")
-    rows = [{name: row[name] for name in text if name in row} for row in pairs if row["completion"]]
-    if len(rows) < len(pairs):
-        print(
-            f"{len(pairs) - len(rows)} of {len(pairs)} pairs have an empty text (the teacher ended at once) and are left out."
-        )
-    return pairs_from_rows((complete_row(row, f"pair {row['id']}", tokenizer) for row in rows), where="the pairs")
-
-
 def pairs_from_rows(rows: Iterator[dict[str, Any]] | list[dict[str, Any]], where: str) -> datasets.Dataset:
     """A dataset of complete rows.
 
@@ -212,7 +103,7 @@ def complete_row(
     """One row with all columns, checked; token ids are made only where there are none.
 
     Raises:
-        ValueError: see `load_pairs`.
+        ValueError: see `distill.pairs.load_pairs`.
     """
     if "messages" in row and "completion" not in row:
         row = {**_at(where, conversation_row, row, tokenizer, turns), "token_source": "text"}
@@ -269,8 +160,53 @@ def complete_row(
         "finish_reason": finish_reason,
         "sample": sample,
         "teacher": teacher,
-        **optional_columns(row, where, completion_ids),
+        **_optional_columns(row, where, completion_ids),
     }
+
+
+def _optional_columns(row: dict[str, Any], where: str, completion_ids: list[int]) -> dict[str, Any]:
+    """Those of a row that are filled, checked.
+
+    Raises:
+        ValueError: a value of another kind or size than `distill.pairs` says.
+    """
+    found = {name: row[name] for name in OPTIONAL if row.get(name) is not None}
+    source, score, error = (found.get(name) for name in ("token_source", "score", "score_error"))
+    if source is not None and source not in TOKEN_SOURCES:
+        raise ValueError(f"{where}: token_source is {source!r:.60}, expected one of {TOKEN_SOURCES}.")
+    if score is not None and not _is_number(score):
+        raise ValueError(f"{where}: score must be a finite number, not {score!r:.60}.")
+    if error is not None and not isinstance(error, str):
+        raise ValueError(f"{where}: score_error must be text, not {error!r:.60}.")
+    mask = found.get("loss_mask")
+    if mask is not None:
+        if not isinstance(mask, list) or not all(type(m) is int and m in (0, 1) for m in mask):
+            raise ValueError(f"{where}: loss_mask must be a list of 0 and 1, not {str(mask)[:60]}.")
+        if len(mask) != len(completion_ids) or not any(mask):
+            raise ValueError(
+                f"{where}: loss_mask has {len(mask)} places and {sum(mask)} of them are 1; it needs one for each of the "
+                f"{len(completion_ids)} completion tokens, and at least one 1."
+            )
+    top = found.get("top_logprobs")
+    if top is not None and not (isinstance(top, list) and all(_is_top(place) for place in top)):
+        raise ValueError(f"{where}: top_logprobs must be a list of {{tokens, logprobs}}, not {str(top)[:60]}.")
+    return found if score is None else {**found, "score": float(score)}
+
+
+def _is_top(place: Any) -> bool:
+    return (
+        isinstance(place, dict)
+        and place.keys() == {"tokens", "logprobs"}
+        and all(isinstance(value, list) for value in place.values())
+        and len(place["tokens"]) == len(place["logprobs"])
+        and all(isinstance(token, str) for token in place["tokens"])
+        and all(map(_is_number, place["logprobs"]))
+    )
+
+
+def _is_number(value: Any) -> bool:
+    """Finite also as the 32-bit float that log-probabilities are kept as."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 3e38
 
 
 def _at(where: str, function: Any, *args: Any) -> Any:

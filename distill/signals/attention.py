@@ -19,6 +19,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from distill.models.evaluating import evaluating
 from distill.signals.hidden import probe_tokens
 
 # Other kernels get masks of other shapes, which maps does not read.
@@ -157,13 +158,9 @@ def probe_attention(
             f"{type(model).__name__} attends only to keys that it picks ({picked[0]}={getattr(config, picked[0])}), and two "
             "models pick differently, so their maps cannot be compared; leave AttentionMaps out."
         )
-    was_training, outputs = model.training, dict[int, Tensor]()
-    model.eval()
-    try:
-        with record_attention(model, layers, outputs) as taps:
-            model(input_ids=probe_tokens(model), use_cache=False)
-    finally:
-        model.train(was_training)
+    outputs = dict[int, Tensor]()
+    with evaluating(model), record_attention(model, layers, outputs) as taps:
+        model(input_ids=probe_tokens(model), use_cache=False)
     if missing := sorted(layers - taps.keys()):
         raise ValueError(
             f"{type(model).__name__} does not show the attention of layers {missing}: they have no softmax attention of "

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
+from distill.models.evaluating import evaluating
 from distill.signals.rows import SupervisedRows
 
 
@@ -114,20 +115,19 @@ def probe_head(model: PreTrainedModel) -> LogitTransform | None:
         return None
     config = model.config.get_text_config(decoder=True)
     known = torch.linspace(-60, 60, head.out_features, device=head.weight.device, dtype=torch.float32)
-    was_training, called = model.training, []
+    called = []
 
     def forward(hidden: Tensor) -> Tensor:
         called.append(True)
         return known.to(hidden.dtype).expand(*hidden.shape[:-1], -1)
 
-    model.eval()
     head.forward = forward  # type: ignore[assignment, method-assign]
     try:
-        tokens = torch.zeros((1, 2), dtype=torch.long, device=model.device)
-        logits = model(input_ids=tokens, use_cache=False).logits
+        with evaluating(model):
+            tokens = torch.zeros((1, 2), dtype=torch.long, device=model.device)
+            logits = model(input_ids=tokens, use_cache=False).logits
     finally:
         del head.forward
-        model.train(was_training)
     if not called or logits.shape[-1] != len(known):
         return None
     seen, shown = logits[0, -1].float(), known.to(logits.dtype)

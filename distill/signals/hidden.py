@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from distill.models.evaluating import evaluating
+
 # Their tuple starts with the output of layer 0, where all others start with the embeddings.
 _WITHOUT_EMBEDDINGS = frozenset({"mamba", "mamba2", "falcon_mamba"})
 
@@ -37,12 +39,11 @@ def probe_hidden(model: PreTrainedModel, layers: frozenset[int]) -> dict[int, in
     # wherever a model keeps its layers, layer 7 is called "....7"
     modules = [(name.rpartition(".")[2], module) for name, module in model.named_modules()]
     handles = [module.register_forward_hook(keep_as(name)) for name, module in modules if name in names]
-    tokens, was_training = probe_tokens(model), model.training
-    model.eval()
+    tokens = probe_tokens(model)
     try:
-        states = model(input_ids=tokens, use_cache=False, output_hidden_states=True).hidden_states or ()
+        with evaluating(model):
+            states = model(input_ids=tokens, use_cache=False, output_hidden_states=True).hidden_states or ()
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()
 

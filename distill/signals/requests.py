@@ -33,6 +33,11 @@ class SignalRequest:
     hidden: frozenset[int] = frozenset()
     attention: frozenset[int] = frozenset()
 
+    @classmethod
+    def union(cls, requests: Iterable["SignalRequest"]) -> "SignalRequest":
+        """All that any of them asks for."""
+        return reduce(or_, requests, cls())
+
     def __or__(self, other: "SignalRequest") -> "SignalRequest":
         return SignalRequest(
             self.logits or other.logits,
@@ -40,11 +45,6 @@ class SignalRequest:
             self.hidden | other.hidden,
             self.attention | other.attention,
         )
-
-    @classmethod
-    def union(cls, requests: Iterable["SignalRequest"]) -> "SignalRequest":
-        """All of them in one."""
-        return reduce(or_, requests, cls())
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from distill.models.adapters import adapter_off, base_of, check_no_virtual_tokens, check_off_is_base, is_adapted
+from distill.models.evaluating import evaluating
 from distill.models.quantising import is_dispatched, is_quantised
 from distill.signals.sharding import shard
 from distill.teachers.local import LocalTeacher
@@ -135,14 +136,8 @@ class AdapterOff:
     @contextmanager
     def forward_pass(self) -> Iterator[Any]:
         """See `TeacherSide`. What was in training is in training again when it ends."""
-        training = [module for module in self.student.modules() if module.training]
-        self.student.eval()
-        try:
-            with adapter_off(self.student), torch.no_grad():
-                yield self.student
-        finally:
-            for module in training:
-                module.training = True
+        with evaluating(self.student), adapter_off(self.student), torch.no_grad():
+            yield self.student
 
     def release(self) -> None:
         """The weights are the student's, and stay."""

@@ -10,6 +10,8 @@ from accelerate.utils import align_module_device
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.basics.fingerprint import fingerprint
+from distill.models.ends import eos_ids
+from distill.models.evaluating import evaluating
 from distill.models.load import fast_dtype, load_model, load_tokenizer, weights_fingerprint
 from distill.models.quantising import is_dispatched, is_quantised
 from distill.teachers.base import Completion, Sampling
@@ -97,9 +99,7 @@ class LocalTeacher:
 
     def eos_ids(self) -> set[int]:
         """Token ids that end a completion: those of the model's generation config and the tokenizer's EOS."""
-        configured = self.model.generation_config.eos_token_id if self.model.generation_config else None
-        listed = configured if isinstance(configured, list) else [configured]
-        return {int(i) for i in (*listed, self.tokenizer.eos_token_id) if i is not None}
+        return eos_ids(self.model, self.tokenizer)
 
     @torch.inference_mode()
     def complete(
@@ -139,7 +139,7 @@ class LocalTeacher:
             **settings, max_new_tokens=sampling.max_new_tokens, pad_token_id=pad_id, eos_token_id=sorted(stops) or None
         )
         devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), _own_generation_config(self.model, config):
+        with torch.random.fork_rng(devices=devices), _own_generation_config(self.model, config), evaluating(self.model):
             torch.manual_seed(seed)
             generate: Any = self.model.generate
             output = generate(input_ids=input_ids, attention_mask=mask, generation_config=config)
@@ -156,14 +156,12 @@ class LocalTeacher:
 @contextmanager
 def _own_generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
     """generate() fills every unset value from the model's own generation config; hide that one meanwhile."""
-    before, was_training = model.generation_config, model.training
+    before = model.generation_config
     model.generation_config = config
-    model.eval()
     try:
         yield
     finally:
         model.generation_config = before
-        model.train(was_training)
 
 
 def _weights_fingerprint(model: PreTrainedModel, quantised: bool = False) -> str:

@@ -1,7 +1,8 @@
 """Texts that say nearly the same: MinHash with locality-sensitive hashing (Broder 1997), by `datasketch`."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
+from distill.text.encode import Prompt
 from distill.text.words import numbers, words
 
 PERMUTATIONS = 64
@@ -69,3 +70,28 @@ def near_duplicates(
                 index.insert(i, sketch)
         repeated.append(earlier)
     return repeated
+
+
+def distinct_texts(texts: Sequence[str], threshold: float = 0.7) -> list[str]:
+    """Texts in their order, without exact and near duplicates of an earlier one.
+
+    Near means: estimated Jaccard similarity of the sets of three consecutive words above `threshold`, by MinHash with
+    locality-sensitive hashing (Broder 1997). Case, punctuation and spacing do not count.
+
+    Raises:
+        ValueError: the `datasketch` package is missing.
+    """
+    return [text for text, earlier in zip(texts, near_duplicates(texts, threshold), strict=True) if earlier is None]
+
+
+def distinct_prompts(prompts: Iterable[Prompt]) -> list[Prompt]:
+    """Like `distinct_texts`, for prompts that may be messages: those are compared by their text."""
+    listed = list(prompts)
+    texts = [p if isinstance(p, str) else "\n".join(f"{m['role']}: {m['content']}" for m in p) for p in listed]
+    kept = set(distinct_texts(texts))
+    chosen = []
+    for prompt, text in zip(listed, texts, strict=True):
+        if text in kept:
+            kept.remove(text)
+            chosen.append(prompt)
+    return chosen

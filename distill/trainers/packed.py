@@ -10,6 +10,7 @@ import datasets
 import torch
 
 from distill.models.adapters import base_of
+from distill.models.evaluating import evaluating
 from distill.pairs.collate import PairCollator, document_tokens
 from distill.pairs.packing import PackedPairs, pack_pairs
 
@@ -77,14 +78,9 @@ def check_keeps_documents_apart(
     )
     documents = [{"prompt_ids": ids[:2], "completion_ids": ids[2:]} for ids in (one, second, other)]
     bins = [[documents[0], documents[1]], [documents[2], documents[1], documents[2]]]
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), autocast or nullcontext():
-            alone = [_logits(model, collator([document]), use_cache) for document in documents]
-            together = _logits(model, collator(bins), use_cache)
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.no_grad(), autocast or nullcontext():
+        alone = [_logits(model, collator([document]), use_cache) for document in documents]
+        together = _logits(model, collator(bins), use_cache)
     expected = torch.cat([alone[0], alone[1], alone[2], alone[1], alone[2]])
     exact = together.dtype in (torch.float32, torch.float64)
     error, scale = (together - expected).abs().max().item(), expected.abs().max().item()

@@ -8,7 +8,6 @@ from conftest import build_pairs
 from test_duplicates import pairs_of
 
 from distill.curation.contamination import drop_contaminated, find_contamination, read_evaluation
-from distill.curation.phrases import PhraseIndex
 from distill.text.words import words
 
 QUESTION = (
@@ -17,17 +16,29 @@ QUESTION = (
 OTHER = "A robe takes 2 bolts of blue fiber and half that much white fiber; how many bolts in total does it take?"
 
 
-def naive_shares(text, question, n):
-    """What `find_contamination` computes, word by word."""
-    text, question = words(text), words(question)
-    grams = {tuple(text[i : i + n]) for i in range(len(text) - n + 1)}
-    covered = {
-        j
-        for i in range(len(question) - n + 1)
-        if tuple(question[i : i + n]) in grams
-        for j in range(i, i + n)
-    }  # fmt: skip
-    return len(covered) / len(question)
+def naive_hits(texts, questions, *, n, share, shortest, common):
+    """What `find_contamination` finds in prompts, word by word: (row, question, share, first common phrase)."""
+    texts, questions = [words(text) for text in texts], [words(question) for question in questions]
+
+    def runs(text, size):
+        return [text[i : i + size] for i in range(len(text) - size + 1)]
+
+    for row, text in enumerate(texts):
+        for number, asked in enumerate(questions):
+            if asked and len(asked) < min(n, shortest):
+                if text == asked:
+                    yield row, number, 1.0, " ".join(asked)
+                continue
+            size = min(n, len(asked))
+            seen = [
+                i
+                for i, run in enumerate(runs(asked, size))
+                if run in runs(text, size)
+                and len({tuple(other) for other in questions if run in runs(other, min(n, len(other)))}) <= common
+            ]
+            covered = {j for i in seen for j in range(i, i + size)}
+            if asked and seen and len(covered) / len(asked) >= share:
+                yield row, number, len(covered) / len(asked), " ".join(asked[seen[0] : seen[0] + size])
 
 
 def test_a_question_is_found_in_prompts_and_completions_whatever_its_spelling():
@@ -50,20 +61,30 @@ def test_a_question_is_found_in_prompts_and_completions_whatever_its_spelling():
     json.dumps(step.as_dict())
 
 
-@pytest.mark.parametrize("n", [3, 8])
-def test_shares_are_those_of_the_naive_count(n):
-    rng = random.Random(n)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"n": 3, "share": 0, "shortest": 5, "common": 10**9},
+        {"n": 8, "share": 0, "shortest": 2, "common": 10**9},
+        {"n": 5, "share": 0.3, "shortest": 3, "common": 2},
+        {"n": 4, "share": 0.5, "shortest": 6, "common": 1},
+    ],
+)
+def test_what_is_found_is_what_a_naive_search_finds(settings):
+    rng = random.Random(settings["n"])
     vocabulary = ["a", "b", "c", "d", "e", "f", "g"]
     texts = [" ".join(rng.choices(vocabulary, k=rng.randint(1, 60))) for _ in range(60)]
-    questions = [" ".join(rng.choices(vocabulary, k=rng.randint(n, 30))) for _ in range(20)]
+    questions = [" ".join(rng.choices(vocabulary, k=rng.randint(0, 30))) for _ in range(30)]
+    questions += questions[:3]  # the same question twice is one wording
     for i in range(0, 60, 4):  # some real overlap for the longer n, too
         texts[i] = f"{texts[i]} {questions[i % 20][: rng.randint(10, 60)]} {texts[i + 1]}"
+        texts[i + 2] = questions[i % 30]
     pairs = pairs_of(*((text, "none") for text in texts))
-    (overlap,) = find_contamination(pairs, {"set": questions}, n=n, share=0, common=10**9)
-    found = {(hit.row, hit.question): hit.share for hit in overlap.hits}
-    expected = {(r, q): naive_shares(t, asked, n) for r, t in enumerate(texts) for q, asked in enumerate(questions)}
-    assert found == pytest.approx({key: share for key, share in expected.items() if share})
+    (overlap,) = find_contamination(pairs, {"set": questions}, **settings)
+    found = [(hit.row, hit.question, hit.share, hit.common) for hit in overlap.hits]
+    assert found == list(naive_hits(texts, questions, **settings))
     assert len(found) >= 14
+    assert {len(words(questions[q])) < settings["n"] for _, q, _, _ in found} == {True, False}
 
 
 def test_half_a_question_is_enough_and_a_phrase_of_it_is_not():
@@ -99,8 +120,7 @@ def test_the_wording_that_many_questions_of_a_set_share_is_not_counted():
     assert find_contamination(pairs, {"mc": [questions[0]] * 12})[0].found == 12  # one question, repeated
 
 
-def test_sets_are_counted_each_by_itself_and_long_files_in_chunks(monkeypatch):
-    monkeypatch.setattr("distill.curation.contamination._ROWS_AT_ONCE", 2)
+def test_sets_are_counted_each_by_itself():
     pairs = pairs_of(("a", "b"), (QUESTION, "b"), (OTHER, "b"), ("a", OTHER), ("a", "b"))
     first, second = find_contamination(pairs, {"one": [QUESTION], "two": [OTHER]})
     assert (first.rows, second.rows) == ((1,), (2, 3))
@@ -112,13 +132,6 @@ def test_messages_are_looked_into():
     from distill.pairs.schema import pairs_from_rows
 
     assert find_contamination(pairs_from_rows(rows, where="test"), {"gsm8k": [QUESTION]})[0].rows == (0,)
-
-
-def test_phrases_end_where_texts_end():
-    index = PhraseIndex([["a", "b"], ["b", "a"], ["a"], ["a", "b"]])
-    text, phrase = index.find([["a", "b", "x", "a"], ["b"], [], ["a"]])
-    assert sorted(zip(text.tolist(), phrase.tolist(), strict=True)) == [(0, 0), (0, 2), (0, 2), (0, 3), (3, 2)]
-    assert [len(found) for found in PhraseIndex([]).find([["a"]])] == [0, 0]
 
 
 def test_evaluation_files_of_both_kinds_are_read(tmp_path):

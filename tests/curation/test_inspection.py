@@ -15,8 +15,9 @@ from test_preflight import row
 from distill import cli, load_pairs
 from distill.curation.inspection import example, findings_list, preflight_table, show
 from distill.curation.preflight import preflight
+from distill.pairs import save_pairs
 from distill.pairs.collate import IGNORE, PairCollator
-from distill.pairs.schema import pairs_from_rows, save_pairs
+from distill.pairs.schema import pairs_from_rows
 from distill.reports.provenance import drawn_as
 
 MARK = "▔"

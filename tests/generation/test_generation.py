@@ -13,8 +13,10 @@ import distill.generation.prompts
 import distill.teachers
 from distill import generate
 from distill.generation.journal import Journal
-from distill.generation.prompts import drop_duplicates, read_prompts, without_duplicates, write_prompts
+from distill.generation.prompts import write_prompts
+from distill.pairs.prompts import read_prompts
 from distill.teachers import LocalTeacher, Sampling
+from distill.text.near_duplicates import distinct_prompts, distinct_texts
 
 PROMPTS = ["the cat", "a dog ran on the mat", "why", "what is a colour", "so", "the mat and the dog", "user"]
 
@@ -239,9 +241,9 @@ def test_prompt_files(tmp_path):
 def test_near_duplicates_are_dropped():
     long = "please tell me how to bake a good loaf of bread at home with only flour water and salt"
     texts = [long, long.upper() + "!", long + " today", "a quite different question about the stars", long[::-1]]
-    assert drop_duplicates(texts) == [texts[0], texts[3], texts[4]]
+    assert distinct_texts(texts) == [texts[0], texts[3], texts[4]]
     messages = [[{"role": "user", "content": text}] for text in texts]
-    assert without_duplicates(messages) == [messages[0], messages[3], messages[4]]
+    assert distinct_prompts(messages) == [messages[0], messages[3], messages[4]]
 
 
 def test_a_teacher_that_repeats_itself_cannot_write_prompts(teacher, monkeypatch):

@@ -13,7 +13,7 @@ from distill import BlackBoxTrainer
 from distill.models.adapters import lora_config, save_model
 from distill.models.load import load_model
 from distill.models.quantising import is_bitsandbytes_available
-from distill.pairs.schema import save_pairs
+from distill.pairs import save_pairs
 from distill.teachers import LocalTeacher
 
 peft = pytest.importorskip("peft", reason="the extra peft is not installed")

@@ -8,7 +8,8 @@ from chat_templates import FAMILIES
 from conftest import build_pairs, build_tokenizer
 
 from distill import load_pairs
-from distill.pairs.schema import COLUMNS, are_tokens_of, complete_row, pairs_from_rows, retokenize, save_pairs
+from distill.pairs import are_tokens_of, retokenize, save_pairs
+from distill.pairs.schema import COLUMNS, complete_row, pairs_from_rows
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs"])

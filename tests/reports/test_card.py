@@ -12,7 +12,8 @@ from transformers import TrainingArguments
 from distill import Logits, make_student
 from distill.basics.steps import Step
 from distill.models.embedded import EMBEDDED, cache_folder
-from distill.pairs.schema import load_pairs, pairs_from_rows, save_pairs
+from distill.pairs import load_pairs, save_pairs
+from distill.pairs.schema import pairs_from_rows
 from distill.reports.card import CARD, PROVENANCE, is_edited, write_card
 from distill.reports.provenance import describe_pairs, describe_training, drawn_as, pairs_sha256, write_steps
 from distill.running.folder import save_student

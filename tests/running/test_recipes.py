@@ -208,8 +208,7 @@ def test_bad_input_is_one_sentence(teacher, tmp_path, flags, words, told):
 
 
 def test_config_files_are_checked(tmp_path):
-    from distill.running.arguments import parse
-    from distill.running.recipe import DataArguments
+    from distill.running.flags import DataArguments, parse
 
     (tmp_path / "a.yaml").write_text("layrs: 3\n")
     (tmp_path / "b.yaml").write_text("- 3\n")
@@ -220,7 +219,7 @@ def test_config_files_are_checked(tmp_path):
 
 def test_held_out_prompts_are_kept_apart_whatever_the_order_of_the_file():
     from distill.pairs.schema import pairs_from_rows
-    from distill.running.recipe import split_pairs
+    from distill.running.stages import split_pairs
 
     rows = [{**row, "id": f"{row['id']}-{s}", "sample": s} for row in build_pairs(10) for s in (0, 1)]
     train, held_out = split_pairs(pairs_from_rows(rows, "test"), 3)

@@ -12,7 +12,7 @@ from conftest import build_model, build_tokenizer, free_port
 from fake_server import FakeServer, error, web_page, with_status
 
 from distill import generate
-from distill.pairs.schema import load_pairs
+from distill.pairs import load_pairs
 from distill.teachers import Completion, LocalTeacher, Refusal, Sampling, ServerTeacher
 from distill.teachers.answers import completion_of, read_answers
 from distill.text.traces import split_trace

@@ -8,8 +8,9 @@ import torch
 from conftest import TEMPLATE, build_model, build_tokenizer
 
 from distill import BlackBoxTrainer, load_pairs
+from distill.pairs import pair_from_conversation, retokenize
 from distill.pairs.collate import IGNORE, PairCollator
-from distill.pairs.schema import pair_from_conversation, pairs_from_rows, retokenize
+from distill.pairs.schema import pairs_from_rows
 
 TALK = [
     {"role": "system", "content": "be so"},

@@ -1,7 +1,7 @@
-"""The findings of a preflight, rule by rule."""
+"""The checks of a preflight: what is counted, and what is said about it, rule by rule."""
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.curation.duplicates import row_keys, texts_of
+from distill.curation.rows import row_keys, texts_of
+from distill.models.ends import eos_ids
+from distill.pairs.groups import rows_by_prompt
 from distill.pairs.measures import PairArrays
 from distill.text.encode import CLOSE, OPEN, opens_trace
 from distill.text.near_duplicates import near_duplicates
@@ -31,7 +33,7 @@ class Finding:
     text: str
 
 
-class Look:
+class Checks:
     """One look at pairs: every method adds figures and findings; none changes anything."""
 
     def __init__(
@@ -230,18 +232,15 @@ class Look:
 
     def repetitions(self, near: bool) -> None:
         """Prompts, samples, and what stands there twice."""
-        draws = set(row_keys(self.pairs, "draw"))
-        prompts: dict[Any, set[Any]] = defaultdict(set)
-        samples: Counter[Any] = Counter()
-        for prompt, completion, *_ in draws:
-            prompts[prompt].add(completion)
-            samples[prompt] += 1
-        repeated = {"id": self.rows - len(set(self.pairs["id"][:])), "draw": self.rows - len(draws)}
-        several = [prompt for prompt, count in samples.items() if count > 1]
-        same = sum(len(prompts[prompt]) == 1 for prompt in several)
+        keys = row_keys(self.pairs, "draw")
+        prompts = [{keys[i] for i in rows} for rows in rows_by_prompt(self.pairs).values()]
+        samples = [len(draws) for draws in prompts]
+        repeated = {"id": self.rows - len(set(self.pairs["id"][:])), "draw": self.rows - sum(samples)}
+        several = [draws for draws in prompts if len(draws) > 1]
+        same = sum(len({completion for _, completion, *_ in draws}) == 1 for draws in several)
         self.figures |= {
             "prompts": len(prompts),
-            "samples": {"least": min(samples.values()), "most": max(samples.values())},
+            "samples": {"least": min(samples), "most": max(samples)},
             "duplicates": {**repeated, "prompts_with_equal_samples": same, "near": None},
         }
         if repeated["draw"]:
@@ -304,11 +303,7 @@ class Look:
         return [str(self.tokenizer.convert_ids_to_tokens(i)) for i in sorted(ids)]
 
     def _eos_ids(self) -> set[int]:
-        config = getattr(self.model, "generation_config", None)
-        listed = getattr(config, "eos_token_id", None)
-        own = [] if listed is None else [listed] if isinstance(listed, int) else list(listed)
-        ids = {*own, self.tokenizer.eos_token_id} - {None}
-        return {i for i in ids if i < len(self.tokenizer)}
+        return {i for i in eos_ids(self.model, self.tokenizer) if i < len(self.tokenizer)}
 
     def _embeddings(self) -> int | None:
         if not isinstance(self.model, PreTrainedModel):

@@ -1,0 +1,55 @@
+"""Rows that are kept or left out: what every step of curation does with them."""
+
+from collections.abc import Collection, Hashable, Iterable
+from typing import Any
+
+import datasets
+import numpy as np
+
+from distill.basics.steps import Step
+from distill.pairs.groups import ids_as_bytes
+
+PARTS = ("prompt", "completion")
+_EXAMPLES = 3
+
+
+def keep_rows(
+    pairs: datasets.Dataset, kept: list[bool], name: str, effect: str, settings: dict[str, Any], say: dict[int, str]
+) -> tuple[datasets.Dataset, Step]:
+    """The rows to keep, and the record of it; `say` tells for each other row, by its index, why it goes."""
+    ids = pairs["id"][:]
+    examples = [f"{ids[i]}: {say[i]}" for i, keep in enumerate(kept) if not keep][:_EXAMPLES]
+    step = Step(name, len(pairs), sum(kept), effect, settings, tuple(examples))
+    return (pairs.select(np.flatnonzero(kept)) if step.removed else pairs), step
+
+
+def texts_of(pairs: datasets.Dataset, part: str) -> list[str]:
+    """The prompts or completions as texts; messages by their contents."""
+    if part == "completion" or len(pairs) == 0 or isinstance(pairs[0]["prompt"], str):
+        return pairs[part][:]
+    return ["\n".join(message["content"] for message in prompt) for prompt in pairs["prompt"][:]]
+
+
+def row_keys(pairs: datasets.Dataset, by: str) -> list[Any]:
+    """One key a row, equal for rows that are the same in the sense of `drop_duplicates`."""
+    if by == "id":
+        return pairs["id"][:]
+    columns: list[Iterable[Hashable]] = []
+    if by != "completion":
+        columns.append(ids_as_bytes(pairs, "prompt_ids"))
+    if by != "prompt":
+        columns.append(ids_as_bytes(pairs, "completion_ids"))
+    if by == "draw":
+        columns += [pairs["teacher"][:], pairs["sample"][:]]
+    return list(zip(*columns, strict=True))
+
+
+def one_of(name: str, value: str, allowed: Collection[str]) -> None:
+    """Raise `ValueError` unless `value` is allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}.")
+
+
+def short(text: str, length: int = 80) -> str:
+    """A text for people, in quotes, its end left out if it is long."""
+    return repr(text if len(text) <= length else f"{text[: length - 4]} ...")

@@ -1,0 +1,213 @@
+"""Flags of a recipe: dataclasses, plus `--config file.yaml` of the same names; what several recipes have in common of them."""
+
+import argparse
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from distill.basics import processes
+from distill.basics.settings import training_settings
+from distill.models.load import fast_dtype
+from distill.models.students import STRATEGIES
+from distill.objectives import AttentionMaps, HiddenStates, Logits, Objective
+from distill.trainers.tuning import TuningArguments
+
+Arguments = TypeVar("Arguments")
+
+# Defaults of the recipes where they differ from TrainingArguments'; every one of them is a flag.
+DEMO_TRAINING: dict[str, Any] = {
+    "per_device_train_batch_size": 8,
+    "num_train_epochs": 1.0,  # of the demo: 160 pairs, 20 steps
+    "seed": 0,
+    "learning_rate": 5e-4,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 2,
+    "use_cpu": not torch.cuda.is_available(),
+    "bf16": fast_dtype() == torch.bfloat16,  # float32 weights, bfloat16 products
+    "logging_steps": 5,
+    "logging_first_step": True,
+    "save_steps": 0.5,
+    "save_total_limit": 1,
+    "report_to": "none",
+}
+
+
+def parse(
+    dataclass_types: Any, argv: list[str] | None, *, defaults: dict[str, Any], description: str | None
+) -> tuple[Any, ...]:
+    """Parse flags into dataclasses.
+
+    Args:
+        dataclass_types: as for `transformers.HfArgumentParser`.
+        argv: the flags; `None` takes those of the command line.
+        defaults: of this recipe, where they differ from the dataclasses'.
+        description: shown by `--help`.
+
+    Raises:
+        ValueError: a config file that cannot be read, or names something that is no flag.
+    """
+    parser = HfArgumentParser(
+        dataclass_types,
+        usage="%(prog)s [flags]   (--help lists them)",
+        description=description,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", help="YAML file with the same names as these flags; a flag wins over the file.")
+    parser.set_defaults(**defaults)
+    names = {action.dest for action in parser._actions}
+    config, _ = _config_parser().parse_known_args(argv)
+    if config.config:
+        parser.set_defaults(**_read_yaml(config.config, names))
+    *parsed, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    return tuple(parsed)
+
+
+def parse_recipe(
+    arguments: type[Arguments],
+    argv: list[str] | None,
+    *,
+    output_dir: str,
+    description: str | None,
+    several: bool = False,
+    **own_defaults: Any,
+) -> tuple[Arguments, TrainingArguments]:
+    """Flags of a training recipe: its own, and all of `TrainingArguments` with the demo's defaults or the recipe's own.
+
+    Args:
+        several: the recipe runs in several processes (`accelerate launch`).
+
+    Raises:
+        ValueError: it does not, and there are several; a flag that is wrong.
+    """
+    defaults = {**DEMO_TRAINING, **own_defaults, "output_dir": output_dir}
+    args, training = parse((arguments, TrainingArguments), argv, defaults=defaults, description=description)
+    training.include_num_input_tokens_seen = "non_padding"  # its flag takes only yes and no
+    if training.world_size > 1 and not several:
+        raise ValueError(
+            f"This recipe runs in one process, and there are {training.world_size}; start it without a launcher. "
+            "recipes/black_box.py and recipes/white_box.py run in several."
+        )
+    processes.only_the_first_speaks()
+    training._n_gpu = min(training.n_gpu, 1)  # else Trainer would spread one process over all GPUs (DataParallel)
+    return args, training
+
+
+@dataclass
+class DataArguments:
+    """Where pairs and student come from."""
+
+    teacher: str = field(
+        default="smollm2-135m",
+        metadata={
+            "help": "Embedded name, local folder, Hub id; for the black box also the http:// address of a server."
+        },
+    )
+    teacher_bits: int | None = field(
+        default=None, metadata={"help": "Load the teacher in 8 or 4 bits (bitsandbytes); needs --student."}
+    )
+    pairs: str | None = field(
+        default=None, metadata={"help": "Ready pairs (.jsonl or folder); else they are generated."}
+    )
+    prompts: str | None = field(default=None, metadata={"help": "Prompt file; by default the teacher writes them."})
+    num_prompts: int = field(default=160, metadata={"help": "Training prompts the teacher writes, without a file."})
+    held_out: int = field(default=16, metadata={"help": "Pairs kept aside for measuring."})
+    max_new_tokens: int = field(default=64, metadata={"help": "Longest completion, in tokens."})
+    temperature: float = field(default=1.0, metadata={"help": "Of the teacher's completions; 1 is the teacher itself."})
+    generation_seed: int = field(default=0, metadata={"help": "Of prompts and completions."})
+    student: str | None = field(
+        default=None, metadata={"help": "A model to train; by default one cut from the teacher."}
+    )
+    layers: int = field(default=12, metadata={"help": "Teacher layers a cut student keeps."})
+    strategy: str = field(default="block_influence", metadata={"help": f"Which layers: {', '.join(STRATEGIES)}."})
+    max_length: int = field(default=512, metadata={"help": "Longest training row, in tokens."})
+    turns: str = field(
+        default="last", metadata={"help": "Of rows with messages: loss on the last or on all turns of the assistant."}
+    )
+
+
+@dataclass
+class ServerArguments:
+    """How a teacher behind a server is asked. Its key is read from an environment variable."""
+
+    teacher_model: str | None = field(default=None, metadata={"help": "The teacher's name on a server with several."})
+    api_key_env: str = field(default="OPENAI_API_KEY", metadata={"help": "Environment variable with a server's key."})
+    concurrency: int = field(default=32, metadata={"help": "Requests to a server under way at once."})
+    timeout: float = field(default=600.0, metadata={"help": "Seconds a server may take for one completion."})
+    extra_body: str | None = field(default=None, metadata={"help": "JSON: further fields of requests to a server."})
+    allow_refusals: bool = field(default=False, metadata={"help": "Go on without completions that a server refused."})
+
+
+@dataclass
+class BlackBoxArguments(DataArguments, TuningArguments, ServerArguments):
+    """Pairs, student, and a teacher that may be behind a server."""
+
+
+def build_objectives(
+    names: str, *, divergence: str = "forward_kl", temperature: float = 1.0, cross_entropy: float = 0.0
+) -> list[Objective]:
+    """Objectives from a flag such as `logits,hidden,attention`; a weight may follow each: `logits,hidden=0.1`.
+
+    Raises:
+        ValueError: an unknown name, or a weight that is no number.
+    """
+    known = {
+        "logits": lambda weight: Logits(
+            divergence, temperature=temperature, cross_entropy=cross_entropy, weight=weight
+        ),
+        "hidden": lambda weight: HiddenStates(weight=weight),
+        "attention": lambda weight: AttentionMaps(weight=weight),
+    }
+    objectives = []
+    for part in names.split(","):
+        name, _, weight = part.strip().partition("=")
+        if name not in known:
+            raise ValueError(f"objectives is {names!r}; it must list some of {', '.join(known)}, divided by commas.")
+        try:
+            number = float(weight or 1)
+        except ValueError:
+            raise ValueError(f"objectives is {names!r}; {weight!r} is no weight.") from None
+        objectives.append(known[name](number))
+    return objectives
+
+
+def settings_of(args: Any, training: TrainingArguments) -> dict[str, Any]:
+    """The settings that decide a run's results, for its folder; files are told by their contents."""
+    # more seeds, answers or ways can be added to a run that is there; how a server is reached decides nothing
+    own = {
+        k: value
+        for k, value in dataclasses.asdict(args).items()
+        if k not in ("seeds", "answers", "ablation", "concurrency", "timeout", "api_key_env", "allow_refusals")
+    }
+    contents = {
+        f"{name}_sha256": hashlib.sha256(Path(own[name]).read_bytes()).hexdigest()
+        for name in ("prompts", "pairs")
+        if own.get(name) and Path(own[name]).is_file()
+    }
+    return {**own, **contents, **training_settings(training)}
+
+
+def _config_parser() -> Any:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    return parser
+
+
+def _read_yaml(path: str, names: set[str]) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = yaml.safe_load(file) or {}
+    except OSError as error:
+        raise ValueError(f"Cannot read --config {path}: {error.strerror}.") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"--config {path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"--config {path} must hold names and values, not a {type(values).__name__}.")
+    if unknown := sorted(set(map(str, values)) - names):
+        raise ValueError(f"--config {path} names {', '.join(unknown)}, which are no flags of this recipe; see --help.")
+    return values

@@ -1,0 +1,176 @@
+"""The stages of a recipe, from a teacher and prompts to pairs and a student."""
+
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from distill.basics import processes
+from distill.basics.fingerprint import fingerprint
+from distill.generation import generate
+from distill.generation.prompts import write_prompts
+from distill.models.adapters import load_in_4bit
+from distill.models.load import load_model, load_tokenizer
+from distill.models.quantising import in_bits
+from distill.pairs import are_tokens_of, load_pairs, retokenize
+from distill.pairs.groups import rows_by_prompt
+from distill.pairs.prompts import read_distinct_prompts
+from distill.running.flags import BlackBoxArguments, DataArguments, ServerArguments
+from distill.running.folder import RunFolder
+from distill.teachers import LocalTeacher, ServerTeacher
+from distill.teachers.server import is_address, server_teacher
+from distill.text.encode import Prompt
+from distill.trainers.tuning import TuningArguments
+
+SHARED_PAIRS = ".pairs"  # what the first process has generated, for the others, in its order
+
+
+def load_teacher(args: BlackBoxArguments) -> LocalTeacher | ServerTeacher | None:
+    """The teacher; None if it is not needed: ready pairs and a student that is not cut from it.
+
+    Raises:
+        ValueError: no such teacher; a server without a student to train or prompts to ask.
+    """
+    if args.pairs and args.student:
+        return None
+    if not is_address(args.teacher):
+        return local_teacher(args)
+    if args.teacher_bits:
+        raise ValueError("teacher_bits loads a teacher here, and this one runs behind a server; leave it out.")
+    if not args.student:
+        raise ValueError(
+            "A server shows no inside, so no student can be cut from its teacher; name a model to train with --student."
+        )
+    if not args.prompts:
+        raise ValueError("A server is asked prompts that are there already; give a file with --prompts.")
+    return teacher_behind(args.teacher, args, load_tokenizer(args.student))
+
+
+def local_teacher(args: DataArguments) -> LocalTeacher:
+    """The teacher named by `--teacher`, in so many bits as `--teacher_bits` says.
+
+    Raises:
+        ValueError: no such teacher; bits without a named student (one that is cut from the teacher needs its weights whole).
+    """
+    if args.teacher_bits and not args.student:
+        raise ValueError(
+            "teacher_bits rounds the teacher's weights, and without --student the student would be cut from them; name a model "
+            "to train with --student."
+        )
+    return LocalTeacher(args.teacher, quantization_config=in_bits(args.teacher_bits) if args.teacher_bits else None)
+
+
+def teacher_behind(
+    url: str, args: ServerArguments, tokenizer: PreTrainedTokenizerBase | str, **settings: Any
+) -> ServerTeacher:
+    """The teacher at an address, asked as the flags say; further settings are `ServerTeacher`'s own. Raises as it does."""
+    return server_teacher(
+        url,
+        args.teacher_model,
+        tokenizer=tokenizer,
+        api_key_env=args.api_key_env,
+        concurrency=args.concurrency,
+        timeout=args.timeout,
+        extra_body=args.extra_body,
+        **settings,
+    )
+
+
+def prepare_pairs(
+    args: DataArguments, teacher: LocalTeacher | ServerTeacher | None, run: RunFolder
+) -> datasets.Dataset:
+    """Pairs, read from a file or generated into the run's folder."""
+    if args.pairs:
+        return load_pairs(
+            args.pairs, teacher.tokenizer if teacher else load_tokenizer(str(args.student)), turns=args.turns
+        )
+    assert teacher is not None, "load_teacher leaves the teacher out only where there are pairs"
+    with processes.first_then_others():
+        if not processes.is_main():
+            return datasets.load_from_disk(str(run / SHARED_PAIRS))
+        pairs = generate(
+            teacher,
+            prepare_prompts(teacher, args.prompts, args.num_prompts + args.held_out, args.generation_seed, run),
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            seed=args.generation_seed,
+            batch_size=64,
+            output=run / "pairs.jsonl",
+            allow_refusals=isinstance(args, ServerArguments) and args.allow_refusals,
+        )
+        if processes.count() > 1:
+            shutil.rmtree(run / SHARED_PAIRS, ignore_errors=True)
+            pairs.save_to_disk(run / SHARED_PAIRS)
+    return pairs
+
+
+def prepare_prompts(
+    teacher: LocalTeacher | ServerTeacher, file: str | None, count: int, seed: int, run: RunFolder
+) -> list[Prompt]:
+    """Prompts of a file without its repetitions, or `count` of them written by a local teacher.
+
+    Raises:
+        ValueError: no file and a server, which cannot be made to write them.
+    """
+    if file is not None:
+        return read_distinct_prompts(file)
+    if isinstance(teacher, ServerTeacher):
+        raise ValueError("A server is asked prompts that are there already; give a file with --prompts.")
+    return demo_prompts(teacher, count, seed, run)
+
+
+def demo_prompts(teacher: LocalTeacher, count: int, seed: int, run: RunFolder) -> list[Prompt]:
+    """Prompts the teacher writes itself: short ones, a little below temperature 1, where a small model stays on topic."""
+    return write_prompts(
+        teacher,
+        count,
+        max_new_tokens=48,
+        temperature=0.8,
+        top_p=1.0,
+        seed=seed,
+        batch_size=128,
+        output=run / "prompts.jsonl",
+    )
+
+
+def load_student(args: DataArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model named by `--student`, in float32, and its tokenizer."""
+    more = {"quantization_config": load_in_4bit()} if isinstance(args, TuningArguments) and args.load_in_4bit else {}
+    return load_model(str(args.student), dtype=torch.float32, **more), load_tokenizer(str(args.student))
+
+
+def in_tokens_of(pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> datasets.Dataset:
+    """The pairs as they are if their ids are this tokenizer's; else tokenised anew from their text, and said so."""
+    if are_tokens_of(pairs, tokenizer):
+        return pairs
+    processes.say("The pairs are of another tokenizer: they are tokenised anew from their text.")
+    return retokenize(pairs, tokenizer)
+
+
+def split_pairs(pairs: datasets.Dataset, held_out: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Training pairs, and those of `held_out` prompts kept aside.
+
+    Which prompts is decided by a hash of their tokens: files come sorted in many ways, and all samples of a prompt must
+    fall on one side.
+
+    Raises:
+        ValueError: nothing would be left on one of the sides.
+    """
+    ids, by_prompt = pairs["prompt_ids"][:], rows_by_prompt(pairs).values()
+    if not 0 < held_out < len(by_prompt):
+        raise ValueError(
+            f"held_out is {held_out}, but there are {len(by_prompt)} distinct prompts; at least one must be left on each side."
+        )
+    prompts = sorted(by_prompt, key=lambda rows: fingerprint(ids[rows[0]]))
+    train, kept = (sorted(i for rows in side for i in rows) for side in (prompts[held_out:], prompts[:held_out]))
+    return pairs.select(train), pairs.select(kept)
+
+
+def block_sample(pairs: datasets.Dataset, strategy: str, rows: int = 12) -> Sequence[Sequence[int]] | None:
+    """Token ids of some pairs, for the strategy that measures layers on text."""
+    if strategy != "block_influence":
+        return None
+    return [pair["prompt_ids"] + pair["completion_ids"] for pair in pairs.select(range(min(rows, len(pairs))))]
