@@ -187,6 +187,11 @@ def value_of(objective, student, teacher, inputs, rows):
     )
 
 
+def pytest_collection_modifyitems(items):
+    """The longest first, so that of two workers none waits for it at the end."""
+    items.sort(key=lambda item: item.name != "test_the_readmes_script_runs")
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return build_tokenizer()
