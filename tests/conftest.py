@@ -204,6 +204,11 @@ def no_alarm_left():
     assert not left, told
 
 
+def pytest_collection_modifyitems(items):
+    """The longest first, so that of two workers none waits for it at the end."""
+    items.sort(key=lambda item: item.name != "test_the_readmes_script_runs")
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return build_tokenizer()
