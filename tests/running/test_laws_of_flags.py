@@ -1,0 +1,42 @@
+"""Laws of a recipe's beginning: which of three values of a flag wins, and how much room its checkpoints need."""
+
+import shutil
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+from conftest import build_model
+from resume_runs import black
+
+from distill.running import folder
+from distill.running.arguments import parse
+
+
+@dataclass
+class Flags:
+    size: int = 1
+
+
+@pytest.mark.parametrize("file", [None, 3])
+@pytest.mark.parametrize("flag", [None, 4])
+@pytest.mark.parametrize("recipe", [None, 2])
+def test_a_flag_wins_over_the_file_and_the_file_over_the_recipe(tmp_path, file, flag, recipe):
+    (tmp_path / "c.yaml").write_text(f"size: {file}" if file else "")
+    argv = ["--config", str(tmp_path / "c.yaml"), *(["--size", str(flag)] if flag else [])]
+    (found,) = parse((Flags,), argv, defaults={"size": recipe} if recipe else {}, description=None)
+    assert found.size == (flag or file or recipe or 1)
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_run_needs_room_for_two_checkpoints_of_weights_and_both_averages(arguments, monkeypatch, missing):
+    """What AdamW keeps of every weight, twice: the older one goes when the newer is whole. Asked before the first step."""
+    size = sum(p.numel() * p.element_size() for p in build_model().parameters())
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2 * 3 * size - missing))
+    run = black(arguments, max_steps=1)
+    if missing:
+        run.training_step = None  # a step would raise something else
+        with pytest.raises(OSError, match="checkpoints of this run need"):
+            folder.train_or_resume(run)
+    else:
+        folder.train_or_resume(run)
+        assert run.state.global_step == 1
