@@ -21,7 +21,7 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python scripts/bench_white_box.py
 
-# On a machine with a CUDA device: what must hold there, then docs/benchmarks_gpu.md (beside TRL and Liger).
+# On a machine with a CUDA device: what must hold there, then docs/reference/benchmarks_gpu.md (beside TRL and Liger).
 gpu: $(VENV)/.gpu
 	$(BIN)/python -m pytest -m gpu tests/gpu
 	$(BIN)/python scripts/bench_gpu.py

@@ -1,6 +1,6 @@
 """What white-box training costs on a GPU, beside the floor, TRL and Liger.
 
-    python scripts/bench_gpu.py                       (or: make gpu; writes docs/benchmarks_gpu.md)
+    python scripts/bench_gpu.py                       (or: make gpu; writes docs/reference/benchmarks_gpu.md)
     python scripts/bench_gpu.py --parts step --pairs "1B from 8B" --rounds 5
 
 Parts as in bench_white_box.py: `head`, `error`, `attention`, `step`, `objectives`. Weights are drawn at random on the device, in the
@@ -41,7 +41,7 @@ from distill.objectives.divergences import by_name
 from distill.objectives.streamed_next_token import Comparison, next_token_divergence
 from distill.signals import AttentionTap, HeadTap, LogitTransform
 
-PAGE = Path(__file__).parent.parent / "docs" / "benchmarks_gpu.md"
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "benchmarks_gpu.md"
 MARK = "<!-- Written by scripts/bench_gpu.py from here on. -->"
 DEVICE, DTYPE = "cuda", torch.bfloat16
 # vocabulary, width, of the feed-forward layers, layers, heads, key heads, tied

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from distill.signals import AttentionTap, SupervisedRows
+from distill.signals.rows import sent_to
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Blocks:
         rows = np.broadcast_to(self.order[:, None], at.shape)
         spots = np.where(at == self.count, self.batch * self.time, rows * self.time + self.positions)
         table = torch.from_numpy(np.stack([self.positions, at, spots, rows]))
-        self._positions, self._at, self._spots, self._rows = table.to(device)
+        self._positions, self._at, self._spots, self._rows = sent_to(device, table)
         self._ranges = _ranges(taps)
 
     def cut(self, pair: tuple[AttentionTap, AttentionTap], rows: int, height: int) -> list[Block]:

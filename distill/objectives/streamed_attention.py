@@ -130,15 +130,8 @@ def _block(
     """Adds what one block of several layers has: sums over heads to the values, and slopes of the plain sum to the gradients."""
     with_sinks = any(tap.sinks is not None for tap in pairs[0])
     # layers that are computed side by side have one mask, and two models often have the same
-    masks = (
-        [_mask(tap, block) for tap in pairs[0]]
-        if pairs[0][0].mask is not pairs[0][1].mask
-        else [_mask(pairs[0][0], block)] * 2
-    )
-    sides = [
-        [_Side(tap, block, mask, values.dtype) for tap in taps]
-        for taps, mask in zip(zip(*pairs, strict=True), masks, strict=True)
-    ]
+    made = {id(tap.mask): _mask(tap, block) for tap in pairs[0]}
+    sides = [[_Side(tap, block, made[id(tap.mask)], values.dtype) for tap in taps] for taps in zip(*pairs, strict=True)]
     student, teacher = (
         torch.stack([side.scores(with_sinks) for side in layers])
         if len(layers) > 1

@@ -32,7 +32,7 @@ class SupervisedRows:
     def of(cls, mask: Tensor) -> "SupervisedRows":
         """The one wait for the device: the mask is copied to the host."""
         host = mask.to("cpu").flatten().nonzero().squeeze(1)
-        return cls(mask, host.to(mask.device), host)
+        return cls(mask, sent_to(mask.device, host), host)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -50,3 +50,8 @@ class SupervisedRows:
         """How many each row of the batch has."""
         batch, time = self.mask.shape
         return torch.bincount(self.host // max(time, 1), minlength=batch).numpy().tolist()
+
+
+def sent_to(device: torch.device, host: Tensor) -> Tensor:
+    """A small tensor of the host on the device; the host does not wait for the copy."""
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
