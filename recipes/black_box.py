@@ -11,6 +11,7 @@ command goes on from there. Flags are those below and all of transformers.Traini
 from functools import partial
 
 from distill import BlackBoxTrainer, make_student
+from distill.basics.processes import say
 from distill.curation.preflight import check_before_training
 from distill.reports.card import write_card
 from distill.reports.provenance import drawn_as
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     train_or_resume(trainer)
     metrics = trainer.evaluate()
-    print(metrics)
+    say(metrics)
 
     drawn = drawn_as(args.pairs or run / "pairs.jsonl")
     student = whole_student(trainer)
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         metrics=metrics,
     )
     save_student(student, tokenizer, run / "student", card)
-    print(
+    say(
         f"The student is in {run / 'student'}, its model card beside it; checkpoints and the log of every step in {run.path}."
     )
 

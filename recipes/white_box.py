@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from distill import WhiteBoxTrainer, make_student
+from distill.basics.processes import say
 from distill.curation.preflight import check_before_training
 from distill.evaluation import AgreementCurve, HeldOut
 from distill.objectives.divergences import NAMES
@@ -101,10 +102,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     train_or_resume(trainer)
     metrics = trainer.evaluate()
-    print(metrics)
+    say(metrics)
     points: Any = [entry for entry in trainer.state.log_history if "held_out" in entry]
     for point in points:
-        print(f"step {point['step']}: held-out KL {point['held_out']['kl']:.3f}, top-1 {point['held_out']['top1']:.1%}")
+        say(f"step {point['step']}: held-out KL {point['held_out']['kl']:.3f}, top-1 {point['held_out']['top1']:.1%}")
 
     drawn = drawn_as(args.pairs or run / "pairs.jsonl")
     student = whole_student(trainer)
@@ -122,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
         metrics={**metrics, **(points[-1]["held_out"] if points else {})},
     )
     save_student(student, tokenizer, run / "student", card)
-    print(
+    say(
         f"The student is in {run / 'student'}, its model card beside it; checkpoints and the log of every step in {run.path}."
     )
 

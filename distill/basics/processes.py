@@ -1,9 +1,7 @@
 """Several processes of one run (`accelerate launch`): who speaks, who writes, and what happens when one of them ends."""
 
-import builtins
 import logging
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,25 +44,26 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def say(*values: Any) -> None:
+    """Print, in the first process only: or every line would stand there as often as there are processes.
+
+    What recipes and this package tell people goes through here. `print` itself is left as it is: a user's own line in another
+    process is meant.
+    """
+    if is_main():
+        print(*values, flush=True)
+
+
 def only_the_first_speaks() -> None:
-    """In all processes but the first, nothing is printed but errors: or every line would stand there several times."""
+    """In all processes but the first, this package logs errors only, and no bars of progress are drawn."""
     if is_main():
         return
-    builtins.print = _silent
     logging.getLogger("distill").setLevel(logging.ERROR)
     from datasets.utils.logging import disable_progress_bar
     from transformers.utils.logging import disable_progress_bar as disable_bars_of_loading
 
     disable_progress_bar()
     disable_bars_of_loading()
-
-
-_print = builtins.print
-
-
-def _silent(*values: Any, **kwargs: Any) -> None:
-    if kwargs.get("file") not in (None, sys.stdout):
-        _print(*values, **kwargs)
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from distill.basics.processes import say
+
 
 @dataclass
 class Stage:
@@ -38,10 +40,7 @@ class Stages:
         number = len(self.finished)
         assert self.plan[number][0] == name, f"stage {name!r} is not number {number + 1} of the plan"
         elapsed = time.monotonic() - self._start
-        print(
-            f"\n[{number + 1}/{len(self.plan)}] {name} · {_clock(elapsed)} so far, about {_clock(self.left())} left",
-            flush=True,
-        )
+        say(f"\n[{number + 1}/{len(self.plan)}] {name} · {_clock(elapsed)} so far, about {_clock(self.left())} left")
         begun = time.monotonic()
         with _PeakMemory() as memory:
             yield

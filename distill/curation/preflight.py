@@ -6,6 +6,7 @@ from typing import Any
 import datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distill.basics.processes import say
 from distill.curation.checks import LEVELS, Checks, Finding
 
 
@@ -102,7 +103,7 @@ def check_before_training(
         ValueError: training could not work with these pairs.
     """
     report = preflight(pairs, tokenizer, max_length, model, batch_size=batch_size)
-    print(report, flush=True)
+    say(report)
     if report.errors:
         raise ValueError(f"These pairs cannot be trained on. {report.errors[0]}")
     return report

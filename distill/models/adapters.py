@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import is_bitsandbytes_available
 
+from distill.basics.processes import say
 from distill.basics.redact import public_name
 from distill.models.quantising import in_bits, is_quantised
 
@@ -162,7 +163,7 @@ def save_model(model: Any, folder: Path) -> None:
         (adapter / "README.md").unlink(missing_ok=True)  # peft's form to fill in
         _hide_path(adapter / "adapter_config.json")
         if quantised:
-            print(
+            say(
                 f"The base is quantised, so only the adapter is saved; load it with peft on {base_of(model).name_or_path}."
             )
             return

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from distill.basics.jsonl import read_jsonl
+from distill.basics.processes import say
 from distill.text.encode import Prompt, check_messages
 from distill.text.near_duplicates import distinct_prompts
 
@@ -50,7 +51,5 @@ def read_distinct_prompts(path: str | os.PathLike[str]) -> list[Prompt]:
     prompts = read_prompts(path)
     kept = distinct_prompts(prompts)
     if len(kept) < len(prompts):
-        print(
-            f"{len(prompts) - len(kept)} of {len(prompts)} prompts repeat others, exactly or nearly, and are left out."
-        )
+        say(f"{len(prompts) - len(kept)} of {len(prompts)} prompts repeat others, exactly or nearly, and are left out.")
     return kept

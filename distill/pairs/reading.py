@@ -9,6 +9,7 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from distill.basics.jsonl import read_jsonl
+from distill.basics.processes import say
 from distill.pairs.schema import COLUMNS, complete_row, pairs_from_rows
 from distill.text.encode import Messages, encode_prompt
 
@@ -119,7 +120,7 @@ def retokenize(pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> d
     text = ("id", "prompt", "completion", "finish_reason", "sample", "teacher", "score", "score_error")
     rows = [{name: row[name] for name in text if name in row} for row in pairs if row["completion"]]
     if len(rows) < len(pairs):
-        print(
+        say(
             f"{len(pairs) - len(rows)} of {len(pairs)} pairs have an empty text (the teacher ended at once) and are left out."
         )
     return pairs_from_rows((complete_row(row, f"pair {row['id']}", tokenizer) for row in rows), where="the pairs")

@@ -12,6 +12,7 @@ import datasets
 import jinja2
 from huggingface_hub import ModelCardData
 
+from distill.basics.processes import say
 from distill.basics.redact import clean, public_name
 from distill.basics.steps import Step
 from distill.models.students import KEPT_LAYERS, TEACHER_DEPTH
@@ -107,7 +108,7 @@ def write_card(
     facts["datasets"] = clean(list(hub_datasets))
     folder = Path(folder)
     if is_edited(folder):
-        print(
+        say(
             f"{CARD} beside the student is not this program's any more and is left as it is; the facts are in {PROVENANCE}."
         )
     else:

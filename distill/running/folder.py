@@ -63,7 +63,7 @@ class RunFolder:
                     f"{self.path} holds another run ({'; '.join(changed)}). Give another --output_dir, or the same settings to "
                     "continue it."
                 )
-            print(f"Continuing the run in {self.path}.", flush=True)
+            processes.say(f"Continuing the run in {self.path}.")
         elif others := [
             p.name for p in self.path.iterdir() if p.name not in (".lock", LOCK_FILE) and p.suffix != ".part"
         ]:

@@ -146,7 +146,7 @@ def in_tokens_of(pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) ->
     """The pairs as they are if their ids are this tokenizer's; else tokenised anew from their text, and said so."""
     if are_tokens_of(pairs, tokenizer):
         return pairs
-    print("The pairs are of another tokenizer: they are tokenised anew from their text.")
+    processes.say("The pairs are of another tokenizer: they are tokenised anew from their text.")
     return retokenize(pairs, tokenizer)
 
 
