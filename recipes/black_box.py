@@ -18,9 +18,9 @@ from distill.reports.provenance import drawn_as
 from distill.running.flags import BlackBoxArguments, parse_recipe, settings_of
 from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume
 from distill.running.stages import block_sample, in_tokens_of, load_student, load_teacher, prepare_pairs, split_pairs
+from distill.running.tuning import tuning_of
 from distill.teachers import LocalTeacher
 from distill.trainers.fsdp import whole_student
-from distill.trainers.tuning import tuning_of
 
 
 @one_sentence

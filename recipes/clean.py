@@ -16,7 +16,7 @@ from typing import Any
 import datasets
 
 from distill import load_pairs
-from distill.basics.steps import Step, steps_table
+from distill.basics.curation_step import Step, steps_table
 from distill.curation.contamination import drop_contaminated, find_contamination, read_evaluation
 from distill.curation.duplicates import DUPLICATES, drop_duplicates, drop_near_duplicates
 from distill.curation.filters import (

@@ -23,8 +23,8 @@ import datasets
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from distill import BlackBoxTrainer, generate
+from distill.basics.curation_step import Step, steps_table
 from distill.basics.fingerprint import fingerprint
-from distill.basics.steps import Step, steps_table
 from distill.curation.preflight import check_before_training
 from distill.curation.selection import KEEP, pass_rates, select
 from distill.curation.verifiers import load_verifier, read_rows, task_rows, verify

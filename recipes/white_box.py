@@ -24,11 +24,11 @@ from distill.reports.provenance import drawn_as
 from distill.running.flags import DataArguments, build_objectives, parse_recipe, settings_of
 from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume
 from distill.running.stages import block_sample, in_tokens_of, load_student, local_teacher, prepare_pairs, split_pairs
+from distill.running.tuning import TuningArguments, tuning_of
 from distill.signals.sources import SELF
 from distill.teachers import LocalTeacher
 from distill.text.vocabulary import shared_vocabulary
 from distill.trainers.fsdp import whole_student
-from distill.trainers.tuning import TuningArguments, tuning_of
 
 
 @dataclass

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.curation.rows import row_keys, texts_of
-from distill.models.ends import eos_ids
+from distill.models.eos import eos_ids
 from distill.pairs.groups import rows_by_prompt
 from distill.pairs.measures import PairArrays
 from distill.text.encode import CLOSE, OPEN, opens_trace

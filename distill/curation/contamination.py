@@ -28,8 +28,8 @@ from typing import Any
 
 import datasets
 
+from distill.basics.curation_step import Step
 from distill.basics.jsonl import read_jsonl
-from distill.basics.steps import Step
 from distill.curation.rows import PARTS, texts_of
 from distill.text.words import words
 

@@ -10,7 +10,7 @@ from collections.abc import Hashable
 
 import datasets
 
-from distill.basics.steps import Step
+from distill.basics.curation_step import Step
 from distill.curation.rows import PARTS, keep_rows, one_of, row_keys, short, texts_of
 from distill.text.near_duplicates import near_duplicates
 

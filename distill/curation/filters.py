@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 import pyarrow.compute as pc
 
-from distill.basics.steps import Step
+from distill.basics.curation_step import Step
 from distill.curation.repetition import GOPHER, repetition
 from distill.curation.rows import PARTS, keep_rows, one_of, short, texts_of
 from distill.text.language import languages_of

@@ -6,7 +6,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from distill.basics.steps import Step
+from distill.basics.curation_step import Step
 from distill.pairs.groups import ids_as_bytes
 
 PARTS = ("prompt", "completion")

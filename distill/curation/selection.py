@@ -7,7 +7,7 @@ from typing import Any
 
 import datasets
 
-from distill.basics.steps import Step
+from distill.basics.curation_step import Step
 from distill.pairs.groups import rows_by_prompt
 
 KEEP = ("all", "best", "first_correct", "up_to")

@@ -1,4 +1,4 @@
-"""Divergence between attention maps, from their queries and keys: memory is linear in T, no map is ever whole.
+"""Divergence between attention maps, streamed from queries and keys: memory is linear in T, no map is ever whole.
 
 Blocks of query positions see all the keys they may see, so every softmax is over whole rows. On a CPU a block is of one row of the
 batch and one layer, and the element-wise work goes tile by tile through the processor's cache; on a GPU a block takes many rows and
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from distill.objectives import fused
-from distill.objectives.attention_blocks import Block, Blocks, neighbours_of
+from distill.objectives.attention_tiles import Block, Blocks, neighbours_of
 from distill.objectives.divergences import LOWEST, Divergence, by_name, wide
 from distill.objectives.streaming import in_precision_of, multiplies_low, streamed
 from distill.signals import AttentionTap, SupervisedRows

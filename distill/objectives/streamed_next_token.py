@@ -1,4 +1,4 @@
-"""Divergence between two next-token maps, from what their heads are given: never holds [N, V] in float32, nor two of them.
+"""Divergence between next-token distributions, streamed: never holds [N, V] in float32, nor two of them.
 
 The work is done in the forward pass, in three nested loops:
 

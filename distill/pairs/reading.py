@@ -1,4 +1,4 @@
-"""Pairs read from any file and written; and told whose tokens they are, or made anew in another tokenizer's."""
+"""Read and write files of pairs (what a row may look like: `schema`); tokenise them anew."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The pair: one training row. Its columns, and what a row must be to become one.
+"""What a row may look like, and how it becomes a pair, the one training row.
 
 | column | type | meaning |
 |---|---|---|

@@ -1,10 +1,10 @@
 """What a training will hold in memory and cost, before anything is loaded."""
 
+from distill.planning.communication import traffic
 from distill.planning.configs import Shape, cut, read_config, shape_of
 from distill.planning.plan import Plan, changed, plan
 from distill.planning.setting import OPTIMISERS, SHARDINGS, Setting
-from distill.planning.tell import advice, cost_table, gib, matrix_rate, memory_table
-from distill.planning.traffic import traffic
+from distill.planning.tables import advice, cost_table, gib, matrix_rate, memory_table
 
 __all__ = [
     "OPTIMISERS",

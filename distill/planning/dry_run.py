@@ -17,9 +17,9 @@ from distill.objectives.attention import AttentionMapsTerm
 from distill.objectives.base import resolve_layers
 from distill.objectives.hidden import HiddenStatesTerm
 from distill.objectives.logits import LogitsTerm
-from distill.planning.chunks import CHUNKS, attention_buffers, head_buffers
 from distill.planning.configs import Shape
-from distill.planning.live import LiveBytes
+from distill.planning.live_tensors import LiveBytes
+from distill.planning.loss_buffers import CHUNKS, attention_buffers, head_buffers
 from distill.planning.setting import Setting
 from distill.signals import LogitTransform, SignalRequest, Signals, SupervisedRows, run_with_taps
 from distill.signals.head import head_of

@@ -6,7 +6,7 @@ from typing import Any
 
 from distill.planning.configs import Shape
 from distill.planning.dry_run import BACKWARD, FORWARD, TEACHER, DryRun, dry_run
-from distill.planning.live import COPIES
+from distill.planning.live_tensors import COPIES
 from distill.planning.setting import Setting
 
 UPDATE = "optimiser step"

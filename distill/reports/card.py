@@ -1,4 +1,4 @@
-"""The model card of a student: what it was trained on, for people (`README.md`) and programs (`provenance.json`)."""
+"""The model card: which facts (their values: `provenance`; its words: templates/card.md.jinja)."""
 
 import hashlib
 import json
@@ -12,9 +12,9 @@ import datasets
 import jinja2
 from huggingface_hub import ModelCardData
 
+from distill.basics.curation_step import Step
 from distill.basics.processes import say
 from distill.basics.redact import clean, public_name
-from distill.basics.steps import Step
 from distill.models.students import KEPT_LAYERS, TEACHER_DEPTH
 from distill.reports.provenance import (
     describe_objective,

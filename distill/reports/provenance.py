@@ -19,8 +19,8 @@ from huggingface_hub import ModelCard, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
 from distill import __version__
+from distill.basics.curation_step import Step
 from distill.basics.redact import clean, hub_snapshot, public_name
-from distill.basics.steps import Step
 from distill.models.embedded import EMBEDDED, embedded_name
 from distill.teachers.base import Sampling
 

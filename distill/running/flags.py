@@ -1,4 +1,4 @@
-"""Flags of a recipe: dataclasses, plus `--config file.yaml` of the same names; what several recipes have in common of them."""
+"""Flags of recipes (of adapters and packing: `tuning`): dataclasses, plus `--config file.yaml` of the same names."""
 
 import argparse
 import dataclasses
@@ -16,7 +16,7 @@ from distill.basics.settings import training_settings
 from distill.models.load import fast_dtype
 from distill.models.students import STRATEGIES
 from distill.objectives import AttentionMaps, HiddenStates, Logits, Objective
-from distill.trainers.tuning import TuningArguments
+from distill.running.tuning import TuningArguments
 
 Arguments = TypeVar("Arguments")
 

@@ -20,10 +20,10 @@ from distill.pairs.groups import rows_by_prompt
 from distill.pairs.prompts import read_distinct_prompts
 from distill.running.flags import BlackBoxArguments, DataArguments, ServerArguments
 from distill.running.folder import RunFolder
+from distill.running.tuning import TuningArguments
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address, server_teacher
 from distill.text.encode import Prompt
-from distill.trainers.tuning import TuningArguments
 
 SHARED_PAIRS = ".pairs"  # what the first process has generated, for the others, in its order
 

@@ -1,4 +1,4 @@
-"""Let the queries, keys and values of attention out of a model's forward pass, without touching its code.
+"""Attention's queries, keys and values let out of a forward pass, without touching the model's code.
 
 `transformers` looks the attention function up by name in its `AttentionInterface` at every call. For the length of one
 forward pass the model is pointed to a function that keeps what it is given and then calls the very function that was there

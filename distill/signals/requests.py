@@ -1,4 +1,4 @@
-"""One forward pass, and what was asked to be let out of it."""
+"""Ask for signals: one forward pass, and what was asked to be let out of it."""
 
 from collections.abc import Iterable
 from contextlib import ExitStack

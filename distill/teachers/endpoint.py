@@ -1,4 +1,4 @@
-"""One address of an OpenAI-compatible server: requests with retries, errors in one sentence, a key that is never shown.
+"""Retries, waiting, errors and keys: one address of an OpenAI-compatible server.
 
 The `openai` client sends the requests; its own retries are off. They repeat nothing once a status 200 has come (half a
 JSON text, no choices), wait at most two minutes where a server asks for more, and cannot tell a server that is gone from

@@ -10,7 +10,7 @@ from accelerate.utils import align_module_device
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.basics.fingerprint import fingerprint
-from distill.models.ends import eos_ids
+from distill.models.eos import eos_ids
 from distill.models.evaluating import evaluating
 from distill.models.load import fast_dtype, load_model, load_tokenizer, weights_fingerprint
 from distill.models.quantising import is_dispatched, is_quantised

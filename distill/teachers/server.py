@@ -1,4 +1,4 @@
-"""A teacher behind an OpenAI-compatible server: vLLM, SGLang, llama.cpp, `transformers serve`, a hosted API."""
+"""A teacher behind an OpenAI-compatible server (retries: `endpoint`): vLLM, SGLang, llama.cpp, `transformers serve`, a hosted API."""
 
 import asyncio
 import itertools
@@ -17,8 +17,8 @@ from distill.basics.redact import secret_in
 from distill.models.load import load_tokenizer
 from distill.teachers.answers import Answer, completion_of, read_answers
 from distill.teachers.base import Ask, Completion, Refusal, Sampling
+from distill.teachers.concurrency import UnderWay
 from distill.teachers.endpoint import Endpoint, Malformed, NotThere, Refused, Unavailable, checked_url
-from distill.teachers.under_way import UnderWay
 from distill.text.encode import Prompt, as_prompt, encode_prompt
 
 # What a server needs to be told to draw from the model itself, and to show the tokens: vLLM takes top-k, top-p and a

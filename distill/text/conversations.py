@@ -1,6 +1,5 @@
 """Conversations of several turns: which of their tokens carry loss."""
 
-import re
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -10,6 +9,7 @@ from distill.text.encode import (
     OPEN,
     Messages,
     as_prompt,
+    assistant_mask,
     check_messages,
     control_tokens,
     encode_conversation,
@@ -17,7 +17,6 @@ from distill.text.encode import (
 )
 
 TURNS = ("last", "all")
-_MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 def conversation_row(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None, turns: str) -> dict[str, Any]:
@@ -64,7 +63,7 @@ def conversation_row(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase | N
 
 def _all_turns(messages: Messages, spoken: list[int], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     whole = encode_conversation(messages, tokenizer)
-    marked = _marked_tokens(messages, whole, tokenizer)
+    marked = assistant_mask(messages, whole, tokenizer)
     mask, first, end = [0] * len(whole), 0, 0
     for turn in spoken:
         start, end = _span(messages, turn, whole, tokenizer)
@@ -101,16 +100,3 @@ def _span(messages: Messages, turn: int, whole: list[int], tokenizer: PreTrained
             "ending with that turn, and turns='last'."
         )
     return len(asked), end
-
-
-def _marked_tokens(messages: Messages, whole: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
-    """Which tokens a template marks as the assistant's; None for a template without marks."""
-    if not _MARKERS.search(str(tokenizer.chat_template)):
-        return None
-    found: Any = tokenizer.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True)
-    if found["input_ids"] != whole:
-        raise ValueError(
-            "A message has text that looks like a control token, where transformers cannot say which tokens the template "
-            "marks; remove that text, or give one row a turn and turns='last'."
-        )
-    return list(found["assistant_masks"])

@@ -1,4 +1,4 @@
-"""Text to token ids, for prompts and completions. The only module that knows about chat templates."""
+"""Chat templates and tokens: text to token ids. The only module that applies chat templates."""
 
 import re
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ Prompt = str | Messages
 
 # The tags of a trace. Only in an assistant's own words are they tokens; anywhere else they are characters.
 OPEN, CLOSE = "<think>", "</think>"
+_MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")  # around what the assistant says, in templates that mark it
 
 
 def as_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool | None = None) -> Prompt:
@@ -194,6 +195,23 @@ def _render(messages: Messages, tokenizer: PreTrainedTokenizerBase, ended: bool 
     except TemplateError as error:  # a template may refuse a role, e.g. Gemma's a system turn
         roles = ", ".join(message["role"] for message in messages)
         raise ValueError(f"The chat template refuses a prompt with the roles {roles}: {error}") from None
+
+
+def assistant_mask(messages: Messages, whole: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
+    """Which of a conversation's tokens (`whole`) its template marks as the assistant's, 0 or 1; None without such marks.
+
+    Raises:
+        ValueError: text that looks like a control token.
+    """
+    if not _MARKERS.search(str(tokenizer.chat_template)):
+        return None
+    found: Any = tokenizer.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True)
+    if found["input_ids"] != whole:
+        raise ValueError(
+            "A message has text that looks like a control token, where transformers cannot say which tokens the template "
+            "marks; remove that text, or give one row a turn and turns='last'."
+        )
+    return list(found["assistant_masks"])
 
 
 def user_header_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from distill.basics.steps import Step
+from distill.basics.curation_step import Step
 from distill.text.encode import CLOSE, OPEN, opens_trace
 
 __all__ = [

@@ -18,10 +18,10 @@ from distill.pairs.packing import PackedPairs
 from distill.trainers import fsdp
 from distill.trainers.checks import check_pairs, check_processes
 from distill.trainers.identity import describe_student
-from distill.trainers.packed import packed
-from distill.trainers.rates import Rates
+from distill.trainers.packing_check import packed
 from distill.trainers.resume import Resumption
-from distill.trainers.sharing import SharedOrder, WithEmptyRows
+from distill.trainers.row_sharing import SharedOrder, WithEmptyRows
+from distill.trainers.throughput import Rates
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class PairTrainer(Trainer):
     """A `transformers.Trainer` whose datasets are pairs; its collator is `PairCollator`.
 
     It does what it adds with a few collaborators: `resumption` (which checkpoint, and is it whole), `rates` (tokens a second), and
-    `distill.trainers.sharing` (every row once in several processes).
+    `distill.trainers.row_sharing` (every row once in several processes).
 
     `eval_loss` is the mean over supervised tokens. (Trainer's own is a mean of batch means, which depends on the batch size.)
 
@@ -147,7 +147,7 @@ class PairTrainer(Trainer):
     def _get_dataloader(  # type: ignore[override]
         self, dataset: Any, description: str, batch_size: int, sampler_fn: Any = None, **kwargs: Any
     ) -> torch.utils.data.DataLoader:
-        """As Trainer's; in several processes every row comes once, where accelerate would repeat some (`distill.trainers.sharing`)."""
+        """As Trainer's; in several processes every row comes once, where accelerate would repeat some (`distill.trainers.row_sharing`)."""
         config: Any = self.args.accelerator_config
         strategy = str(getattr(self.args, "train_sampling_strategy", "random"))
         shared: SharedOrder | None = None
@@ -211,7 +211,7 @@ class PairTrainer(Trainer):
         self.rates.take_up_window(window.get("tokens", [0, 0]))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As Trainer's; training logs also say how fast it goes, by `distill.trainers.rates`."""
+        """As Trainer's; training logs also say how fast it goes, by `distill.trainers.throughput`."""
         if "loss" in logs:
             logs.update(self.rates.close())
         super().log(logs, start_time)

@@ -1,4 +1,4 @@
-"""Checkpoints on the disk: what marks one as complete, what is refused, which one a run goes on from.
+"""A checkpoint on disk: what marks it as whole, what is refused, which is the last (when one is written: `resume`).
 
 Trainer writes a checkpoint file by file into a folder that has its final name from the start, `trainer_state.json` last. Beside
 Trainer's files lies `checkpoint.json` of this package, written just before that: the settings of the run, and names and

@@ -1,4 +1,4 @@
-"""Going on after any kill as if there had been none: which checkpoint, whether it is of this very run, and what it leaves open."""
+"""When a checkpoint is written, when an older one goes, and from which one a run goes on after any kill."""
 
 import contextlib
 import logging

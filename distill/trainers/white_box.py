@@ -21,9 +21,9 @@ from distill.text.vocabulary import shared_vocabulary
 from distill.trainers.base import PairTrainer
 from distill.trainers.fsdp import check_teacher_is_everywhere
 from distill.trainers.identity import describe_teacher, describe_terms
-from distill.trainers.packed import check_packing
+from distill.trainers.packing_check import check_packing
 from distill.trainers.projections import Projections
-from distill.trainers.terms import TermSums, describe_non_finite
+from distill.trainers.term_sums import TermSums, describe_non_finite
 
 logger = logging.get_logger(__name__)
 

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from distill.basics.steps import Step, steps_table
+from distill.basics.curation_step import Step, steps_table
 from distill.curation.selection import KEEP, effect_of, pass_rates, select
 from distill.curation.verifiers import verify
 from distill.equivalence import Bed

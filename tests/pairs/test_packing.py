@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from distill import AttentionMaps, BlackBoxTrainer, HiddenStates, Logits, WhiteBoxTrainer
 from distill.pairs.collate import IGNORE, PairCollator, document_tokens
 from distill.pairs.packing import PackedPairs, best_fit, pack_pairs
-from distill.trainers.packed import check_keeps_documents_apart
+from distill.trainers.packing_check import check_keeps_documents_apart
 
 CAPACITY = 48
 APART = ["llama", "mistral", "gemma2", "gpt2", "cohere", "granite", "phi"]

@@ -13,7 +13,7 @@ from distill.cli import main as cli
 from distill.pairs.collate import PairCollator
 from distill.planning import Setting, advice, changed, cut, plan, read_config, shape_of, traffic
 from distill.planning.dry_run import BACKWARD, FORWARD, dry_run
-from distill.planning.live import LiveBytes
+from distill.planning.live_tensors import LiveBytes
 from distill.running.flags import build_objectives
 
 SIZES = {"hidden_size": 64, "intermediate_size": 160, "vocab_size": 1000}

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from transformers import TrainingArguments
 
 from distill import Logits, make_student
-from distill.basics.steps import Step
+from distill.basics.curation_step import Step
 from distill.models.embedded import EMBEDDED, cache_folder
 from distill.pairs import load_pairs, save_pairs
 from distill.pairs.schema import pairs_from_rows

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, EarlyStoppingCallback, TrainerCal
 from distill import BlackBoxTrainer
 from distill.pairs.collate import PairCollator
 from distill.running.folder import train_or_resume
-from distill.trainers.tuning import TuningArguments, stop_early, tuning_of
+from distill.running.tuning import TuningArguments, stop_early, tuning_of
 from recipes import black_box
 
 

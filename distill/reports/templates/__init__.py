@@ -1,1 +1,1 @@
-"""Page templates."""
+"""Jinja templates of the HTML pages and the model card."""

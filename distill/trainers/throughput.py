@@ -1,4 +1,4 @@
-"""How fast a training is: tokens a second of teacher and student apart, and the share of tokens that carry loss."""
+"""Throughput: tokens a second of teacher and student apart, and the share of tokens that carry loss."""
 
 import time
 from collections.abc import Iterator, Mapping

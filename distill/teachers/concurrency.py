@@ -1,4 +1,4 @@
-"""Many requests under way at once, in a thread of their own; each is handed over as it finishes."""
+"""Many requests at once, in a thread of their own; each is handed over as it finishes."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""Which parts of attention maps are computed together: decided on the host, once a batch, from what is known there.
+"""Tiling of attention maps for speed: which rows and positions are computed at once. It changes no number.
 
 A block is some supervised positions of some rows of the batch, and the keys that any of them may see. On a CPU a block is of one
 row, small enough for the cache; on a GPU it takes many rows, because launching small pieces costs more than computing them.

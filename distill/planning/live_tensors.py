@@ -1,4 +1,4 @@
-"""Which tensors are alive during a step, counted on tensors without values: nothing is loaded and nothing is computed.
+"""Tensors alive during a step, counted on tensors without values: nothing is loaded and nothing is computed.
 
 The model's own code runs on fake tensors (`torch.compile` uses the same), so what is counted is what the installed versions
 of torch and transformers really allocate, for any architecture: saved activations, copies in another precision, gradients.

@@ -1,4 +1,4 @@
-"""What processes send each other in a step, counted in bytes; nothing of it is measured."""
+"""Communication: what processes send each other in a step, counted in bytes; nothing of it is measured."""
 
 from distill.planning.plan import Plan
 

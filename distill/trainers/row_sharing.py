@@ -1,4 +1,4 @@
-"""Rows of an epoch shared out to several processes: each row once.
+"""Sampler of several processes: each row of an epoch once.
 
 `accelerate` needs whole batches for every process and fills the last ones with rows from the beginning of the epoch. These
 rows would count twice, so the last step of an epoch would depend on the number of processes, and a held-out loss too. Here

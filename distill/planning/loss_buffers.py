@@ -1,4 +1,4 @@
-"""What `distill.objectives` holds while it compares two maps: the same buffers, made without the loops that fill them.
+"""Buffers of the streamed losses: the same as in `distill.objectives`, made without the loops that fill them.
 
 Kept beside the real thing by a test that runs both; read `distill.objectives.streamed_next_token` and `distill.objectives.streamed_attention` first.
 """
@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from distill.objectives import streamed_attention as attention
 from distill.objectives import streamed_next_token as next_token
 from distill.objectives.divergences import Divergence, wide
-from distill.planning.live import LiveBytes
+from distill.planning.live_tensors import LiveBytes
 from distill.signals import AttentionTap, HeadTap
 
 CHUNKS = "map chunks"

@@ -1,4 +1,4 @@
-"""Training on packed rows: whether it can be done is asked of the model itself, before it is trained."""
+"""May this model be trained on packed rows? It is asked itself, before the first step."""
 
 import inspect
 import logging

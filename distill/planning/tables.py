@@ -1,4 +1,4 @@
-"""A plan in words: tables, cost, and what would fit where it does not."""
+"""The plan in words and tables: cost, and what would fit where it does not."""
 
 import itertools
 import time
@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from distill.objectives import Logits
+from distill.planning.communication import traffic
 from distill.planning.dry_run import TEACHER
 from distill.planning.plan import Plan, changed, without_teacher
-from distill.planning.traffic import traffic
 
 GIB = 2**30
 NEAR = 0.9  # of the memory; above it is said to be close

@@ -10,7 +10,7 @@ from process_runs import in_folder
 from processes import run_processes
 from white_box_runs import OBJECTIVES, black_box_trainer, trainer
 
-from distill.trainers.rates import Rates
+from distill.trainers.throughput import Rates
 
 
 def logged(run):

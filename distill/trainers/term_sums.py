@@ -1,4 +1,4 @@
-"""What becomes of the values of terms: sums for the logs, which outlive a kill; and the sentence when one is not finite."""
+"""Sums of the loss terms for the logs, which outlive a kill; and the sentence when one is not finite."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Which tokens end a completion."""
+"""EOS: which tokens end a completion."""
 
 from typing import Any
 

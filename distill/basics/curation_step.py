@@ -1,4 +1,4 @@
-"""What was done to pairs between the teacher and the training: one record a step, for reports and model cards."""
+"""The record of a curation step: what was done to pairs between teacher and training, for reports and cards."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
