@@ -8,9 +8,11 @@ import pytest
 from conftest import build_pairs
 
 from distill.curation.contamination import find_contamination
+from distill.curation.repetition import repetition
 from distill.curation.selection import effect_of, select
 from distill.curation.verifiers import verify
 from distill.pairs.schema import pairs_from_rows
+from distill.text.near_duplicates import near_duplicates
 
 WORDING = "please choose the correct answer among the four below"
 
@@ -47,6 +49,22 @@ def test_a_question_that_repeats_in_a_set_is_one_question():
     """Several samples of one question are no wording of several."""
     questions = [f"{WORDING} number 1"] * 5
     assert find_contamination(asked(f"{WORDING} now"), {"set": questions}, n=9, common=1)[0].found == 5
+
+
+# ------------------------------------------------------------------------------------------------------- repetition
+def test_a_text_of_exactly_the_fewest_words_is_judged_and_a_shorter_one_is_not():
+    text = "no " * 50
+    assert repetition(text, fewest_words=50)["repeated_5"] > 0.9
+    assert set(repetition(text, fewest_words=51).values()) == {0.0}
+
+
+def test_a_text_that_is_near_two_others_is_said_to_repeat_the_first():
+    """All of a text, of which one earlier text is the beginning and another the end."""
+    pytest.importorskip("datasketch", reason="the extra prompts is not installed")
+    words = [f"word{i}" for i in range(45)]
+    begins, ends, whole = (" ".join(part) for part in (words[:32], words[13:], words))
+    assert near_duplicates([begins, ends], 0.4) == [None, None]
+    assert near_duplicates([ends, begins, whole], 0.4) == near_duplicates([begins, ends, whole], 0.4) == [None, None, 0]
 
 
 # --------------------------------------------------------------------------------------------------------- selection

@@ -39,3 +39,12 @@ def test_a_layer_named_twice_weighs_twice_and_the_scale_stays():
     inputs, rows = batch()
     value = lambda layers: value_of(bound(HiddenStates(layers), student, teacher), student, teacher, inputs, rows)  # noqa: E731
     torch.testing.assert_close(value([TWO[0]] * 2 + [TWO[1]]), (2 * value([TWO[0]]) + value([TWO[1]])) / 3)
+
+
+def test_several_relations_are_the_mean_of_each_alone():
+    student, teacher = build_model(), build_model(layers=3, seed=1)
+    inputs, rows = batch()
+    value = lambda *names: value_of(  # noqa: E731
+        bound(AttentionMaps(TWO, relations=names), student, teacher), student, teacher, inputs, rows
+    )
+    torch.testing.assert_close(value("query", "value"), (value("query") + value("value")) / 2)

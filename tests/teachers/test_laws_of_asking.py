@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from distill.teachers import Completion, Refusal, endpoint
 from distill.teachers.answers import completion_of, read_answers
-from distill.teachers.endpoint import LONGEST_PAUSE, Endpoint, Malformed, Refused
+from distill.teachers.endpoint import HOPELESS, LONGEST_PAUSE, LONGEST_WAIT, Endpoint, Malformed, Refused, Unavailable
 
 TOKENIZER = build_tokenizer()
 EOS, TURN = TOKENIZER.eos_token_id, TOKENIZER.convert_tokens_to_ids("<|endoftext|>")
@@ -21,8 +21,11 @@ WORDS = TOKENIZER("the cat sat on the mat", add_special_tokens=False)["input_ids
 
 
 # ------------------------------------------------------------------------------------------------------ waits
-def waits_of(monkeypatch, chance, **settings):
-    """What one request waits for between its attempts where every answer is unreadable; nothing is really waited for."""
+def waits_of(monkeypatch, chance, trouble=None, **settings):
+    """What one request waits for between its attempts where every answer is unreadable, or `trouble()` is raised.
+
+    Nothing is really waited for.
+    """
     waited = []
 
     async def wait_for(event, seconds):
@@ -31,6 +34,8 @@ def waits_of(monkeypatch, chance, **settings):
         raise TimeoutError
 
     async def send(*args, **kwargs):
+        if trouble:
+            raise trouble()
         return {}
 
     def read(payload):
@@ -63,6 +68,52 @@ def test_there_are_as_many_waits_as_further_attempts(monkeypatch, retries):
     assert len(waits_of(monkeypatch, 1, retries=retries, backoff=1.0)) == retries
 
 
+def busy(**headers):
+    """Status 429."""
+    response: Any = SimpleNamespace(status_code=429, headers=headers, request=None, reason_phrase="busy")
+    return openai.RateLimitError("busy", response=response, body=None)
+
+
+@pytest.mark.parametrize("seconds", [LONGEST_WAIT, LONGEST_WAIT + 1])
+def test_a_server_is_waited_for_as_long_as_it_asks_up_to_a_limit(monkeypatch, seconds):
+    """Beyond it the run stops and says so; no test and no user sits through it."""
+    send = lambda: busy(**{"retry-after": str(seconds)})  # noqa: E731
+    if seconds > LONGEST_WAIT:
+        with pytest.raises(Unavailable, match="asks to wait 15 minutes"):
+            waits_of(monkeypatch, 0, send, retries=1, backoff=1.0)
+    else:
+        assert waits_of(monkeypatch, 0, send, retries=1, backoff=1.0) == [seconds]
+
+
+def test_an_answer_between_lost_requests_begins_their_count_anew():
+    """Some requests of a long run are lost; only as many in a row mean that the server is gone."""
+
+    async def ask():
+        said = []
+        async with Endpoint("http://localhost:1/v1", "NO_KEY", timeout=5, retries=0, backoff=0) as asked:
+
+            async def send(*args, **kwargs):
+                return {"had": True} if (len(said) + 1) % HOPELESS == 0 and len(said) < HOPELESS else {}
+
+            def read(payload):
+                if not payload:
+                    raise Malformed("nothing in it")
+                return "had"
+
+            asked._client = SimpleNamespace(post=send, close=asked._client.close)
+            while len(said) < 3 * HOPELESS and "gone" not in said:
+                try:
+                    said.append(await asked.post("/completions", {}, read))
+                except Refused:
+                    said.append("lost")
+                except Unavailable:
+                    said.append("gone")
+        return said
+
+    lost = ["lost"] * (HOPELESS - 1)
+    assert asyncio.run(ask()) == [*lost, "had", *lost, "gone"]
+
+
 @pytest.mark.parametrize("others", [True, False], ids=["others get through", "nobody does"])
 def test_to_be_told_to_wait_is_a_failure_only_where_nobody_gets_through(monkeypatch, others):
     """A server with a queue says 429 as often as it likes, and the request is had in the end."""
@@ -74,8 +125,7 @@ def test_to_be_told_to_wait_is_a_failure_only_where_nobody_gets_through(monkeypa
             async def send(*args, **kwargs):
                 asked.answered += others
                 if next(refusals, None) is not None:
-                    response: Any = SimpleNamespace(status_code=429, headers={}, request=None, reason_phrase="busy")
-                    raise openai.RateLimitError("busy", response=response, body=None)
+                    raise busy()
                 return {"had": True}
 
             asked._client = SimpleNamespace(post=send, close=asked._client.close)
