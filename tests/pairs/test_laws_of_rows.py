@@ -5,9 +5,7 @@ import json
 import pytest
 from conftest import build_pairs, build_tokenizer
 
-from distill.pairs import schema
-from distill.pairs.collate import PairCollator
-from distill.pairs.schema import load_pairs, save_pairs
+from distill.pairs import PairCollator, load_pairs, reading, save_pairs
 
 
 @pytest.mark.parametrize("multiple", [1, 4, 8])
@@ -42,7 +40,7 @@ def test_a_save_that_breaks_off_leaves_no_file_that_looks_whole(tmp_path, monkey
             raise OSError("the disk is gone")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(schema.json, "dumps", dumps)
+    monkeypatch.setattr(reading.json, "dumps", dumps)
     with pytest.raises(OSError, match="the disk is gone"):
         save_pairs(pairs, path)
     assert not path.exists()

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import build_model
-from distill.running.arguments import parse
 from resume_runs import black
 
 from distill.running import folder
+from distill.running.flags import parse
 
 
 @dataclass
