@@ -72,7 +72,11 @@ class Objective:
         raise NotImplementedError
 
 
-_TAKEN = ("loss", "rows", "epoch", "step", "learning_rate", "grad_norm")
+# by Trainer's logs and ours, in training or evaluation
+_TAKEN = (
+    "loss", "rows", "epoch", "step", "learning_rate", "grad_norm", "runtime", "samples_per_second", "steps_per_second",
+    "num_input_tokens_seen", "total_flos", "student_tokens_per_second", "teacher_tokens_per_second", "supervised_share", "held_out",
+)  # fmt: skip
 
 
 class Term(nn.Module):

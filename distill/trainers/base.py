@@ -17,6 +17,7 @@ from distill.pairs.collate import PairCollator, document_tokens, supervised_rows
 from distill.pairs.packing import PackedPairs
 from distill.trainers import fsdp
 from distill.trainers.checks import check_pairs, check_processes
+from distill.trainers.finite_loss import FiniteLoss
 from distill.trainers.identity import describe_student
 from distill.trainers.packing_check import packed
 from distill.trainers.resume import Resumption
@@ -29,8 +30,8 @@ logger = logging.getLogger(__name__)
 class PairTrainer(Trainer):
     """A `transformers.Trainer` whose datasets are pairs; its collator is `PairCollator`.
 
-    It does what it adds with a few collaborators: `resumption` (which checkpoint, and is it whole), `rates` (tokens a second), and
-    `distill.trainers.row_sharing` (every row once in several processes).
+    It does what it adds with a few collaborators: `resumption` (which checkpoint, and is it whole), `rates` (tokens a second), `finite`
+    (a loss that is no number stops the run), and `distill.trainers.row_sharing` (every row once in several processes).
 
     `eval_loss` is the mean over supervised tokens. (Trainer's own is a mean of batch means, which depends on the batch size.)
 
@@ -85,6 +86,7 @@ class PairTrainer(Trainer):
             **kwargs,
         )
         self.resumption = Resumption(self)
+        self.finite = FiniteLoss(self)
         check_processes(self.train_dataset, self.args)
         self.rates = Rates(self.accelerator, self.args.device)
         self._eval_sum = self._eval_items = 0.0
@@ -198,6 +200,20 @@ class PairTrainer(Trainer):
         for batch in batches:
             self.rates.count(batch)
         return batches, items
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As Trainer's; a loss that is not finite stops the run before the optimiser's step.
+
+        Trainer itself would log it as 0 and save what it made of the weights over the last good checkpoint.
+        """
+        loss = super().training_step(*args, **kwargs)
+        self.finite.check_step(loss)
+        return loss
+
+    def begin_window(self) -> None:
+        """A training begins: sums of an earlier call that failed in its middle are forgotten."""
+        self.finite.begin()
+        self.rates.begin_window()
 
     def open_window(self) -> dict[str, Any]:
         """Sums of this process since the last log, as plain values: so that logs go on after a kill as if nothing had happened."""

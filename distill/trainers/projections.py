@@ -35,7 +35,6 @@ class Projections(TrainerCallback):
 
     def __init__(self, terms: torch.nn.Module, trainer: Any) -> None:
         self.terms, self.accelerator = terms, trainer.accelerator
-        self._averaged = False
         trainer.add_callback(self)
         if not self:
             return
@@ -70,15 +69,21 @@ class Projections(TrainerCallback):
         if scheduler is not None:
             raise ValueError(
                 f"optimizers=(optimizer, scheduler) has no group for the {len(missing)} projections that HiddenStates learns, and a "
-                "scheduler that is made already cannot take one. Give optimizers=(optimizer, None), or add the parameters of "
-                "trainer.terms to your optimiser before the scheduler is made."
+                "scheduler that is made already cannot take one. Give optimizers=(optimizer, None); or make both when the trainer is there, "
+                "with the parameters of trainer.terms in the optimiser, and set trainer.optimizer and trainer.lr_scheduler."
             )
         optimizer.add_param_group({"params": missing, "weight_decay": 0.0})
 
-    def beside(self, model: Any) -> "_Together":
-        """For the norm of all gradients: the model's parameters, and these, averaged over processes."""
-        self._average()
-        return _Together(model, self.terms)
+    def beside(self, model: Any) -> Any:
+        """For the norm of all gradients: something with the parameters of the model and these."""
+        return _Together(model, self.terms) if self else model
+
+    def average(self) -> None:
+        """At the end of a step: mean over processes, before anything looks at the gradients."""
+        if self.accelerator.num_processes > 1:
+            for parameter in self.parameters():
+                found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.accelerator.reduce(found, "mean")
 
     def save(self, checkpoint: Path) -> None:
         """Write them into a checkpoint."""
@@ -92,30 +97,26 @@ class Projections(TrainerCallback):
         """Read them back.
 
         Raises:
-            ValueError: the checkpoint has none.
+            ValueError: the checkpoint has none, or those of other objectives.
         """
         if not self:
             return
         file = checkpoint / OBJECTIVES_FILE
         if not file.is_file():
             raise ValueError(f"{checkpoint} has no {OBJECTIVES_FILE}: it was saved with other objectives.")
-        self.terms.load_state_dict(load_file(file))
+        found, own = load_file(file), self.terms.state_dict()
+        shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (found, own)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{file} holds projections {shapes[0]}, and these objectives have {shapes[1]}.")
+        self.terms.load_state_dict(found)
 
-    def _average(self) -> None:
-        if self.accelerator.num_processes > 1 and not self._averaged:
-            for parameter in self.parameters():
-                found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                parameter.grad = self.accelerator.reduce(found, "mean")
-        self._averaged = True
-
-    def on_pre_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """Mean over processes, unless clipping needed it already."""
-        self._average()
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Nothing is left of a call that failed between backward pass and step."""
+        self.terms.zero_grad()
 
     def on_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Trainer clears the model's gradients after a step, not the optimiser's; these would add up for ever."""
         self.terms.zero_grad()
-        self._averaged = False
 
 
 class _Together:

@@ -27,7 +27,7 @@ class Resumption(TrainerCallback):
 
     Args:
         trainer: whose callback this becomes. Its `identity()` says what a run is made of beside its settings; `open_window()`
-            and `take_up_window(window)` are its sums since the last log, as plain values.
+            and `take_up_window(window)` are its sums since the last log, as plain values, and `begin_window()` forgets them.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -166,7 +166,8 @@ class Resumption(TrainerCallback):
             trainer.control.should_save = not self._save_waits
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Trainer begins every call of `train` with empty sums."""
+        """Trainer begins every call of `train`, and every try of it, with empty sums."""
+        self.trainer.begin_window()
         window = self._window
         if window is not None and len(window["processes"]) == args.world_size:
             self.trainer.take_up_window(window["processes"][args.process_index], window["last_logged"])

@@ -1,4 +1,4 @@
-"""Sums of the loss terms for the logs, which outlive a kill; and the sentence when one is not finite."""
+"""Sums of the loss terms since the last log and over an evaluation, which outlive a kill."""
 
 from typing import Any
 
@@ -71,19 +71,3 @@ class TermSums:
 def _add(sums: dict[str, Tensor], values: dict[str, Tensor]) -> None:
     for name, value in values.items():
         sums[name] = sums.get(name, 0) + value.double()
-
-
-def describe_non_finite(values: dict[str, Tensor], rows: Tensor, ids: list[str] | None, step: int) -> str:
-    """Which terms, of which rows, at which step."""
-    row_of = rows.nonzero()[:, 0]
-    bad = {name: row_of[~value.isfinite()].unique().tolist() for name, value in values.items()}
-    said = [
-        f"{name} of {', '.join(repr(ids[r]) if ids else f'row {r} of the batch' for r in where)}"
-        for name, where in bad.items()
-        if where
-    ]
-    sums = ", ".join(f"{name} {float(value.detach().sum()):.4g}" for name, value in values.items())
-    return (
-        f"The loss at step {step} is not finite: {'; '.join(said) or 'a sum is too large'} (sums of this batch: {sums}). "
-        "A smaller learning rate, max_grad_norm or bfloat16 in place of float16 may help; or look at these pairs."
-    )

@@ -30,6 +30,10 @@ class Rates:
         self._teacher_seconds = 0.0
         self._events: list[tuple[Any, Any]] = []
 
+    def begin_window(self) -> None:
+        """Called at the beginning of a training, and after a log."""
+        self._begun, self._counts, self._earlier, self._events, self._teacher_seconds = None, [], [0, 0], [], 0.0
+
     def begin(self) -> None:
         """Called before the rows of each step are fetched."""
         if self._begun is None:
@@ -85,7 +89,7 @@ class Rates:
             mine = self.accelerator.reduce(wide.to(self.device), "sum").cpu()
             mine[3:] /= self.accelerator.num_processes
         whole, supervised, tokens, seconds, teacher = mine.tolist()
-        self._begun, self._counts, self._earlier, self._events, self._teacher_seconds = None, [], [0, 0], [], 0.0
+        self.begin_window()
         found = {"student_tokens_per_second": tokens / max(seconds - teacher, 1e-9)}
         if teacher:
             found["teacher_tokens_per_second"] = tokens / teacher

@@ -25,6 +25,10 @@ MEMBERS = {
         ("model",),
         "asks `model` for its parameters and nothing else; called before on_pre_optimizer_step, if max_grad_norm > 0",
     ),
+    "_get_grad_norm": Member(
+        ("model", "grad_norm"),
+        "asks `model` for its parameters and nothing else; called after clipping, if it was clipped",
+    ),
     "_get_dataloader": Member(
         ("dataset", "description", "batch_size", "sampler_fn", "is_training", "dataloader_key"),
         "makes the loaders of training and evaluation; calls sampler_fn(dataset) for the order",

@@ -23,7 +23,7 @@ from distill.trainers.fsdp import check_teacher_is_everywhere
 from distill.trainers.identity import describe_teacher, describe_terms
 from distill.trainers.packing_check import check_packing
 from distill.trainers.projections import Projections
-from distill.trainers.term_sums import TermSums, describe_non_finite
+from distill.trainers.term_sums import TermSums
 
 logger = logging.get_logger(__name__)
 
@@ -79,7 +79,8 @@ class WhiteBoxTrainer(PairTrainer):
                     f"WhiteBoxTrainer has its own loss and keeps no logits; {name} cannot be used with it."
                 )
         names = [objective.name for objective in objectives]
-        if not names or len(set(names)) < len(names):
+        weighted = [f"{name}_weight" for name in names]  # in logs, where the weight is a schedule
+        if not names or len({*names, *weighted}) < 2 * len(names):
             raise ValueError(
                 f"objectives are {names}; give at least one, and a name= of its own to each of several of one kind: "
                 "HiddenStates(layers='last', name='last_hidden')."
@@ -117,11 +118,13 @@ class WhiteBoxTrainer(PairTrainer):
         self.objectives = tuple(objectives)
         # FSDP2 keeps the head whole from the forward pass until its gradient is there; FSDP1 and ZeRO do not
         whole = not (self.is_deepspeed_enabled or (self.is_fsdp_enabled and not self.accelerator.is_fsdp2))
-        bound = {
-            o.name: o.bind(self.student, self.teacher, vocabulary=vocabulary, whole_weights=whole) for o in objectives
-        }
-        self.terms = torch.nn.ModuleDict(bound)
+        bound = [
+            o.bind(self.student, self.teacher, vocabulary=vocabulary, whole_weights=whole) for o in self.objectives
+        ]
+        self.terms = torch.nn.ModuleList(bound)  # one for each objective, in their order
         self.projections = Projections(self.terms, self)
+        if self.optimizer is not None:  # the caller's own
+            self.projections.join(self.optimizer, self.lr_scheduler)
         if isinstance(self.train_dataset, PackedPairs):
             check_packing(self, self.teacher, use_cache=False)
             if any(isinstance(o, HiddenStates) and o.distance == "cka" for o in objectives):
@@ -129,10 +132,9 @@ class WhiteBoxTrainer(PairTrainer):
                     "HiddenStates(distance='cka') compares the states of a whole row, and a packed row holds several pairs; "
                     "leave packing out, or choose distance='mse' or 'cosine'."
                 )
-        self._student_request = SignalRequest.union(term.student_request for term in bound.values())
-        self._teacher_request = SignalRequest.union(term.teacher_request for term in bound.values())
+        self._student_request = SignalRequest.union(term.student_request for term in bound)
+        self._teacher_request = SignalRequest.union(term.teacher_request for term in bound)
         self._sums = TermSums(self.accelerator, self.args.device)
-        self._unchecked: Any = None  # the last loss, and what a message about it needs
         self._last_weights: dict[str, float] = {}
         # so that Trainer counts the supervised positions whatever the model's forward accepts
         self.model_accepts_loss_kwargs = True
@@ -160,9 +162,9 @@ class WhiteBoxTrainer(PairTrainer):
         if model is not self.student or self.args.world_size > 1 or not terms:
             terms.append(zero_loss)
         loss = torch.stack(terms).sum() / items
-        self._unchecked = loss.detach(), {name: value.detach() for name, value in values.items()}, rows, ids
-        if not torch.is_grad_enabled():
-            self._check_finite()
+        self.finite.remember(values, rows, ids)
+        if not torch.is_grad_enabled() or self.is_deepspeed_enabled:  # whose backward pass takes the step as well
+            self.finite.check_at_once(loss.detach())
         if self.student.training:
             self._sums.keep_training(sums, items)
             self._last_weights = weights
@@ -173,17 +175,11 @@ class WhiteBoxTrainer(PairTrainer):
         return (loss, {}) if return_outputs else loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As Trainer's; a loss that is not finite stops the run before the optimiser's step."""
+        """As `PairTrainer`'s; at the end of a step the projections have the mean gradient over processes, as the student has."""
         loss = super().training_step(*args, **kwargs)
-        self._check_finite()  # to look at the loss is to wait for it: not before the backward pass is on its way
+        if self.accelerator.sync_gradients:
+            self.projections.average()
         return loss
-
-    def _check_finite(self) -> None:
-        if self._unchecked is None:
-            return
-        (loss, values, rows, ids), self._unchecked = self._unchecked, None
-        if not torch.isfinite(loss):
-            raise FloatingPointError(describe_non_finite(values, rows, ids, self.state.global_step))
 
     def weights(self) -> dict[str, float]:
         """The weight of every objective in the present step."""
@@ -209,10 +205,17 @@ class WhiteBoxTrainer(PairTrainer):
         student = run_with_taps(model, self.student, inputs, rows, self._student_request, tokens)
         with torch.autocast(self.args.device.type, enabled=False):  # whatever the models run in, this is in float32
             term: Any
-            for name, term in self.terms.items():
+            for term in self.terms:
                 # a term without weight is computed for the log alone
-                with torch.set_grad_enabled(torch.is_grad_enabled() and weights[name] > 0):
-                    values.update(values_of(term, student, teacher, len(tokens)))
+                with torch.set_grad_enabled(torch.is_grad_enabled() and weights[term.objective.name] > 0):
+                    found = values_of(term, student, teacher, len(tokens))
+                others = {*values, *weights} - {term.objective.name}
+                if taken := sorted(others & found.keys()):
+                    raise ValueError(
+                        f"{', '.join(taken)} is the name of an objective, and also of what {term.objective.name!r} shows in the log "
+                        "beside itself; give one of the two objectives another name=."
+                    )
+                values.update(found)
         self.teacher_side.release()
         assert student.zero_loss is not None
         return values, student.zero_loss.float()
@@ -246,7 +249,11 @@ class WhiteBoxTrainer(PairTrainer):
 
     def _clip_grad_norm(self, model: Any) -> Any:
         """As Trainer's, and the projections' gradients are a part of the norm."""
-        return super()._clip_grad_norm(self.projections.beside(model) if self.projections else model)
+        return super()._clip_grad_norm(self.projections.beside(model))
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """As Trainer's, and the projections' gradients are a part of the norm."""
+        return super()._get_grad_norm(self.projections.beside(model), grad_norm)
 
     def save_beside(self, checkpoint: Path) -> None:
         """The projections."""
@@ -264,9 +271,14 @@ class WhiteBoxTrainer(PairTrainer):
         """As for the black box, and which teacher and objectives."""
         mine = {
             "teacher": self._teacher_identity or describe_teacher(self.teacher, self.student),
-            "objectives": describe_terms(self.terms.values()),
+            "objectives": describe_terms(self.terms),
         }
         return super().identity() | mine
+
+    def begin_window(self) -> None:
+        """As `PairTrainer.begin_window`."""
+        super().begin_window()
+        self._sums.begin_training_window()
 
     def open_window(self) -> dict[str, Any]:
         """As `PairTrainer.open_window`, and the sums of the terms."""

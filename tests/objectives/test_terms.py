@@ -97,3 +97,23 @@ def test_a_term_that_leaves_its_own_name_out_is_refused():
     term = Nameless(Constant())
     with pytest.raises(ValueError, match=r"'constant' \(Nameless\) gave other, and not its own name"):
         values_of(term, *signals_of(term, student, teacher, inputs, rows), int(rows.sum()))
+
+
+@pytest.mark.parametrize(
+    "objectives",
+    [
+        [HiddenStates(name="divergence"), Logits(cross_entropy=0.5)],
+        [Logits(cross_entropy=0.5), HiddenStates(name="divergence")],
+        [Logits(cross_entropy=0.5, name="soft"), HiddenStates(name="soft_divergence")],
+    ],
+)
+def test_what_one_term_shows_cannot_take_the_place_of_another(arguments, objectives):
+    with pytest.raises(ValueError, match=r"divergence is the name of an objective, and also of what '\w+' shows"):
+        trainer(arguments, objectives, max_steps=1).train()
+
+
+@pytest.mark.parametrize("name", ["keys", "values", "training", "forward", "half"])
+def test_a_name_may_be_one_that_modules_have(arguments, name):
+    run = trainer(arguments, [Logits(name=name)], max_steps=1)
+    run.train()
+    assert name in run.state.log_history[0]

@@ -46,7 +46,7 @@ def test_a_quantised_teacher_is_streamed_as_any_other(arguments, folder, bits):
     assert linear.dtype == (torch.int8 if bits == 8 else torch.uint8)
     assert linear.numel() * 8 == bits * 64 * 128
     run = trainer(arguments, [Logits()], student=student(), teacher=teacher)
-    assert run.terms["logits"].transforms is not None
+    assert run.terms[0].transforms is not None
     batch = run.data_collator(list(build_pairs(5)))
     loss = run.compute_loss(run.model, batch)
     loss.backward()

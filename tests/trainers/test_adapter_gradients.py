@@ -87,5 +87,5 @@ def test_the_head_is_streamed_unless_it_has_an_adapter(arguments, kind, tied):
     adapted = peft.get_peft_model(build_model(seed=7, tie_word_embeddings=tied), TRAINED[kind]())
     for teacher in (build_model(seed=1), "self"):
         run = trainer(arguments, [Logits()], student=adapted, teacher=teacher)
-        assert (run.terms["logits"].transforms is None) == ("head" in kind and "copy" not in kind)
-        assert run._student_request.logits == run._teacher_request.logits == (run.terms["logits"].transforms is None)
+        assert (run.terms[0].transforms is None) == ("head" in kind and "copy" not in kind)
+        assert run._student_request.logits == run._teacher_request.logits == (run.terms[0].transforms is None)

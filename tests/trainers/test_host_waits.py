@@ -26,7 +26,8 @@ def test_waits_do_not_grow_with_layers_or_rows(arguments, layers):
     teacher = build_model(layers=layers, seed=1)
     run = trainer(arguments, objectives, student=students[1], teacher=teacher, pairs=pairs, **STEP)
     found, _ = waits_of_a_step(run)
-    assert sum(found.values()) <= OWN + 2 * sum(plain.values()), found
+    own = 1  # whether the loss is finite, which the black box asks, too
+    assert sum(found.values()) <= OWN + 2 * (sum(plain.values()) - own), found
 
 
 def test_supervised_rows_are_what_a_boolean_index_gives():
