@@ -16,6 +16,7 @@ from distill.models.quantising import check_student_keeps_gradients
 from distill.pairs.collate import PairCollator, document_tokens, supervised_rows
 from distill.pairs.packing import PackedPairs
 from distill.trainers import fsdp
+from distill.trainers.causality import check_causal
 from distill.trainers.checks import check_pairs, check_processes
 from distill.trainers.finite_loss import FiniteLoss
 from distill.trainers.identity import describe_student
@@ -48,7 +49,7 @@ class PairTrainer(Trainer):
         kwargs: as for `transformers.Trainer`.
 
     Raises:
-        ValueError: no tokenizer and no collator; pairs that the model cannot learn from; packing without a length, or with a
+        ValueError: no tokenizer and no collator; a student that sees the tokens it is to predict; pairs that it cannot learn from; packing without a length, or with a
             model that does not keep the pairs of a row apart.
     """
 
@@ -91,6 +92,7 @@ class PairTrainer(Trainer):
         self.rates = Rates(self.accelerator, self.args.device)
         self._eval_sum = self._eval_items = 0.0
         check_student_keeps_gradients(self.model, self.args.device)
+        check_causal(self.model)
         if is_adapted(self.model) and self.args.gradient_checkpointing:
             # the frozen embeddings' output has no gradient, so a checkpointed layer would have none either
             student: Any = self.model
@@ -201,18 +203,8 @@ class PairTrainer(Trainer):
             self.rates.count(batch)
         return batches, items
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """As Trainer's; a loss that is not finite stops the run before the optimiser's step.
-
-        Trainer itself would log it as 0 and save what it made of the weights over the last good checkpoint.
-        """
-        loss = super().training_step(*args, **kwargs)
-        self.finite.check_step(loss)
-        return loss
-
     def begin_window(self) -> None:
         """A training begins: sums of an earlier call that failed in its middle are forgotten."""
-        self.finite.begin()
         self.rates.begin_window()
 
     def open_window(self) -> dict[str, Any]:

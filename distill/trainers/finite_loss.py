@@ -4,64 +4,59 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TrainerCallback
 
 from distill.basics import processes
 
 
-class FiniteLoss:
-    """Looks at the loss when the backward pass is on its way, because to look at it is to wait for the device.
+class FiniteLoss(TrainerCallback):
+    """Looks at the sum of losses once a step, when its backward passes are on their way: to look is to wait for the device.
 
-    In several processes all of them stop: gradients are reduced by then, so whoever went on would take a step with what the
-    others found.
+    Trainer itself would log such a loss as 0, train on, and save what became of the weights over the last good checkpoint. In
+    several processes all of them stop: gradients are reduced by then, so whoever went on would take a step with what the others
+    found. (DeepSpeed takes its step within the backward pass; there nothing is written, but the weights in memory are spoiled.)
 
     Args:
-        trainer: whose loss it is.
+        trainer: whose callback this becomes. Its filter, which puts other losses in the place of those that are no numbers, is
+            switched off.
     """
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
-        self._details: tuple[dict[str, Tensor], Tensor, Any] | None = None
-        self._failure: FloatingPointError | None = None
-
-    def begin(self) -> None:
-        """At the beginning of a training."""
-        self._details = self._failure = None
+        self._details: list[tuple[dict[str, Tensor], Tensor, Any]] = []  # of the micro-batches of the step under way
+        trainer.args.logging_nan_inf_filter = False
+        trainer.add_callback(self)
 
     def remember(self, values: dict[str, Tensor], rows: Tensor, ids: list[str] | None) -> None:
-        """What a message about the batch under way needs: `[N]` of every term, `[B, T]` supervised positions, names of its rows."""
-        self._details = {name: value.detach() for name, value in values.items()}, rows, ids
+        """What a message about a micro-batch needs: `[N]` of every term, `[B, T]` supervised positions, names of its rows."""
+        self._details.append(({name: value.detach() for name, value in values.items()}, rows, ids))
 
-    def check_at_once(self, loss: Tensor) -> None:
-        """Raises FloatingPointError if this process's loss is not finite."""
-        details, self._details = self._details, None
-        if not torch.isfinite(loss):
-            step = self.trainer.state.global_step
-            raise FloatingPointError(
-                f"The loss at step {step} is not finite ({float(loss)}). {_ADVICE}"
-                if details is None
-                else describe_non_finite(*details, step)
-            )
-
-    def check_step(self, loss: Tensor) -> None:
-        """After the backward pass of a micro-batch; in several processes they agree at the end of the step.
-
-        Raises:
-            FloatingPointError: the loss of this process, or of another one, is not finite.
-        """
-        try:
-            self.check_at_once(loss)
-        except FloatingPointError as error:
-            self._failure = self._failure or error
-        accelerator = self.trainer.accelerator
-        several = accelerator.num_processes > 1
-        if several and not accelerator.sync_gradients:
+    def check(self, loss: Tensor) -> None:
+        """Raises FloatingPointError if a loss of this process, or a sum of losses, is not finite."""
+        details, self._details = self._details, []
+        if torch.isfinite(loss):
             return
-        anywhere = (
-            processes.any_of_them(self._failure is not None, loss.device) if several else self._failure is not None
-        )
-        if anywhere:
-            raise self._failure or FloatingPointError(
-                f"The loss of another process is not finite at step {self.trainer.state.global_step}; its message names the pairs."
+        step = self.trainer.state.global_step
+        for values, rows, ids in details:
+            if not all(value.isfinite().all() for value in values.values()):
+                raise FloatingPointError(describe_non_finite(values, rows, ids, step))
+        raise FloatingPointError(f"The loss at step {step} is not finite ({float(loss)}). {_ADVICE}")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Nothing is left of a call that failed."""
+        self._details = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """All gradients are there, and nothing has been changed by them."""
+        loss, failure = self.trainer._tr_loss, None
+        try:
+            self.check(loss)
+        except FloatingPointError as error:
+            failure = error
+        several = self.trainer.accelerator.num_processes > 1
+        if processes.any_of_them(failure is not None, loss.device) if several else failure is not None:
+            raise failure or FloatingPointError(
+                f"The loss of another process is not finite at step {state.global_step}; its message says more."
             )
 
 

@@ -164,7 +164,7 @@ class WhiteBoxTrainer(PairTrainer):
         loss = torch.stack(terms).sum() / items
         self.finite.remember(values, rows, ids)
         if not torch.is_grad_enabled() or self.is_deepspeed_enabled:  # whose backward pass takes the step as well
-            self.finite.check_at_once(loss.detach())
+            self.finite.check(loss.detach())
         if self.student.training:
             self._sums.keep_training(sums, items)
             self._last_weights = weights
@@ -175,7 +175,7 @@ class WhiteBoxTrainer(PairTrainer):
         return (loss, {}) if return_outputs else loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As `PairTrainer`'s; at the end of a step the projections have the mean gradient over processes, as the student has."""
+        """As Trainer's; at the end of a step the projections have the mean gradient over processes, as the student has."""
         loss = super().training_step(*args, **kwargs)
         if self.accelerator.sync_gradients:
             self.projections.average()

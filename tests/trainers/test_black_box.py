@@ -164,7 +164,13 @@ def test_a_model_that_cannot_count_the_window_is_refused(arguments):
 def test_a_routers_loss_that_depends_on_the_split_is_refused(arguments):
     from transformers import MixtralConfig, MixtralForCausalLM
 
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
     student = MixtralForCausalLM(MixtralConfig(vocab_size=320, num_local_experts=2, output_router_logits=True, **sizes))
     common = {"model": student, "train_dataset": build_pairs(), "processing_class": build_tokenizer()}
     with pytest.raises(ValueError, match="output_router_logits = False"):
