@@ -37,7 +37,7 @@ def attention_divergence(
         student, teacher: one layer each, or as many of one as of the other, with the same number of query heads; key heads and
             dimensions may differ.
         rows: the supervised positions: the rows of the map that are compared. `[B, T]` bool, or already looked up.
-        divergence: of `distill.divergences.by_name`.
+        divergence: of `distill.objectives.divergences.by_name`.
 
     Returns:
         `[N]`, in nats, with gradient to the student's queries, keys and sinks.

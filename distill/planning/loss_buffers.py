@@ -24,7 +24,7 @@ def head_buffers(student: HeadTap, teacher: HeadTap, divergence: Divergence, liv
 
     Args:
         student, teacher: taps on tensors without values.
-        divergence: of `distill.divergences.by_name`.
+        divergence: of `distill.objectives.divergences.by_name`.
         live: what the buffers are counted in.
         device: "cpu" or "cuda", which decides the size of a tile.
     """
