@@ -17,6 +17,7 @@ import datasets
 
 from distill import load_pairs
 from distill.basics.curation_step import Step, steps_table
+from distill.basics.processes import say
 from distill.curation.contamination import drop_contaminated, find_contamination, read_evaluation
 from distill.curation.duplicates import DUPLICATES, drop_duplicates, drop_near_duplicates
 from distill.curation.filters import (
@@ -76,20 +77,20 @@ def main(argv: list[str] | None = None) -> None:
     for clean in _cleaners(args, against):
         pairs, step = clean(pairs)
         steps.append(step)
-        print(step)
+        say(step)
         for example in step.examples:
-            print(f"    {example}")
+            say(f"    {example}")
     if against and args.report_only:
         for overlap in find_contamination(pairs, against, n=args.n, share=args.share):
-            print(overlap)
-    print("\n" + steps_table(steps))
+            say(overlap)
+    say("\n" + steps_table(steps))
     if args.report_only:
         return
     if len(pairs) == 0:
         raise ValueError("Nothing is left of the pairs; ask for less to be left out. Nothing was written.")
     save_pairs(pairs, args.output)
     write_steps(args.output, steps, source=args.pairs)
-    print(f"\n{len(pairs)} pairs in {args.output}.")
+    say(f"\n{len(pairs)} pairs in {args.output}.")
 
 
 def _cleaners(args: CleanArguments, against: dict[str, list[str]]) -> list[Cleaner]:

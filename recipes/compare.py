@@ -25,6 +25,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 import distill
 from distill import BlackBoxTrainer, WhiteBoxTrainer, generate, make_student
+from distill.basics.processes import say
 from distill.basics.progress import Stages
 from distill.evaluation import Agreement, AgreementCurve, HeldOut
 from distill.models.load import fast_dtype
@@ -99,9 +100,7 @@ def main(argv: list[str] | None = None) -> None:
             teacher.model, args.layers, strategy=args.strategy, sample=block_sample(train_pairs, args.strategy)
         )
         start = held_out.measure(untouched)
-        print(
-            f"Before training: KL {start.kl:.3f}, same top token {start.top1:.1%}, {held_out.tokens} held-out tokens."
-        )
+        say(f"Before training: KL {start.kl:.3f}, same top token {start.top1:.1%}, {held_out.tokens} held-out tokens.")
 
     runs: list[dict[str, Any]] = []
     titles = WAYS | ABLATION
@@ -113,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
                     student = copy.deepcopy(untouched)
                     _train(way, seed, folder, args, training, student, teacher, train_pairs, held_out, start)
                 result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-                print(f"{titles[way]}, seed {seed}: KL {start.kl:.3f} -> {result['final']['kl']:.3f}.")
+                say(f"{titles[way]}, seed {seed}: KL {start.kl:.3f} -> {result['final']['kl']:.3f}.")
             if "peak_memory_gib" not in result:
                 result["peak_memory_gib"] = stages.finished[-1].peak_memory_gib
                 write_json(folder / "result.json", result)
@@ -151,10 +150,9 @@ def main(argv: list[str] | None = None) -> None:
     write_json(run / "results.json", results)
     write_report(results, run / "report.html")
     if args.ablation:
-        print("\n" + ablation_table(runs))
-    print(
+        say("\n" + ablation_table(runs))
+    say(
         f"\nFinished in {(time.monotonic() - begun) / 60:.1f} minutes. Open {(run / 'report.html').resolve()}",
-        flush=True,
     )
 
 

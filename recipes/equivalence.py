@@ -26,6 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import distill
 from distill import generate, make_student
+from distill.basics.processes import say
 from distill.equivalence import (
     TITLES,
     Bed,
@@ -158,18 +159,16 @@ def main(argv: list[str] | None = None) -> None:
     run = _sections(args, Material(args, folder))
     done: list[Section] = []
     for number, name in enumerate(names, start=1):
-        print(
-            f"\n[{number}/{len(names)}] {TITLES[name]} ({name}) · {time.monotonic() - begun:.0f} s so far", flush=True
-        )
+        say(f"\n[{number}/{len(names)}] {TITLES[name]} ({name}) · {time.monotonic() - begun:.0f} s so far")
         try:
             section = run[name]()
         except KeyboardInterrupt:
-            print(
+            say(
                 f"\nStopped in {name}. The {len(done)} finished sections are in {folder}; the others: --sections NAMES."
             )
             raise SystemExit(130) from None
         for claim in section.claims:
-            print(f"  {_MARKS[claim.holds]} {claim.text}\n      {claim.measured}", flush=True)
+            say(f"  {_MARKS[claim.holds]} {claim.text}\n      {claim.measured}")
         done.append(section)
         facts = {
             "command": " ".join(["distill equivalence", *(sys.argv[1:] if argv is None else argv)]),
@@ -182,9 +181,7 @@ def main(argv: list[str] | None = None) -> None:
     failed = [claim.text for section in done for claim in section.failed]
     if failed:
         raise ValueError(f"{len(failed)} statements did not come out as stated: {'; '.join(failed)}.")
-    print(
-        f"\nFinished in {facts['seconds'] / 60:.1f} minutes. Open {(folder / 'equivalence.html').resolve()}", flush=True
-    )
+    say(f"\nFinished in {facts['seconds'] / 60:.1f} minutes. Open {(folder / 'equivalence.html').resolve()}")
 
 
 _MARKS = {True: "yes ", False: "NO  ", None: "--  "}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distill import generate
+from distill.basics.processes import say
 from distill.generation.prompts import write_prompts
 from distill.pairs.prompts import read_distinct_prompts
 from distill.running.flags import ServerArguments, parse
@@ -83,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         allow_refusals=args.allow_refusals,
     )
     stopped = pairs["finish_reason"].count("stop")
-    print(f"{len(pairs)} pairs in {args.output}; {stopped} ended by themselves, {len(pairs) - stopped} were cut.")
+    say(f"{len(pairs)} pairs in {args.output}; {stopped} ended by themselves, {len(pairs) - stopped} were cut.")
 
 
 if __name__ == "__main__":

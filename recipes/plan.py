@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from distill.basics.processes import say
 from distill.models.load import fast_dtype
 from distill.planning import (
     OPTIMISERS,
@@ -80,16 +81,16 @@ def main(argv: list[str] | None = None) -> None:
     plans = _plans(args, teacher, student)
     _say_what(args, teacher, student)
     shown = {way: plans[way] for way in plans if args.way == "both" or way.startswith(args.way.replace("_", " "))}
-    print(memory_table(shown) + "\n")
+    say(memory_table(shown) + "\n")
     rate, what = (args.rate * 1e12, "at the rate given") if args.rate else _rate(args)
-    print(cost_table({"black box": plans["black box"], **shown}, rate, what) + "\n")
-    print(
+    say(cost_table({"black box": plans["black box"], **shown}, rate, what) + "\n")
+    say(
         f"Where the teacher that wrote the pairs stays loaded beside a black box, add its {gib(teacher.weight_bytes())}. "
         "A CPU's allocator and a GPU's keep a few percent more than is in use."
     )
     if args.memory is not None:
         for planned in shown.values():
-            print("\n" + "\n".join(advice(planned, plans["black box"], round(args.memory * 2**30))))
+            say("\n" + "\n".join(advice(planned, plans["black box"], round(args.memory * 2**30))))
 
 
 def _check(args: PlanArguments) -> None:
@@ -132,7 +133,7 @@ def _plans(args: PlanArguments, teacher: Shape, student: Shape) -> dict[str, Pla
 
 def _say_what(args: PlanArguments, teacher: Shape, student: Shape) -> None:
     rows = -(-args.batch // args.processes)
-    print(
+    say(
         f"teacher  {teacher.name}: {teacher.parameters:,} parameters, {gib(teacher.weight_bytes(args.teacher_bits))}\n"
         f"student  {student.name}: {student.parameters:,} parameters, {gib(student.weight_bytes())} in {args.student_dtype}\n"
         f"a step   {rows} x {args.length} tokens in each of {args.processes} process{'es' * (args.processes > 1)}, "
@@ -140,7 +141,7 @@ def _say_what(args: PlanArguments, teacher: Shape, student: Shape) -> None:
     )
     ours, theirs = student.config.vocab_size, teacher.config.vocab_size
     if ours != theirs:
-        print(
+        say(
             f"vocabularies differ: {ours:,} and {theirs:,} tokens. The white box needs tokens that mean the same on both sides, which "
             "a config does not tell; the trainer asks the tokenizers.\n"
         )

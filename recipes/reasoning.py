@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from distill import BlackBoxTrainer, generate
 from distill.basics.curation_step import Step, steps_table
 from distill.basics.fingerprint import fingerprint
+from distill.basics.processes import say
 from distill.curation.preflight import check_before_training
 from distill.curation.selection import KEEP, pass_rates, select
 from distill.curation.verifiers import load_verifier, read_rows, task_rows, verify
@@ -135,10 +136,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     whole, cut = cut_traces(drawn, teacher.tokenizer, args.cut)
     scored = verify(whole, asked, verifier, tokenizer=teacher.tokenizer, timeout=args.verifier_timeout)
-    print(f"\n{pass_rates(scored)}\n")
+    say(f"\n{pass_rates(scored)}\n")
     verified, chosen = select(scored, args.keep, k=args.k)
     steps = [cut, chosen]
-    print(steps_table(steps) + "\n")
+    say(steps_table(steps) + "\n")
     learned = without_examples(in_tokens_of(verified, tokenizer), examples, tokenizer)
     check_before_training(learned, tokenizer, args.max_length, start, training.per_device_train_batch_size)
 
@@ -159,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
         untrained["teacher, with the examples"] = _once(
             run / "teacher.json", lambda: ask(teacher.model, tokenizer=teacher.tokenizer, rows=shown)
         )
-    print("; ".join(f"{name}: {found.mean:.1%}" for name, found in untrained.items()) + " of the held-out questions.")
+    say("; ".join(f"{name}: {found.mean:.1%}" for name, found in untrained.items()) + " of the held-out questions.")
 
     trained: dict[str, list[Accuracy]] = {WAYS[way]: [] for way in WAYS if way == "verified" or args.control}
     for seed in range(training.seed, training.seed + args.seeds):
@@ -183,12 +184,12 @@ def main(argv: list[str] | None = None) -> None:
                 for checkpoint in folder.glob("checkpoint-*"):
                     shutil.rmtree(checkpoint)  # several times the student's size; the student is saved
             trained[title].append(_read(folder / "accuracy.json"))
-            print(f"{title}, seed {seed}: {trained[title][-1].mean:.1%}", flush=True)
+            say(f"{title}, seed {seed}: {trained[title][-1].mean:.1%}")
 
     report = _report(untrained, trained, held_out_rows, str(pass_rates(scored)), steps)
     (run / "report.md").write_text(report, encoding="utf-8")
-    print("\n" + report)
-    print(f"The students, their cards and report.md are in {run.path}.")
+    say("\n" + report)
+    say(f"The students, their cards and report.md are in {run.path}.")
 
 
 def _train(

@@ -31,7 +31,7 @@ from bench_ways import (
     trl_chunked,
 )
 from bench_white_box import DIVERGENCES, one_layer, one_layer_eager
-from measuring import Measured, host_waits, machine, measure, table
+from measuring import Measured, earlier_tables, host_waits, machine, measure, table
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -254,8 +254,7 @@ def main() -> None:
     args = parser.parse_args()
     shares = [float(share) for share in args.shares.split(",")]
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    kept: dict[str, str] = json.loads(args.output.read_text()) if args.output.is_file() else {}
-    kept["Machine"] = machine(DEVICE)
+    kept = earlier_tables(args.output)
     todo: dict[str, Callable[[], str]] = {}
     for part in args.parts.split(","):
         if part == "head":
@@ -273,7 +272,7 @@ def main() -> None:
                 todo[title] = partial(bench_objectives, args.rounds, pair, shape)
     for title, one in todo.items():
         print(f"\n## {title}\n", flush=True)
-        kept[title] = one()
+        kept[title] = f"{machine(DEVICE)}\n\n{one()}"
         release()
         print(kept[title], flush=True)
         args.output.write_text(json.dumps(kept, indent=1))

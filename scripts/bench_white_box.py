@@ -27,7 +27,7 @@ from bench_ways import (
     textbook,
     trl_chunked,
 )
-from measuring import Measured, machine, measure, table
+from measuring import Measured, earlier_tables, machine, measure, table
 from torch import Tensor
 
 from distill import AttentionMaps, HiddenStates, Logits
@@ -230,8 +230,7 @@ def main() -> None:
     shapes = [(int(b), int(t)) for b, t in (shape.split("x") for shape in args.shapes.split(","))]
     shares = [float(share) for share in args.shares.split(",")]
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    kept: dict[str, str] = json.loads(args.output.read_text()) if args.output.is_file() else {}
-    kept["Machine"] = machine(args.device)
+    kept = earlier_tables(args.output)
     todo: dict[str, Callable[[], str]] = {}
     for part in args.parts.split(","):
         if part == "head":
@@ -252,7 +251,7 @@ def main() -> None:
                     )
     for title, one in todo.items():
         print(f"\n## {title}\n", flush=True)
-        kept[title] = one()
+        kept[title] = f"{machine(args.device)}\n\n{one()}"
         print(kept[title], flush=True)
         args.output.write_text(json.dumps(kept, indent=1))
     write_page(kept, args.page)

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import json
 import platform
 import statistics
 import time
@@ -104,6 +105,16 @@ def machine(device: str) -> str:
         extra = "with" if "avx512_bf16" in info else "without"
         name = f"{names[0] if names else platform.processor()} ({torch.get_num_threads()} threads, {extra} AVX512-BF16)"
     return f"{name}, torch {torch.__version__}, transformers {transformers.__version__}"
+
+
+def earlier_tables(path: Path) -> dict[str, str]:
+    """Tables of earlier runs by title, each below the machine that it was measured on.
+
+    Files once had one machine for all, under "Machine"; it is written above each of theirs.
+    """
+    kept: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    before = kept.pop("Machine", None)
+    return kept if before is None else {title: f"{before}\n\n{text}" for title, text in kept.items()}
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:

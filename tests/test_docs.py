@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import pkgutil
 import re
 import sys
 from pathlib import Path
@@ -79,6 +80,18 @@ def test_code_in_the_docs_imports_what_exists():
                 assert hasattr(module, alias.name), f"{named(page)}: {line}"
                 count += 1
     assert count > 10
+
+
+def test_dotted_names_in_the_code_exist():
+    """`distill.room.module.name` in a docstring or a comment: what a move leaves behind."""
+    wrong = []
+    for path in [*(ROOT / "distill").rglob("*.py"), *(ROOT / "recipes").rglob("*.py")]:
+        for name in re.findall(r"`(distill(?:\.[a-z_A-Z]\w*)+)", path.read_text(encoding="utf-8")):
+            try:
+                pkgutil.resolve_name(name)
+            except (AttributeError, ImportError):
+                wrong.append(f"{named(path)}: {name}")
+    assert not wrong
 
 
 def test_the_tree_in_the_design_is_of_today():

@@ -38,10 +38,14 @@ def is_main() -> bool:
 
 
 def rank() -> int:
-    """Number of this process, from 0; also before the processes have met."""
+    """Number of this process, from 0; also before the processes have met.
+
+    Before they have, a launcher's variables tell. RANK alone does not: a cluster may set it for a job of one process, which would
+    then wait for a first one that is not there, or say nothing.
+    """
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank()
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
 
 
 def say(*values: Any) -> None:

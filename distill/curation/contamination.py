@@ -30,7 +30,7 @@ import datasets
 
 from distill.basics.curation_step import Step
 from distill.basics.jsonl import read_jsonl
-from distill.curation.rows import PARTS, texts_of
+from distill.curation.rows import PARTS, text_of, texts_of
 from distill.text.words import words
 
 Phrase = tuple[str, ...]
@@ -180,7 +180,7 @@ def read_evaluation(path: str | os.PathLike[str], columns: Iterable[str] = _FIEL
     texts: list[str] = []
     if source.suffix == ".jsonl":
         for where, row in read_jsonl(source):
-            found = [_text_of(row[name]) for name in columns if name in row and isinstance(row[name], str | list)]
+            found = [text_of(row[name]) for name in columns if name in row and isinstance(row[name], str | list)]
             if not found:
                 raise ValueError(f"{where}: none of the columns {', '.join(columns)}; the line has {', '.join(row)}.")
             texts.extend(text for text in found if text.strip())
@@ -261,11 +261,3 @@ def _overlap(name: str, questions: _Questions, hits: list[Hit]) -> Overlap:
         not_compared=questions.not_compared,
         hits=tuple(hits),
     )
-
-
-def _text_of(value: Any) -> str:
-    """A text, or the contents of messages, or texts of a list."""
-    if isinstance(value, str):
-        return value
-    contents = (message.get("content") if isinstance(message, dict) else message for message in value)
-    return "\n".join(content for content in contents if isinstance(content, str))

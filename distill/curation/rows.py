@@ -24,10 +24,16 @@ def keep_rows(
 
 
 def texts_of(pairs: datasets.Dataset, part: str) -> list[str]:
-    """The prompts or completions as texts; messages by their contents."""
-    if part == "completion" or len(pairs) == 0 or isinstance(pairs[0]["prompt"], str):
-        return pairs[part][:]
-    return ["\n".join(message["content"] for message in prompt) for prompt in pairs["prompt"][:]]
+    """The prompts or completions as texts; messages by those of their contents that are text."""
+    return [text_of(value) for value in pairs[part][:]]
+
+
+def text_of(value: Any) -> str:
+    """A text, or the texts of a list or the contents of messages, one a line; null (a turn that calls a tool) says nothing."""
+    if isinstance(value, str):
+        return value
+    contents = (message.get("content") if isinstance(message, dict) else message for message in value)
+    return "\n".join(content for content in contents if isinstance(content, str))
 
 
 def row_keys(pairs: datasets.Dataset, by: str) -> list[Any]:

@@ -34,7 +34,7 @@ class AttentionMaps(Objective):
             any number of heads and any width. Queries and keys are taken as attention gets them, with rotary positions.
         relation_heads: into how many heads; must divide the widths of both models. None: the largest number that does, up to
             the student's own heads.
-        divergence: one of `distill.divergences.NAMES`.
+        divergence: one of `distill.objectives.divergences.NAMES`.
         weight, name: of this term; see `Objective`.
 
     Raises:

@@ -37,7 +37,7 @@ def attention_divergence(
         student, teacher: one layer each, or as many of one as of the other, with the same number of query heads; key heads and
             dimensions may differ.
         rows: the supervised positions: the rows of the map that are compared. `[B, T]` bool, or already looked up.
-        divergence: of `distill.divergences.by_name`.
+        divergence: of `distill.objectives.divergences.by_name`.
 
     Returns:
         `[N]`, in nats, with gradient to the student's queries, keys and sinks.
@@ -76,46 +76,63 @@ def _value_and_grads(
     row_weights: Tensor | None = None,
 ) -> tuple[Tensor, None, Gradients]:
     """Values `[N]`, nothing for logs, and the gradients of sum(row_weights * values) in each layer's query, key and sinks."""
-    originals = [tensor for student, _ in pairs for tensor in (student.query, student.key, student.sinks)]
     exact, count = wide(pairs[0][0].query[:0]).dtype, len(rows)
-    (batch, time), device = rows.mask.shape, rows.index.device
-    values = torch.zeros(count + 1, dtype=exact, device=device)  # one more, for what repetitions give
-    gradients = [
-        None if t is None or not needs else torch.zeros(_laid_out(t, i % 3), dtype=exact, device=device)
-        for i, (t, needs) in enumerate(zip(originals, needed, strict=True))
-    ]
+    values = torch.zeros(count + 1, dtype=exact, device=rows.index.device)  # one more, for what repetitions give
     weights = None if row_weights is None else torch.cat([row_weights.to(exact), row_weights.new_zeros(1, dtype=exact)])
     numbers = fused.numbers_of(values)
     blocks = Blocks(rows, [tap for pair in pairs for tap in pair])
     groups: dict[Any, list[int]] = {}
-    for i, pair in enumerate(pairs if count else []):
+    for i, pair in enumerate(pairs):
         groups.setdefault(tuple(map(neighbours_of, pair)), []).append(i)
+    share, finished = 1 / len(pairs), dict[int, Gradients]()
+    many = _takes_many(values.device)
     for group in groups.values():
-        heads = pairs[group[0]][0].query.shape[1]
-        many, limit = _takes_many(device), _GPU_BLOCK if _takes_many(device) else BLOCK
-        # launching a block costs a GPU's host as long as computing 2**26 scores: all rows first, then as many positions as go in
-        height = max(ROWS, limit // (heads * time * batch)) if many else max(16, min(ROWS, limit // (heads * time)))
-        beside = max(1, min(batch, limit // (height * heads * time))) if many else 1
-        for block in blocks.cut(pairs[group[0]], beside, height):
-            size = block.at.numel() * heads * (block.keys.stop - block.keys.start)
-            deep = max(1, limit // size) if many else 1
-            for first in range(0, len(group), deep):
-                chosen = group[first : first + deep]
-                found = [gradients[3 * i : 3 * i + 3] for i in chosen]
-                _block([pairs[i] for i in chosen], block, divergence, numbers, values, found, weights)
-    share = 1 / len(pairs)
-    for i, gradient in enumerate(gradients):
+        cut = _blocks_of(pairs[group[0]], blocks, many) if count else []
+        # gradients are sums in `exact`, and in the model's own precision once they are done: on a CPU one layer after another
+        for layers in [group] if many else [[i] for i in group]:
+            sums = {i: _zeros(pairs[i][0], needed[3 * i : 3 * i + 3], exact) for i in layers}
+            for block, deep in cut:
+                for first in range(0, len(layers), deep):
+                    now = layers[first : first + deep]
+                    _block([pairs[i] for i in now], block, divergence, numbers, values, [sums[i] for i in now], weights)
+            finished |= {i: _finished(pairs[i][0], sums.pop(i), share) for i in layers}
+    return values[:count].mul_(share), None, [gradient for i in range(len(pairs)) for gradient in finished[i]]
+
+
+def _blocks_of(pair: tuple[AttentionTap, AttentionTap], blocks: Blocks, many: bool) -> list[tuple[Block, int]]:
+    """The blocks of layers like this one, and of how many layers each is computed at once."""
+    _, heads, time, _ = pair[0].query.shape
+    limit = _GPU_BLOCK if many else BLOCK
+    # launching a block costs a GPU's host as long as computing 2**26 scores: all rows first, then as many positions as go in
+    height = max(ROWS, limit // (heads * time * blocks.batch)) if many else max(16, min(ROWS, limit // (heads * time)))
+    beside = max(1, min(blocks.batch, limit // (height * heads * time))) if many else 1
+    sizes = [
+        (block, block.at.numel() * heads * (block.keys.stop - block.keys.start))
+        for block in blocks.cut(pair, beside, height)
+    ]
+    return [(block, max(1, limit // size) if many else 1) for block, size in sizes]
+
+
+def _zeros(student: AttentionTap, needed: Sequence[bool], exact: torch.dtype) -> Gradients:
+    """For sums of a layer's gradients: query `[B * T + 1, H, d]`, whose last row takes what repetitions give, key and sinks."""
+    (batch, heads, time, width), sinks = student.query.shape, student.sinks
+    shapes = ((batch * time + 1, heads, width), student.key.shape, () if sinks is None else sinks.shape)
+    there = (needed[0], needed[1], needed[2] and sinks is not None)
+    return [
+        student.query.new_zeros(shape, dtype=exact) if wanted else None
+        for shape, wanted in zip(shapes, there, strict=True)
+    ]
+
+
+def _finished(student: AttentionTap, sums: Gradients, share: float) -> Gradients:
+    """A layer's gradients in the shapes and the precision of its tensors, from the sums over heads; `sums` is written over."""
+    batch, heads, time, width = student.query.shape
+    for gradient in sums:
         if gradient is not None:
-            gradient.mul_(share / pairs[i // 3][0].query.shape[1])
-            if i % 3 == 0:
-                gradients[i] = gradient[:-1].view(batch, time, *gradient.shape[1:]).transpose(1, 2)
-    return values[:count].mul_(share), None, in_precision_of(originals, gradients)
-
-
-def _laid_out(tensor: Tensor, kind: int) -> tuple[int, ...]:
-    """Of a gradient while it is made: a query's is `[B * T + 1, H, d]`, whose last row takes what repetitions give."""
-    batch, heads, time, width = (*tensor.shape, 0, 0, 0)[:4]
-    return (batch * time + 1, heads, width) if kind == 0 else tuple(tensor.shape)
+            gradient.mul_(share / heads)
+    if sums[0] is not None:
+        sums[0] = sums[0][:-1].view(batch, time, heads, width).transpose(1, 2)
+    return in_precision_of((student.query, student.key, student.sinks), sums)
 
 
 def _block(

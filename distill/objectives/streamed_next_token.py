@@ -36,7 +36,7 @@ class Comparison:
     """What is computed from two rows of logits.
 
     Args:
-        divergence: of `distill.divergences.by_name`.
+        divergence: of `distill.objectives.divergences.by_name`.
         temperature: divides both sides in the divergence.
         factor: of the divergence, in value and gradient.
         cross_entropy: weight of cross-entropy on the labels (at temperature 1), added to the divergence.

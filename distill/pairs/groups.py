@@ -21,7 +21,8 @@ def rows_by_prompt(pairs: datasets.Dataset) -> dict[bytes, list[int]]:
 
 def ids_as_bytes(pairs: datasets.Dataset, column: str) -> list[bytes]:
     """Each row's ids as bytes (int32): equal where the ids are, and quicker to compare and to hash than lists."""
-    lists = pairs.with_format("arrow")[:][column].combine_chunks()
+    # that column alone: picked rows are put together for every column that is there
+    lists = pairs.select_columns([column]).with_format("arrow")[:][column].combine_chunks()
     sizes = np.asarray(pc.list_value_length(lists)).astype(np.int64) * 4
     ends = sizes.cumsum()
     data = np.ascontiguousarray(pc.list_flatten(lists).to_numpy(), dtype=np.int32).tobytes()

@@ -166,11 +166,8 @@ class _Step:
             return head_buffers(student.head, teacher.head, term.divergence, live, device)
         if isinstance(term, AttentionMapsTerm):
             count = self.setting.supervised
-            values = [
-                attention_buffers(student.attention[s], teacher.attention[t], count, term.divergence, live, device)
-                for s, t in term.pairs
-            ]
-            return torch.stack(values).mean(0)
+            pairs = [(student.attention[s], teacher.attention[t]) for s, t in term.pairs]
+            return attention_buffers(pairs, count, term.divergence, live, device)
         found = term(student, teacher)
         assert isinstance(found, Tensor)
         return found

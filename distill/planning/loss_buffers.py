@@ -3,6 +3,7 @@
 Kept beside the real thing by a test that runs both; read `distill.objectives.streamed_next_token` and `distill.objectives.streamed_attention` first.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ def head_buffers(student: HeadTap, teacher: HeadTap, divergence: Divergence, liv
 
     Args:
         student, teacher: taps on tensors without values.
-        divergence: of `distill.divergences.by_name`.
+        divergence: of `distill.objectives.divergences.by_name`.
         live: what the buffers are counted in.
         device: "cpu" or "cuda", which decides the size of a tile.
     """
@@ -88,10 +89,21 @@ def _tile(student: Tensor, teacher: Tensor, divergence: Divergence, size: int) -
 
 
 def attention_buffers(
-    student: AttentionTap, teacher: AttentionTap, rows: int, divergence: Divergence, live: LiveBytes, device: str
+    pairs: Sequence[tuple[AttentionTap, AttentionTap]],
+    rows: int,
+    divergence: Divergence,
+    live: LiveBytes,
+    device: str,
 ) -> Tensor:
-    """As `attention_divergence`: `[N]`, with gradient to the student's queries and keys; `rows` is N."""
-    values: Tensor = _Attention.apply(student.query, student.key, teacher, rows, divergence, live, device)
+    """As `attention_divergence`: `[N]`, with gradient to the student's queries and keys.
+
+    Args:
+        pairs: student and teacher, a pair for each layer that is compared; all of the same shapes.
+        rows: N.
+        divergence, live, device: as in `head_buffers`.
+    """
+    inputs = [tensor for student, _ in pairs for tensor in (student.query, student.key)]
+    values: Tensor = _Attention.apply([teacher for _, teacher in pairs], rows, divergence, live, device, *inputs)
     return values
 
 
@@ -99,40 +111,50 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        teacher: AttentionTap,
+        teachers: Sequence[AttentionTap],
         rows: int,
         divergence: Divergence,
         live: LiveBytes,
         device: str,
+        *inputs: Tensor,
     ) -> Tensor:
-        heads, time = query.shape[1], query.shape[2]
+        # on a CPU one layer after another; on a GPU side by side, and so are their sums of gradients
+        together = 1 if device == "cpu" else len(teachers)
+        ctx.gradients = []
         with torch.no_grad(), live.labelled(CHUNKS):
-            exact = wide(query[:0]).dtype
-            gradients = [torch.zeros_like(side, dtype=exact) for side in (query, key)]
-            if device == "cpu":
-                block, tile = min(attention.ROWS, attention.BLOCK // (heads * time)), attention.TILE
-            else:
-                block, tile = attention._GPU_BLOCK // (heads * time), 0
-            height = min(max(16, block), time if device == "cpu" else time * query.shape[0])
-            # the scores of both sides and the keys they came from
-            sides = [query.new_empty((heads * height, time), dtype=exact) for _ in range(2)]
-            keys = [key.new_empty((*side.key.shape[1:],), dtype=exact) for side in (teacher, teacher)]
-            if tile:
-                _tile(sides[0], sides[1], divergence, tile)
-            else:  # compiled: the slope beside the scores, and the mask
-                slope = query.new_empty((heads * height, time))
-                mask = query.new_empty((height, time), dtype=torch.bool)
-                del slope, mask
-            del sides, keys
-            # the scores of both, and two products with the student's slope; below the diagonal only
-            live.flops += rows * time * heads * (3 * query.shape[-1] + teacher.query.shape[-1])
-            ctx.gradients = [gradient.to(query.dtype) for gradient in gradients]
-        return query.new_zeros(rows, dtype=exact)
+            for first in range(0, len(teachers), together):
+                theirs, ours = teachers[first : first + together], inputs[2 * first : 2 * (first + together)]
+                sums = [torch.zeros_like(side, dtype=wide(side[:0]).dtype) for side in ours]
+                _scores(ours[0], theirs[0], len(theirs), divergence, device)
+                for query, teacher in zip(ours[::2], theirs, strict=True):
+                    # the scores of both, and two products with the student's slope; below the diagonal only
+                    widths = 3 * query.shape[-1] + teacher.query.shape[-1]
+                    live.flops += rows * query.shape[2] * query.shape[1] * widths
+                while sums:
+                    ctx.gradients.append(sums.pop(0).to(ours[0].dtype))
+        return inputs[0].new_zeros(rows, dtype=wide(inputs[0][:0]).dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Any:
         kept, ctx.gradients = ctx.gradients, None
-        return *kept, *(None,) * 5
+        return *(None,) * 5, *kept
+
+
+def _scores(query: Tensor, teacher: AttentionTap, layers: int, divergence: Divergence, device: str) -> None:
+    """What the largest block holds: the scores of both sides `[H * m, T]` of one layer or several, and the keys they came from."""
+    batch, heads, time, _ = query.shape
+    exact = wide(query[:0]).dtype
+    if device == "cpu":
+        height = min(max(16, min(attention.ROWS, attention.BLOCK // (heads * time))), time)
+    else:
+        height = min(max(16, attention._GPU_BLOCK // (heads * time)), time * batch * layers)
+    sides = [query.new_empty((heads * height, time), dtype=exact) for _ in range(2)]
+    keys = [query.new_empty((*teacher.key.shape[1:],), dtype=exact) for _ in range(2)]
+    if device == "cpu":
+        _tile(sides[0], sides[1], divergence, attention.TILE)
+    else:  # compiled: the slope beside the scores, and the mask
+        slope = query.new_empty((heads * height, time))
+        mask = query.new_empty((height, time), dtype=torch.bool)
+        del slope, mask
+    del sides, keys

@@ -22,7 +22,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from distill.models.evaluating import evaluating
 from distill.signals.hidden import probe_tokens
 
-# Other kernels get masks of other shapes, which maps does not read.
+# Other kernels get masks of other shapes, which `objectives.streamed_attention` does not read.
 TAPPED_IMPLEMENTATIONS = ("sdpa", "eager")
 _PREFIX = "distill_tap_"
 _slots: dict[str, Any] = {}  # registered name to the tap that is open under it

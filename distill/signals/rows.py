@@ -4,7 +4,7 @@ Indexing with booleans makes the host wait for the device, because the size of t
 does so for every layer waits hundreds of times; with the places as numbers it waits once a batch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ class SupervisedRows:
         mask: `[B, T]` bool, True at supervised positions.
         index: `[N]` int64, their places b * T + t, where the batch is.
         host: `[N]` the same on the host.
+        sent: `index` by device, on those that were asked for states: a model may be spread over several.
 
     Example:
         >>> SupervisedRows.of(torch.tensor([[False, True], [True, False]])).index
@@ -27,6 +28,7 @@ class SupervisedRows:
     mask: Tensor
     index: Tensor
     host: Tensor
+    sent: dict[torch.device, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, mask: Tensor) -> "SupervisedRows":
@@ -39,8 +41,15 @@ class SupervisedRows:
 
     def take(self, states: Tensor) -> Tensor:
         """`[N, ...]` of `[B, T, ...]`, wherever that lies."""
-        index = self.index if states.device == self.index.device else self.host.to(states.device)
-        return states.flatten(0, 1).index_select(0, index)
+        return states.flatten(0, 1).index_select(0, self.index_on(states.device))
+
+    def index_on(self, device: torch.device) -> Tensor:
+        """`index` on that device; copied there once, and not once a layer."""
+        if device == self.index.device:
+            return self.index
+        if device not in self.sent:
+            self.sent[device] = sent_to(device, self.host)
+        return self.sent[device]
 
     def next_tokens(self, labels: Tensor) -> Tensor:
         """`[N]`: the label that follows each supervised position. No row ends with a supervised position."""

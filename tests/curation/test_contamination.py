@@ -8,6 +8,7 @@ from conftest import build_pairs
 from test_duplicates import pairs_of
 
 from distill.curation.contamination import drop_contaminated, find_contamination, read_evaluation
+from distill.pairs.schema import pairs_from_rows
 from distill.text.words import words
 
 QUESTION = (
@@ -161,6 +162,14 @@ def test_bad_evaluation_files_are_told_in_one_sentence(tmp_path, name, data, mes
         (tmp_path / name).write_bytes(data)
     with pytest.raises(ValueError, match=message):
         read_evaluation(tmp_path / name)
+
+
+def test_a_turn_without_content_is_passed_over_and_the_others_are_read():
+    """As a turn that calls a tool is stored by many."""
+    turns = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": None}]
+    rows = [{**row, "prompt": turns if i == 1 else turns[1:]} for i, row in enumerate(build_pairs(3).to_list())]
+    (overlap,) = find_contamination(pairs_from_rows(rows, where="test"), {"gsm8k": [QUESTION]})
+    assert list(overlap.rows) == [1]
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,12 @@ def test_rounding_and_conventions_are_seen_and_far_apart(ladder_section):
 def few_rungs(monkeypatch):
     """A ladder of one rung of each kind and those of peers, where the others would say the same again."""
     kept = {"transformers.Trainer", "distill.BlackBoxTrainer", "a window as one batch", "no clipping"}
+    found = set()
     for kind in ("SAME", "ROUNDING", "CONVENTIONS"):
         rungs = [rung for rung in getattr(same_program, kind) if rung.needs_trl or rung.name in kept]
+        found |= {rung.name for rung in rungs}
         monkeypatch.setattr(same_program, kind, rungs)
+    assert kept <= found, f"no rung is called {', '.join(sorted(kept - found))}"
 
 
 @pytest.mark.usefixtures("few_rungs")

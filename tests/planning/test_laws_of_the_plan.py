@@ -6,8 +6,13 @@ from conftest import build_model
 from peft import LoraConfig, get_peft_model
 
 from distill import Logits
+from distill.objectives import attention_divergence
+from distill.objectives.divergences import by_name
 from distill.planning import Setting, plan, shape_of, traffic
+from distill.planning.live_tensors import LiveBytes
+from distill.planning.loss_buffers import attention_buffers
 from distill.planning.plan import BUCKETS, UPDATE
+from distill.signals import AttentionTap
 
 SIZES = {"hidden_size": 64, "intermediate_size": 160, "vocab_size": 1000}
 SHORT = {"batch": 4, "length": 24}
@@ -46,3 +51,33 @@ def test_what_ddp_sends_is_a_ring_over_the_gradients(shape):
     for processes in (2, 4):
         sent = traffic(plan(Setting(**SHORT, processes=processes, objectives=[Logits()]), shape, shape))
         assert list(sent.values()) == [2 * gradient_bytes() * (processes - 1) // processes]
+
+
+SHAPE = (2, 4, 96, 64)  # rows, heads, positions, width
+LAYER = 2 * 2 * 4 * 96 * 64  # numbers in the queries and keys of a layer
+
+
+def held_by_the_maps(layers, device=None):
+    """Most bytes alive while the maps of bfloat16 layers are compared; with a device, of the plan's stand-in for it."""
+
+    given = torch.nn.ParameterList(torch.randn(SHAPE).bfloat16() for _ in range(4 * layers))
+    taps = [AttentionTap(query, key, key, None, 0.125) for query, key in zip(given[::2], given[1::2], strict=True)]
+    pairs, rows = list(zip(taps[::2], taps[1::2], strict=True)), torch.ones(2, 96, dtype=torch.bool)
+    with LiveBytes(given, rows.numel()) as live, live.moment("maps", "all"):
+        if device is None:
+            attention_divergence(*zip(*pairs, strict=True), rows)
+        else:
+            attention_buffers(pairs, rows.numel(), by_name("forward_kl"), live, device)
+    return live.highest["maps"].total()
+
+
+def test_sums_of_the_maps_gradients_live_in_float32_for_one_layer_at_a_time():
+    """On a CPU each further layer adds its gradients in the model's precision and nothing else."""
+    more = held_by_the_maps(9) - held_by_the_maps(2)
+    assert more == pytest.approx(7 * LAYER * 2, rel=0.02)
+
+
+def test_the_plan_counts_the_maps_gradients_as_they_are_held():
+    """On a GPU layers are computed side by side, so all their sums live at once."""
+    assert held_by_the_maps(9, "cpu") - held_by_the_maps(2, "cpu") == held_by_the_maps(9) - held_by_the_maps(2)
+    assert held_by_the_maps(9, "cuda") - held_by_the_maps(2, "cuda") >= 7 * LAYER * 4

@@ -15,7 +15,7 @@ OWN = (
 )
 
 
-@pytest.mark.parametrize("layers", [1, 8])
+@pytest.mark.parametrize("layers", [1, 8, 16])
 def test_waits_do_not_grow_with_layers_or_rows(arguments, layers):
     """16 rows of unequal length. It was 934 with 8 layers, against 2 of the black box."""
     students = [build_model(layers=layers, seed=7) for _ in range(2)]
@@ -42,3 +42,14 @@ def test_supervised_rows_are_what_a_boolean_index_gives():
     weights = torch.randn(len(rows), 3)
     found = torch.autograd.grad((rows.take(states) * weights).sum(), states)[0]
     assert torch.equal(found, torch.autograd.grad((states[mask] * weights).sum(), states)[0])
+
+
+def test_places_are_sent_to_another_device_once_and_not_once_a_layer():
+    """A teacher may be spread over several; "meta" stands for another one."""
+    rows, other = SupervisedRows.of(torch.ones(2, 3, dtype=torch.bool)), torch.empty(2, 3, 4, device="meta")
+    assert rows.take(other).shape == (6, 4)
+    sent = rows.index_on(other.device)
+    assert sent.device == other.device
+    rows.take(other)
+    assert rows.index_on(other.device) is sent
+    assert rows.index_on(torch.device("cpu")) is rows.index
