@@ -26,7 +26,7 @@ class Logits(Objective):
     own logits are used: the same numbers, with more memory. So it is under FSDP1 and DeepSpeed.
 
     Args:
-        divergence: one of `distill.divergences.NAMES`.
+        divergence: one of `distill.objectives.divergences.NAMES`.
         temperature: divides the logits of both sides, above 0.
         t_squared: multiply by temperature^2, in value and gradient, so that the gradient keeps its size when the
             temperature is raised (Hinton et al. 2015). The logged value carries the factor too.

@@ -23,6 +23,8 @@ MEMBERS = {
     # overridden
     "_clip_grad_norm": Member(
         ("model",),
+        # by way of _has_mixed_mesh_grads, which the package neither calls nor sets, so it is not listed: it looks once a run for
+        # gradients of several device meshes, and with sharded weights there are no projections beside the model
         "asks `model` for its parameters and nothing else; called before on_pre_optimizer_step, if max_grad_norm > 0",
     ),
     "_get_grad_norm": Member(

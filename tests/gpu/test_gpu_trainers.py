@@ -10,7 +10,7 @@ from gpu_runs import GPU, cuda_arguments, deterministic, relative  # noqa: F401 
 from host_waits import waits_of_a_step
 from resume_runs import assert_same_end, black, white
 from transformers import Trainer
-from white_box_runs import fill, gradient_of_one_step, trainer
+from white_box_runs import black_box_trainer, fill, gradient_of_one_step, trainer
 
 from distill import AttentionMaps, BlackBoxTrainer, HiddenStates, Logits, WhiteBoxTrainer, generate
 from distill.models.adapters import lora_config
@@ -184,22 +184,22 @@ def test_nothing_is_held_between_steps(arguments):
 
 
 @pytest.mark.parametrize("layers", [1, 8, 16])
-@pytest.mark.parametrize("kind", ["black box", "logits", "hidden", "attention", "three"])
-def test_count_of_host_waits(arguments, layers, kind, capsys):
-    """Printed: what one step of 16 rows waits for."""
+@pytest.mark.parametrize("kind", ["logits", "hidden", "attention", "three"])
+def test_a_step_waits_no_oftener_with_many_layers(arguments, layers, kind, capsys):
+    """16 rows. At most four waits are ours; a forward pass of transformers waits by itself, and there are two of them.
+
+    7 operators were seen on an H100 with 16 layers and all three objectives. Also printed: how often CUDA says that it waited.
+    """
     lists = {"logits": [Logits()], "hidden": [HiddenStates()], "attention": [AttentionMaps()], "three": three()}
     settings = {"max_steps": 2, "per_device_train_batch_size": 16, "max_grad_norm": 0.0, "logging_strategy": "no"}
-    student, pairs = build_model(layers=layers, seed=7), build_pairs(32)
-    if kind == "black box":
-        run = BlackBoxTrainer(
-            model=student, args=arguments(**settings), train_dataset=pairs, processing_class=build_tokenizer()
-        )
-    else:
-        run = trainer(
-            arguments, lists[kind], student=student, teacher=build_model(layers=layers, seed=1), pairs=pairs, **settings
-        )
+    students, pairs = [build_model(layers=layers, seed=7) for _ in range(2)], build_pairs(32)
+    plain, _ = waits_of_a_step(black_box_trainer(arguments, student=students[0], pairs=pairs, **settings))
+    teacher = build_model(layers=layers, seed=1)
+    run = trainer(arguments, lists[kind], student=students[1], teacher=teacher, pairs=pairs, **settings)
     found, reported = waits_of_a_step(run)
     with capsys.disabled():
         print(
             f"\n  {kind}, {layers} layers: {found.total()} operators that wait {dict(found)}, {reported} reported by CUDA"
         )
+    own = 1  # whether the loss is finite, which the black box asks, too
+    assert found.total() <= 4 + 2 * (plain.total() - own), found

@@ -1,16 +1,14 @@
 """Objectives are settings that never change; a term is one of them bound to two models, and gives one number a row."""
 
 import dataclasses
-import re
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import batch, build_model, signals_of, value_of
+from conftest import batch, build_model, signals_of
 from white_box_runs import trainer, weights_of
 
 from distill import AttentionMaps, HiddenStates, Logits
-from distill.objectives import Objective, Schedule, Term
+from distill.objectives import Objective, Term
 from distill.objectives.base import values_of
 from distill.signals import SignalRequest
 
@@ -119,36 +117,3 @@ def test_a_name_may_be_one_that_modules_have(arguments, name):
     run = trainer(arguments, [Logits(name=name)], max_steps=1)
     run.train()
     assert name in run.state.log_history[0]
-
-
-def blocks_of_the_docs():
-    page = Path(__file__).parents[2] / "docs" / "reference" / "objectives.md"
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-
-
-def test_the_objective_of_the_docs_trains_and_is_logged(arguments):
-    (code,) = (block for block in blocks_of_the_docs() if "class Lengths" in block)
-    made = {"__name__": "docs"}
-    exec(code, made)
-    lengths = made["Lengths"]
-    student, teacher = build_model(hidden_size=16, num_attention_heads=4, seed=7), build_model(seed=1)
-    inputs, rows = batch()
-    term = lengths(layer=1).bind(student, teacher)
-    ours, theirs = (side.hidden[1].norm(dim=-1) for side in signals_of(term, student, teacher, inputs, rows))
-    torch.testing.assert_close(value_of(term, student, teacher, inputs, rows), (ours / theirs - 1).square())
-    with pytest.raises(ValueError, match="layer is 99"):
-        lengths(layer=99).bind(student, teacher)
-    run = trainer(arguments, [Logits(), lengths(weight=0.1), lengths(layer=1, name="second")], max_steps=1)
-    run.train()
-    assert {"logits", "lengths", "second"} <= run.state.log_history[0].keys()
-
-
-def test_the_names_that_the_docs_say_are_logged(arguments):
-    (code,) = (block for block in blocks_of_the_docs() if 'name="directions"' in block)
-    made = {"Logits": Logits, "HiddenStates": HiddenStates, "Schedule": Schedule}
-    exec(code, made)
-    run = trainer(arguments, made["objectives"], max_steps=1)
-    run.train()
-    names = {"logits", "hidden", "directions"}
-    assert {*names, "directions_weight"} <= run.state.log_history[0].keys()
-    assert {f"eval_{name}" for name in names} <= run.evaluate(run.train_dataset).keys()
