@@ -11,7 +11,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python recipes/compare.py --output_dir runs/demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

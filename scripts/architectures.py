@@ -37,6 +37,7 @@ from distill.objectives.divergences import forward_kl
 from distill.objectives.logits import LogitsTerm
 from distill.pairs.collate import PairCollator, supervised_rows
 from distill.signals import Signals, run_with_taps
+from distill.trainers.causality import check_causal
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "architectures.md"
 SIDES = ("right", "left")
@@ -85,8 +86,11 @@ def outcome(family: str) -> Outcome:
 
     Raises:
         AssertionError: a signal is not what it should be.
+        ValueError: the family cannot be a student at all.
     """
-    name = type(pair(family)[0]).__name__
+    student = pair(family)[0]
+    check_causal(student)
+    name = type(student).__name__
     logits, hidden, attention = (check(*pair(family)) for check in (check_logits, check_hidden, check_attention))
     return Outcome(family, name, logits, hidden, attention)
 

@@ -92,7 +92,7 @@ class PairTrainer(Trainer):
         self.rates = Rates(self.accelerator, self.args.device)
         self._eval_sum = self._eval_items = 0.0
         check_student_keeps_gradients(self.model, self.args.device)
-        check_causal(self.model)
+        check_causal(self.model, self.args.device)
         if is_adapted(self.model) and self.args.gradient_checkpointing:
             # the frozen embeddings' output has no gradient, so a checkpointed layer would have none either
             student: Any = self.model
@@ -130,7 +130,10 @@ class PairTrainer(Trainer):
             ValueError: another process trains into the output folder; a checkpoint that is half-written, damaged, pickled or
                 of other settings (each named with both values).
         """
-        with self.resumption.checkpoint(resume_from_checkpoint, or_start, allow_changes) as checkpoint:
+        with (
+            self.resumption.checkpoint(resume_from_checkpoint, or_start, allow_changes) as checkpoint,
+            self.finite.unfiltered(),
+        ):
             if checkpoint is not None and self.resumption.is_over(checkpoint):
                 return self._take_up_finished(checkpoint)
             return super().train(checkpoint, trial, ignore_keys_for_eval)

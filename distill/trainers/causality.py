@@ -1,56 +1,86 @@
 """May this model be a student? It must not see the tokens that it is to predict: asked of the model itself, before the first step."""
 
+import inspect
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from distill.models.adapters import base_of
 from distill.models.evaluating import evaluating
+from distill.models.quantising import is_quantised
 
-LENGTH = 7  # tokens of the probe; the last two are changed
+LENGTH = 7  # tokens of the probe; all but the first are changed
 
 
-def check_causal(model: Any) -> None:
+def check_causal(model: Any, device: torch.device | None = None) -> None:
     """Refuse a student whose logits at a position depend on later tokens.
 
     Such a model (BERT, RoBERTa without `is_decoder`, an encoder-decoder that reads the whole row) copies the answer: its loss goes to 0
-    on noise, and what it has learned is of no use. A short row is run twice, with other tokens at its end; the model's
-    modes and the random state are left as they were. A model that cannot be run yet (its weights are not whole in this process) is
-    not asked.
+    on noise, and what it has learned is of no use. A short row is run twice, with other tokens behind its first; the
+    model's modes and the random state are left as they were.
+
+    Not asked is a model that cannot be run here and now as it will be in training: one whose weights come later, or lie elsewhere
+    than training runs (FSDP, DeepSpeed); one without token embeddings or logits; one with block-sparse attention, which short
+    rows would switch off for good.
 
     Args:
         model: as it will be called in training, with its adapter if it has one.
+        device: where training runs; None: where the model is.
 
     Raises:
         ValueError: names the class.
     """
     base = base_of(model)
-    name = type(base).__name__
-    if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
+    name, config = type(base).__name__, getattr(base, "config", None)
+    if getattr(config, "is_encoder_decoder", False):
         raise ValueError(
             f"{name} is an encoder-decoder: its encoder would read the completion that its decoder is to predict. A student is a causal "
             "language model, such as those AutoModelForCausalLM gives for decoder-only families."
         )
     weights = getattr(base.get_input_embeddings(), "weight", None) if hasattr(base, "get_input_embeddings") else None
-    if weights is None or weights.is_meta or weights.dim() != 2 or weights.shape[0] < 4:
-        return  # a model of somebody's own without embeddings, or one whose weights come later (ZeRO 3)
-    vocabulary = min(weights.shape[0], 1000)
-    ids = (torch.arange(LENGTH) * 7 + 3) % (vocabulary - 1) + 1
+    if (
+        weights is None
+        or weights.is_meta
+        or weights.dim() != 2
+        or weights.shape[0] < LENGTH + 2
+        or (device is not None and weights.device.type != device.type)
+        or getattr(config, "attention_type", None) == "block_sparse"
+    ):
+        return
+    positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None) if config else None
+    length = min(LENGTH, positions or LENGTH)
+    ids = torch.ones(length, dtype=torch.long, device=weights.device)
     other = ids.clone()
-    other[-2:] = (ids[-2:] + vocabulary // 2) % (vocabulary - 1) + 1
-    rows = torch.stack([ids, other]).to(weights.device)
-    with evaluating(model), torch.no_grad():
+    # one token all over moves more than a mixture would; from the middle of the vocabulary, so that it is no special one
+    ids[1:], other[1:] = 5, max(6, min(weights.shape[0], 2000) // 2)
+    with evaluating(model), torch.no_grad(), torch.random.fork_rng():
         # one by one: in one batch a router of experts may weigh rows against each other
-        first, second = (
-            model(input_ids=row[None], attention_mask=torch.ones_like(row[None]), use_cache=False).logits[0].float()
-            for row in rows
-        )
-    moved = (first - second).abs().amax(-1)
-    early, late = float(moved[:-2].max()), float(moved[-2:].max())
-    exact = weights.dtype in (torch.float32, torch.float64)
-    if early > (1e-3 if exact else 5e-2) * max(late, 1e-6):
+        first, second = (_first_logits(model, base, row) for row in (ids, other))
+    if first is None or second is None:
+        return
+    moved, largest = float((first.float() - second.float()).abs().max()), float(first.abs().max())
+    if moved > _rounding(base, first.dtype) * largest:
         raise ValueError(
-            f"{name} sees the tokens it is to predict: when the last two of {LENGTH} tokens change, logits before them move by {early:.2g} "
-            f"(and their own by {late:.2g}). It would copy the completion in place of learning it. Take a causal language model; for "
-            "BERT-like classes that is config.is_decoder=True."
+            f"{name} sees the tokens it is to predict: when all but the first of {length} tokens change, the logits behind the first move "
+            f"by {moved:.2g} (the largest is {largest:.2g}). It would copy the completion in place of learning it. Take a causal language "
+            "model; for BERT-like classes that is config.is_decoder=True."
         )
+
+
+def _first_logits(model: Any, base: Any, row: Tensor) -> Tensor | None:
+    """`[V]` at the first position, or None if the model gives no logits."""
+    takes = inspect.signature(base.forward).parameters
+    more = {"use_cache": False} if "use_cache" in takes else {}
+    output = model(input_ids=row[None], attention_mask=torch.ones_like(row[None]), **more)
+    logits = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
+    return logits[0, 0] if isinstance(logits, Tensor) and logits.dim() == 3 else None
+
+
+def _rounding(base: Any, dtype: torch.dtype) -> float:
+    """How far equal sums in another order may be apart, relative to the largest logit."""
+    if is_quantised(base):  # 8 bits choose which columns they round by all tokens of a row
+        return 5e-2
+    kinds = {dtype, *(p.dtype for p in base.parameters() if p.is_floating_point())}
+    coarsest = max(torch.finfo(kind).eps for kind in kinds)
+    return max(1e-5, coarsest)

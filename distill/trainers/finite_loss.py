@@ -1,5 +1,7 @@
 """A loss that is not finite stops a run: before the optimiser's step, in every process, and before anything is written."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,21 +16,31 @@ class FiniteLoss(TrainerCallback):
 
     Trainer itself would log such a loss as 0, train on, and save what became of the weights over the last good checkpoint. In
     several processes all of them stop: gradients are reduced by then, so whoever went on would take a step with what the others
-    found. (DeepSpeed takes its step within the backward pass; there nothing is written, but the weights in memory are spoiled.)
+    found. A loss in float16 that overflows stops a run, too; a gradient that does is the gradient scaler's matter, and a gradient
+    that is not finite under a finite loss is noticed by the loss of the next step. (DeepSpeed takes its step within the backward
+    pass: there the black box stops when its weights in memory are spoiled, before anything is written.)
 
     Args:
-        trainer: whose callback this becomes. Its filter, which puts other losses in the place of those that are no numbers, is
-            switched off.
+        trainer: whose callback this becomes.
     """
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self._details: list[tuple[dict[str, Tensor], Tensor, Any]] = []  # of the micro-batches of the step under way
-        trainer.args.logging_nan_inf_filter = False
         trainer.add_callback(self)
 
+    @contextmanager
+    def unfiltered(self) -> Iterator[None]:
+        """Without Trainer's filter, which puts the mean of other losses in the place of one that is no number."""
+        args = self.trainer.args
+        before, args.logging_nan_inf_filter = args.logging_nan_inf_filter, False
+        try:
+            yield
+        finally:
+            args.logging_nan_inf_filter = before
+
     def remember(self, values: dict[str, Tensor], rows: Tensor, ids: list[str] | None) -> None:
-        """What a message about a micro-batch needs: `[N]` of every term, `[B, T]` supervised positions, names of its rows."""
+        """What a message about a micro-batch needs: `[N]` of each term that counts, `[B, T]` supervised positions, names of its rows."""
         self._details.append(({name: value.detach() for name, value in values.items()}, rows, ids))
 
     def check(self, loss: Tensor) -> None:
@@ -55,6 +67,8 @@ class FiniteLoss(TrainerCallback):
             failure = error
         several = self.trainer.accelerator.num_processes > 1
         if processes.any_of_them(failure is not None, loss.device) if several else failure is not None:
+            if (scaler := self.trainer.accelerator.scaler) is not None:
+                scaler.update()  # clipping has unscaled the gradients; another call of `train` begins anew
             raise failure or FloatingPointError(
                 f"The loss of another process is not finite at step {state.global_step}; its message says more."
             )

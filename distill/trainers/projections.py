@@ -82,8 +82,8 @@ class Projections(TrainerCallback):
         """At the end of a step: mean over processes, before anything looks at the gradients."""
         if self.accelerator.num_processes > 1:
             for parameter in self.parameters():
-                found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                parameter.grad = self.accelerator.reduce(found, "mean")
+                if parameter.grad is not None:  # none anywhere while the weight of its term is 0
+                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
 
     def save(self, checkpoint: Path) -> None:
         """Write them into a checkpoint."""

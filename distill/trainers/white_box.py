@@ -162,7 +162,7 @@ class WhiteBoxTrainer(PairTrainer):
         if model is not self.student or self.args.world_size > 1 or not terms:
             terms.append(zero_loss)
         loss = torch.stack(terms).sum() / items
-        self.finite.remember(values, rows, ids)
+        self.finite.remember({name: values[name] for name, weight in weights.items() if weight > 0}, rows, ids)
         if not torch.is_grad_enabled() or self.is_deepspeed_enabled:  # whose backward pass takes the step as well
             self.finite.check(loss.detach())
         if self.student.training:

@@ -80,14 +80,13 @@ def test_compare_writes_a_report_and_continues(teacher, tmp_path, told):
 
 
 @pytest.mark.parametrize("recipe", ["black_box", "white_box"])
-def test_single_recipes_from_a_config_file(teacher, tmp_path, recipe):
-    """As a user runs them: a script in a process of its own."""
+def test_single_recipes_from_a_config_file(teacher, tmp_path, told, recipe):
     config = tmp_path / "config.yaml"
     config.write_text(f"teacher: {teacher}\nprompts: {teacher}/prompts.txt\nmax_steps: 9\nlayers: 2\nbf16: false\n")
     flags = ["--objectives", "logits,hidden=0.5,attention=0.5"] if recipe == "white_box" else []
     out = tmp_path / "run"
-    output = run(
-        f"recipes/{recipe}.py", "--config", config, "--max_steps", "2", "--held_out", "3", "--max_new_tokens", "8",
+    output = told(
+        recipe, "--config", config, "--max_steps", "2", "--held_out", "3", "--max_new_tokens", "8",
         "--output_dir", out, *flags,
     )  # fmt: skip
     assert "'eval_loss'" in output

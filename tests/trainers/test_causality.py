@@ -38,10 +38,11 @@ BOTH_WAYS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("build", LOOKING.values(), ids=LOOKING)
-def test_a_model_that_looks_ahead_is_refused_by_its_class(arguments, build):
+def test_a_model_that_looks_ahead_is_refused_by_its_class(arguments, build, dtype):
     torch.manual_seed(0)
-    model = build()
+    model = build().to(dtype)
     with pytest.raises(ValueError, match=f"{type(model).__name__} sees the tokens it is to predict"):
         black_box_trainer(arguments, student=model)
 
@@ -81,3 +82,14 @@ def test_a_student_with_an_adapter_is_asked_with_it(arguments):
         peft_config=lora_config(2),
     )  # fmt: skip
     check_causal(run.model)
+
+
+def test_a_model_that_is_called_otherwise_or_has_few_positions_or_tokens_is_no_crash():
+    check_causal(build_model(max_position_embeddings=4))
+    check_causal(build_model(vocab_size=8))
+    plain = build_model()
+    forward = plain.forward
+    plain.forward = lambda input_ids, attention_mask=None: {"logits": forward(input_ids=input_ids).logits}
+    check_causal(plain)
+    plain.forward = lambda input_ids, attention_mask=None: (forward(input_ids=input_ids).logits,)
+    check_causal(plain)
