@@ -1,4 +1,4 @@
-"""Match the teacher's attention maps: which layers, heads and relations are compared."""
+"""Which layers, heads and relations of attention maps are compared."""
 
 import dataclasses
 import math

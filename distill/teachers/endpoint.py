@@ -1,4 +1,4 @@
-"""Retries, waiting, errors and keys: one address of an OpenAI-compatible server.
+"""Retries, waiting, errors and API keys: one address of an OpenAI-compatible server.
 
 The `openai` client sends the requests; its own retries are off. They repeat nothing once a status 200 has come (half a
 JSON text, no choices), wait at most two minutes where a server asks for more, and cannot tell a server that is gone from

@@ -1,4 +1,4 @@
-"""When a checkpoint is written, when an older one goes, and from which one a run goes on after any kill."""
+"""Checkpoints written and removed when; and from which one a run goes on after any kill."""
 
 import contextlib
 import logging
