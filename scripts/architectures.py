@@ -88,10 +88,10 @@ def outcome(family: str) -> Outcome:
         AssertionError: a signal is not what it should be.
         ValueError: the family cannot be a student at all.
     """
-    student = pair(family)[0]
-    check_causal(student)
-    name = type(student).__name__
-    logits, hidden, attention = (check(*pair(family)) for check in (check_logits, check_hidden, check_attention))
+    first = pair(family)
+    check_causal(first[0])
+    name, logits = type(first[0]).__name__, check_logits(*first)
+    hidden, attention = (check(*pair(family)) for check in (check_hidden, check_attention))
     return Outcome(family, name, logits, hidden, attention)
 
 

@@ -157,7 +157,7 @@ def test_a_cut_of_the_real_one_learns_both_ways(real_teacher, arguments):
     from distill.models.load import fast_dtype
 
     pairs = generate(real_teacher, ["Name a colour.", "What is rain?"], max_new_tokens=12, progress=False)
-    student = make_student(real_teacher.model, 20, strategy="first_last")
+    student = make_student(real_teacher.model, 8, strategy="first_last")
     settings = {"max_steps": 5, "learning_rate": 1e-4, "bf16": fast_dtype() == torch.bfloat16}
     common = {"train_dataset": pairs, "processing_class": real_teacher.tokenizer}
     black = BlackBoxTrainer(model=copy.deepcopy(student), args=arguments(**settings), **common)
