@@ -22,6 +22,7 @@ from bench_ways import (
     eager_step,
     forward_only,
     gkd_step,
+    head_products,
     liger_chunked,
     liger_step,
     make_batch,
@@ -77,7 +78,7 @@ def figures(m: Measured) -> list[str]:
 
 
 def head_ways(count: int, vocabulary: int, width: int, other_width: int) -> dict[str, Callable[[], object]]:
-    """The floor is the four products that no way can do without: two logits, and the two of the backward pass."""
+    """Ways to a divergence and its gradients, beside the products that none can do without."""
     torch.manual_seed(0)
     hidden, other = (torch.randn(count, d, dtype=DTYPE, device=DEVICE) for d in (width, other_width))
     weight, teacher = (
@@ -86,20 +87,15 @@ def head_ways(count: int, vocabulary: int, width: int, other_width: int) -> dict
     hidden.requires_grad_()
     weight.requires_grad_()
 
-    def products() -> None:
-        with torch.no_grad():
-            slope = hidden @ weight.t()
-            other @ teacher.t()
-            slope @ weight
-            slope.t() @ hidden
-
     def backward(loss: Callable[[], Tensor]) -> None:
         torch.autograd.grad(loss(), (hidden, weight))
 
     def naive(name: str) -> Tensor:
         return textbook(name, (hidden @ weight.t()).float(), (other @ teacher.t()).float()).sum()
 
-    ways: dict[str, Callable[[], object]] = {"matrix products alone": products}
+    ways: dict[str, Callable[[], object]] = {
+        "matrix products alone": partial(head_products, hidden, weight, other, teacher)
+    }
     for title, (name, beta) in DIVERGENCES.items():
         ways[f"distill {title}"] = partial(backward, partial(ours, name, hidden, weight, other, teacher))
         ways[f"autograd, all logits, {title}"] = partial(backward, partial(naive, name))

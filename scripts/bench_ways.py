@@ -47,6 +47,15 @@ def liger_chunked(
     return loss(hidden, weight, other, teacher, labels)
 
 
+@torch.no_grad()
+def head_products(hidden: Tensor, weight: Tensor, other: Tensor, teacher: Tensor) -> None:
+    """The floor of a head: four products that no way can do without, two logits and the two of the backward pass."""
+    slope = hidden @ weight.t()
+    other @ teacher.t()
+    slope @ weight
+    slope.t() @ hidden
+
+
 def forward_only(model: PreTrainedModel, batch: Batch) -> None:
     with torch.no_grad():
         model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)

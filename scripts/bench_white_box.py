@@ -20,6 +20,7 @@ from bench_ways import (
     eager_step,
     forward_only,
     gkd_step,
+    head_products,
     load,
     make_batch,
     our_step,
@@ -57,20 +58,13 @@ def bench_head(rounds: int, device: str, dtype: torch.dtype) -> str:
 
 
 def head_ways(count: int, vocabulary: int, device: str, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
-    """The floor is the four products that no way can do without: two logits, and the two of the backward pass."""
+    """Ways to a divergence and its gradients, beside the products that none can do without."""
     torch.manual_seed(0)
     hidden, other = (torch.randn(count, 576, dtype=dtype, device=device) for _ in range(2))
     weight = torch.randn(vocabulary, 576, dtype=dtype, device=device) * 0.05
     teacher = weight + 0.02 * torch.randn_like(weight)
     hidden.requires_grad_()
     weight.requires_grad_()
-
-    def products() -> None:
-        with torch.no_grad():
-            slope = hidden @ weight.t()
-            other @ teacher.t()
-            slope @ weight
-            slope.t() @ hidden
 
     def backward(loss: Callable[[], Tensor]) -> None:
         torch.autograd.grad(loss(), (hidden, weight))
@@ -85,7 +79,9 @@ def head_ways(count: int, vocabulary: int, device: str, dtype: torch.dtype) -> d
     def naive(name: str) -> Tensor:
         return textbook(name, (hidden @ weight.t()).float(), (other @ teacher.t()).float()).sum()
 
-    ways: dict[str, Callable[[], object]] = {"matrix products alone": products}
+    ways: dict[str, Callable[[], object]] = {
+        "matrix products alone": partial(head_products, hidden, weight, other, teacher)
+    }
     for title, (name, beta) in DIVERGENCES.items():
         ways[f"distill {title}"] = partial(backward, partial(ours, name))
         ways[f"autograd, all logits, {title}"] = partial(backward, partial(naive, name))
