@@ -37,6 +37,7 @@ from distill.objectives.divergences import forward_kl
 from distill.objectives.logits import LogitsTerm
 from distill.pairs.collate import PairCollator, supervised_rows
 from distill.signals import Signals, run_with_taps
+from distill.signals.hidden import place_of
 from distill.trainers.causality import check_causal
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "architectures.md"
@@ -150,7 +151,7 @@ def check_logits(student: PreTrainedModel, teacher: PreTrainedModel) -> str:
 
 
 def check_hidden(student: PreTrainedModel, teacher: PreTrainedModel) -> str:
-    """Every layer against what its module returned; the last against the last of the model's own hidden states."""
+    """Every layer against what its module returned, and against the model's own hidden states, bit for bit."""
     layers, count, sentence = bound(HiddenStates, student, teacher)
     if not layers:
         return sentence
@@ -163,6 +164,10 @@ def check_hidden(student: PreTrainedModel, teacher: PreTrainedModel) -> str:
         for layer in layers:
             expected = states[-1] if layer == count - 1 else outputs[layer]
             compare(f"hidden state {layer}", ours.hidden[layer], expected[rows])
+            for taken, model in ((ours, student), (theirs, teacher)):  # with gradients and without
+                with torch.set_grad_enabled(model is student):
+                    whole = model(**inputs, use_cache=False, output_hidden_states=True).hidden_states
+                assert torch.equal(taken.hidden[layer], whole[place_of(model, layer)][rows]), f"hidden state {layer}"
         term(ours, theirs).sum().backward()
     return _listed(layers, count)
 

@@ -169,8 +169,8 @@ def bench_attention(rounds: int) -> str:
         query, key, q_teacher, k_teacher = (torch.randn(s, device=DEVICE).to(DTYPE) for s in shapes)
         query.requires_grad_()
         key.requires_grad_()
-        student = AttentionTap(query, key, key, None, 0.125)
-        teacher = AttentionTap(q_teacher, k_teacher, k_teacher, None, 128**-0.5)
+        student = AttentionTap(query, key, None, None, 0.125)
+        teacher = AttentionTap(q_teacher, k_teacher, None, None, 128**-0.5)
         rows = torch.ones(batch, time, dtype=torch.bool, device=DEVICE)
         ways: dict[str, Callable[[], object]] = {
             "distill": partial(one_layer, student, teacher, rows),

@@ -99,7 +99,7 @@ def bench_attention(rounds: int, device: str) -> str:
         query, key, q_teacher, k_teacher = (torch.randn(s, device=device) for s in shapes)
         query.requires_grad_()
         key.requires_grad_()
-        student, teacher = (AttentionTap(q, k, k, None, 0.125) for q, k in ((query, key), (q_teacher, k_teacher)))
+        student, teacher = (AttentionTap(q, k, None, None, 0.125) for q, k in ((query, key), (q_teacher, k_teacher)))
         rows = torch.ones(1, time, dtype=torch.bool, device=device)
 
         ours = partial(one_layer, student, teacher, rows)

@@ -134,6 +134,9 @@ def find_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     total = config.num_hidden_layers
     found = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == total]
     outermost = [(name, m) for name, m in found if not any(name.startswith(other + ".") for other, _ in found)]
+    if len(outermost) > 1 and (decoder := model.get_decoder()) not in (None, model):
+        inside = {id(module) for module in decoder.modules()}  # and not a vision tower of the same depth
+        outermost = [(name, m) for name, m in outermost if id(m) in inside]
     if len(outermost) != 1:
         raise ValueError(
             f"{type(model).__name__} has {len(outermost)} lists of {total} modules, expected one list of decoder layers; "

@@ -155,8 +155,13 @@ class AttentionMapsTerm(Term):
         super().__init__(objective)
         self.pairs, self.split_into = list(pairs), split_into
         self.divergence, self.heads = divergences.by_name(objective.divergence), objective.head_pairs()
-        self.student_request = SignalRequest(attention=frozenset(s for s, _ in pairs))
-        self.teacher_request = SignalRequest(attention=frozenset(t for _, t in pairs))
+        sides, with_values = (
+            [frozenset(side) for side in zip(*pairs, strict=True)],
+            "value" in (objective.relations or ()),
+        )
+        self.student_request, self.teacher_request = (
+            SignalRequest(attention=layers, values=layers if with_values else frozenset()) for layers in sides
+        )
         self.decided = {"pairs": self.pairs, "split_into": split_into}
 
     def forward(self, student: Signals, teacher: Signals) -> Tensor:
@@ -180,7 +185,7 @@ def _relation(tap: AttentionTap, name: str, heads: int) -> AttentionTap:
     """Queries (keys, values) of all heads side by side, split into `heads` parts, each compared with itself."""
     states: Tensor = getattr(tap, name).transpose(1, 2).flatten(2)
     states = states.unflatten(-1, (heads, -1)).transpose(1, 2)
-    return AttentionTap(states, states, states, tap.mask, states.shape[-1] ** -0.5)
+    return AttentionTap(states, states, None, tap.mask, states.shape[-1] ** -0.5)
 
 
 def _choose(tap: AttentionTap, heads: list[int]) -> AttentionTap:
@@ -189,12 +194,13 @@ def _choose(tap: AttentionTap, heads: list[int]) -> AttentionTap:
     mask = tap.mask if tap.mask is None or tap.mask.shape[1] == 1 else tap.mask[:, heads]
     sinks = None if tap.sinks is None else tap.sinks[heads]
     return dataclasses.replace(
-        tap, query=tap.query[:, heads], key=tap.key[:, shared], value=tap.value[:, shared], mask=mask, sinks=sinks
+        tap, query=tap.query[:, heads], key=tap.key[:, shared], value=None, mask=mask, sinks=sinks
     )
 
 
 def _check_tap(tap: AttentionTap, output: Tensor, layer: int, model: PreTrainedModel) -> None:
     """The map we compute, times the values, must be what the layer's attention returned: whatever it is, it is understood."""
+    assert tap.value is not None
     scores = attention_scores(tap, 0, torch.arange(tap.query.shape[2], device=tap.query.device))
     maps = scores.softmax(-1)[..., : tap.key.shape[2]]
     values = tap.value[0].to(maps.dtype).repeat_interleave(len(maps) // tap.value.shape[1], dim=0)

@@ -59,7 +59,7 @@ def _cut(tap: AttentionTap) -> AttentionTap:
     """Without graph, and without the values, which no map needs."""
     sinks = None if tap.sinks is None else tap.sinks.detach()
     query, key = tap.query.detach(), tap.key.detach()
-    return AttentionTap(query, key, key, tap.mask, tap.scaling, tap.softcap, sinks)
+    return AttentionTap(query, key, None, tap.mask, tap.scaling, tap.softcap, sinks)
 
 
 def _takes_many(device: torch.device) -> bool:

@@ -29,6 +29,16 @@ def streamed(go_through: Pass, inputs: Sequence[Tensor | None]) -> tuple[Tensor,
     return values, logged
 
 
+def only_summed(values: Tensor) -> None:
+    """Say that the gradient of these values will be one number for all of them; then nothing is kept for a second pass.
+
+    A second pass needs what the first one read, the teacher's signals among it, and it would stay in memory through the whole backward
+    pass. Values that somebody has weighted since they were computed are left as they are: their pass may come.
+    """
+    if getattr(type(values.grad_fn), "_forward_cls", None) is _Streamed:
+        values.grad_fn.go_through = None  # type: ignore[union-attr]
+
+
 class _Streamed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, go_through: Pass, *inputs: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -43,6 +53,9 @@ class _Streamed(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> Any:
         kept, ctx.gradients = ctx.gradients, None
         if kept is None or not _is_constant(upstream):
+            assert ctx.go_through is not None, (
+                "values were weighted, or run through twice, after only_summed was told otherwise"
+            )
             return None, *ctx.go_through(ctx.needed, upstream)[2]
         # in place: the gradient of a head is as large as the head, and nobody else has it
         return None, *(g if g is None or not len(upstream) else g.mul_(upstream[0]) for g in kept)

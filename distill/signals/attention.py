@@ -1,4 +1,4 @@
-"""Attention's queries, keys and values let out of a forward pass, without touching the model's code.
+"""Attention's queries and keys (values where asked for) let out of a forward pass, without touching the model's code.
 
 `transformers` looks the attention function up by name in its `AttentionInterface` at every call. For the length of one
 forward pass the model is pointed to a function that keeps what it is given and then calls the very function that was there
@@ -40,7 +40,7 @@ class AttentionTap:
     Args:
         query: `[B, H, T, d]`, positions already applied.
         key: `[B, H_kv, T, d]`; H is a multiple of H_kv.
-        value: `[B, H_kv, T, d_v]`.
+        value: `[B, H_kv, T, d_v]`, or None: no map needs them.
         mask: `[B or 1, H or 1, T, T]`, boolean (True: may be seen) or additive; `None`: causal without padding.
         scaling: factor of the scores.
         softcap: bound of the scores (Gemma 2), or None.
@@ -49,7 +49,7 @@ class AttentionTap:
 
     query: Tensor
     key: Tensor
-    value: Tensor
+    value: Tensor | None
     mask: Tensor | None
     scaling: float
     softcap: float | None = None
@@ -65,11 +65,18 @@ class AttentionTap:
 
 @contextmanager
 def record_attention(
-    model: PreTrainedModel, layers: frozenset[int] | set[int], outputs: dict[int, Tensor] | None = None
+    model: PreTrainedModel,
+    layers: frozenset[int] | set[int],
+    outputs: dict[int, Tensor] | None = None,
+    values: frozenset[int] | set[int] = frozenset(),
 ) -> Iterator[dict[int, AttentionTap]]:
     """Within it, forward passes of `model` leave an `AttentionTap` for each of `layers` in the dictionary that is yielded.
 
-    `outputs`, if given, is filled with what the attention of these layers returned, `[B, T, H, d_v]`.
+    Args:
+        model: whose passes.
+        layers: which, 0-based.
+        outputs: if given, it is filled with what the attention of these layers returned, `[B, T, H, d_v]`.
+        values: of which layers the values are kept, too; all of them with `outputs`.
 
     Raises:
         ValueError: the model's attention implementation cannot be tapped.
@@ -103,7 +110,7 @@ def record_attention(
             taps[layer] = AttentionTap(
                 query,
                 key,
-                value,
+                value if layer in values or outputs is not None else None,
                 attention_mask,
                 query.shape[-1] ** -0.5 if scaling is None else float(scaling),
                 kwargs.get("softcap"),

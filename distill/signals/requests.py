@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from distill.signals.attention import AttentionTap, record_attention
 from distill.signals.head import HeadTap, LogitTransform, replaced_head, rows_of
-from distill.signals.hidden import place_of
+from distill.signals.hidden import record_hidden
 from distill.signals.rows import SupervisedRows
 
 
@@ -25,13 +25,16 @@ class SignalRequest:
         logits: the next-token logits of the supervised rows, as the model gives them.
         head: what they are computed from; unless `logits` are wanted too, the model's own logits are not made at all. None:
             not wanted; else what `probe_head` found for this model.
-        hidden, attention: of which layers (0-based).
+        hidden: of which layers (0-based).
+        attention: of which layers, the queries and keys.
+        values: of which of these, the values, too; no map needs them.
     """
 
     logits: bool = False
     head: LogitTransform | None = None
     hidden: frozenset[int] = frozenset()
     attention: frozenset[int] = frozenset()
+    values: frozenset[int] = frozenset()
 
     @classmethod
     def union(cls, requests: Iterable["SignalRequest"]) -> "SignalRequest":
@@ -44,6 +47,7 @@ class SignalRequest:
             self.head or other.head,
             self.hidden | other.hidden,
             self.attention | other.attention,
+            self.values | other.values,
         )
 
 
@@ -55,7 +59,7 @@ class Signals:
         rows: `[B, T]` bool, the supervised positions.
         logits: `[N, V]`, or None.
         hidden: layer to its output `[N, D]`; the last layer's is after the final norm, as `transformers` gives it.
-        attention: layer to its queries, keys and values, for the whole batch.
+        attention: layer to its queries and keys, perhaps values, for the whole batch.
         head: what the logits are computed from, or None.
         labels: `[N]`, the tokens that follow the supervised positions, where the caller has them.
         zero_loss: a zero that hangs on the model's output. Added to the loss of a wrapped model, it lets the wrapper (DDP) see
@@ -98,24 +102,25 @@ def run_with_taps(
     where = rows if isinstance(rows, SupervisedRows) else SupervisedRows.of(rows)
     streams = request.head is not None
     arguments: dict[str, Any] = {"use_cache": False, "return_dict": True}
-    if request.hidden:
-        arguments["output_hidden_states"] = True
     if request.logits or not streams:
         # a boolean mask makes transformers select the rows before the head, so [B, T, V] never exists
         arguments["logits_to_keep"] = where.mask if request.logits else 1
     with ExitStack() as stack:
-        attention = stack.enter_context(record_attention(model, request.attention))
+        attention = stack.enter_context(record_attention(model, request.attention, values=request.values))
+        hidden = stack.enter_context(record_hidden(model, request.hidden, where))
         heads = []
         if request.head is not None:
             heads = stack.enter_context(replaced_head(model, where, request.head, with_logits=request.logits))
         output = forward(**inputs, **arguments)
     missing = request.attention - attention.keys()
     assert not missing, f"no attention was recorded for layers {sorted(missing)}; probe_attention should have refused"
+    missing = request.hidden - hidden.keys()
+    assert not missing, f"no hidden states were recorded for layers {sorted(missing)}; probe_hidden should have refused"
     assert len(heads) == streams, f"the head was called {len(heads)} times; probe_head should have refused"
     return Signals(
         rows=where.mask,
         logits=rows_of(output.logits, where) if request.logits else None,
-        hidden={layer: where.take(output.hidden_states[place_of(model, layer)]) for layer in request.hidden},
+        hidden=hidden,
         attention={layer: tap.to(where.mask.device) for layer, tap in attention.items()},
         head=heads[0] if heads else None,
         labels=labels,

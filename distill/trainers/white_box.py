@@ -12,6 +12,7 @@ from transformers.utils import logging
 from distill.models.adapters import base_of, check_no_virtual_tokens
 from distill.objectives import HiddenStates, Objective, Schedule
 from distill.objectives.base import values_of
+from distill.objectives.streaming import only_summed
 from distill.pairs.collate import supervised_rows
 from distill.pairs.packing import PackedPairs
 from distill.signals import SignalRequest, SupervisedRows, run_with_taps
@@ -154,6 +155,8 @@ class WhiteBoxTrainer(PairTrainer):
         where = SupervisedRows.of(supervised_rows(labels))
         rows, weights = where.mask, self.weights()
         values, zero_loss = self._values(model, inputs, where, where.next_tokens(labels), weights)
+        for value in values.values():
+            only_summed(value)
         sums = {name: value.sum() for name, value in values.items()}
         items = rows.sum() if num_items_in_batch is None else num_items_in_batch
         items = torch.as_tensor(items, device=rows.device).clamp(min=1)  # a batch with nothing to learn from is a zero

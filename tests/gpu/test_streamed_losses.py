@@ -143,7 +143,7 @@ def attention(seed=0, heads=6, groups=3, width=32, time=150, rows=3, mask="causa
     masks = {"causal": None, "window": causal & ones.triu(-24), "padded": padded}
     settings = {"plain": {}, "softcap": {"softcap": 2.0}, "sinks": {"sinks": draw(heads)}}[kind]
     query, key = draw(rows, heads, time, width), draw(rows, groups, time, width)
-    return AttentionTap(query, key, key, masks[mask], width**-0.5, **settings)
+    return AttentionTap(query, key, None, masks[mask], width**-0.5, **settings)
 
 
 def supervised(time=150):

@@ -278,7 +278,7 @@ def test_gradcheck_of_attention():
     rows = torch.tensor([[False, True, True, False, True]])
 
     def function(query, key):
-        return attention_divergence(AttentionTap(query, key, key, None, student.scaling), teacher, rows)
+        return attention_divergence(AttentionTap(query, key, None, None, student.scaling), teacher, rows)
 
     assert torch.autograd.gradcheck(function, (student.query.requires_grad_(), student.key.requires_grad_()))
 

@@ -61,7 +61,7 @@ def held_by_the_maps(layers, device=None):
     """Most bytes alive while the maps of bfloat16 layers are compared; with a device, of the plan's stand-in for it."""
 
     given = torch.nn.ParameterList(torch.randn(SHAPE).bfloat16() for _ in range(4 * layers))
-    taps = [AttentionTap(query, key, key, None, 0.125) for query, key in zip(given[::2], given[1::2], strict=True)]
+    taps = [AttentionTap(query, key, None, None, 0.125) for query, key in zip(given[::2], given[1::2], strict=True)]
     pairs, rows = list(zip(taps[::2], taps[1::2], strict=True)), torch.ones(2, 96, dtype=torch.bool)
     with LiveBytes(given, rows.numel()) as live, live.moment("maps", "all"):
         if device is None:
