@@ -88,7 +88,8 @@ class FakeServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
+        if not self._loop.is_closed():  # a test may have ended it
+            self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(10)
 
     def application(self) -> web.Application:

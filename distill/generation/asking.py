@@ -4,28 +4,19 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 from tqdm.auto import tqdm
 
 from distill.basics.fingerprint import fingerprint
 from distill.generation.journal import Journal
-from distill.pairs.schema import pairs_from_rows
+from distill.generation.refusals import RefusalFile, Refused, Request, tell_refused
+from distill.pairs.schema import complete_row, pairs_from_rows
 from distill.teachers.base import Ask, Completion, ConcurrentTeacher, Refusal, Sampling, Teacher
 from distill.text.encode import Prompt
 
-
-class Request(NamedTuple):
-    """One completion to ask for."""
-
-    id: str
-    prompt: Prompt
-    prompt_ids: list[int]
-    sample: int
-
-
-Keep = Callable[[list[dict[str, Any]]], None]
+Keep = Callable[[list[dict[str, Any]], list[Refused]], None]
 MOST_AT_ONCE = 256  # rows in one write
 
 
@@ -61,8 +52,8 @@ def generate(
             samples of the same distribution; a run may be continued with another one (after running out of memory, say).
         output: JSONL file to write to, and to continue.
         progress: show a progress bar.
-        allow_refusals: return without the completions that a server refused (a prompt beyond its context, a content
-            filter), and say how many; otherwise they are an error after all others are finished.
+        allow_refusals: return without the completions that were refused (a prompt beyond the context, a content filter, an
+            answer that cannot be used), and say how many; otherwise they are an error after all others are finished.
 
     Returns:
         Pairs (columns: see `distill.pairs`), in the order of the prompts, in whatever order they finished.
@@ -80,10 +71,13 @@ def generate(
     settings = {**teacher.identity(), **sampling.as_dict()}
     requests = _requests(teacher, _listed(prompts), samples, settings)
 
-    journal = Journal(output, settings) if output is not None else None
+    incidental: dict[str, Any] = getattr(teacher, "incidental", dict)()
+    journal = Journal(output, settings, incidental=incidental) if output is not None else None
     if journal and journal.torn:
         _tell(f"{journal.path} ended in a torn line of {journal.torn} bytes; its pair is asked for again.")
+    refused: list[Refused] = []
     with journal or nullcontext():
+        file = RefusalFile(journal.path) if journal else None
         kept: dict[str, dict[str, Any]] = {}
         rows: Mapping[str, dict[str, Any]] = journal.rows if journal else kept
         with tqdm(
@@ -91,24 +85,71 @@ def generate(
             disable=not progress,
         ) as bar:  # fmt: skip
 
-            def keep(finished: list[dict[str, Any]]) -> None:
+            def keep(finished: list[dict[str, Any]], turned_down: list[Refused]) -> None:
                 if journal:
                     journal.append(finished)
                 else:
                     kept.update((row["id"], row) for row in finished)
+                if file:
+                    file.add(turned_down)
+                refused.extend(turned_down)
                 bar.update(len(finished))
 
+            missing = _read_again(teacher, requests, rows, file, refused, keep)
             if isinstance(teacher, ConcurrentTeacher):
-                refused = _ask_each(teacher, [r for r in requests if r.id not in rows], sampling, keep)
+                if file and missing and not allow_refusals:
+                    file.check_not_alike(rows.__contains__)
+                _ask_each(teacher, missing, sampling, keep)
             else:
-                refused = []
-                _ask_batches(teacher, _batches(requests, batch_size), sampling, rows, keep)
+                possible = _without_impossible(teacher, requests, sampling, keep)
+                _ask_batches(teacher, _batches(possible, batch_size), sampling, rows, keep)
+        if file:
+            file.close(rows.__contains__)
         finished = [rows[request.id] for request in requests if request.id in rows]
     if isinstance(teacher, ConcurrentTeacher):
         _tell_identical(teacher, finished, sampling)
-    if refused:
-        _tell_refused(refused, len(requests), output, allow_refusals and bool(finished))
+    tell_refused(refused, len(requests), output, allow_refusals and bool(finished), _tell)
     return pairs_from_rows(finished, where="the prompts")
+
+
+def _read_again(
+    teacher: Teacher | ConcurrentTeacher,
+    requests: Sequence[Request],
+    rows: Mapping[str, Any],
+    file: RefusalFile | None,
+    refused: list[Refused],
+    keep: Keep,
+) -> list[Request]:
+    """Requests that are to be asked: not those that are there, nor those that were answered in a way that cannot be used.
+
+    Their answers were paid for, and are read again: more may be known today of what they mean.
+    """
+    read: Callable[..., Completion | Refusal] | None = getattr(teacher, "read_again", None)
+    missing, used = [], []
+    for request in requests:
+        earlier = file.rows.get(request.id) if file and request.id not in rows else None
+        if earlier is None or earlier.answer is None or read is None:
+            missing += [request] if request.id not in rows else []
+            continue
+        row = _row_or_refusal(teacher.name, request, read(request.prompt, earlier.answer))
+        if isinstance(row, Refusal):
+            refused.append((request, row))
+        else:
+            used.append(row)
+    if used:
+        keep(used, [])
+    return missing
+
+
+def _without_impossible(
+    teacher: Teacher, requests: Sequence[Request], sampling: Sampling, keep: Keep
+) -> Sequence[Request]:
+    """Those that a local teacher can complete; a prompt beyond its positions is refused, and the others go on."""
+    refusal_of: Callable[..., Refusal | None] = getattr(teacher, "refusal_of", lambda *_: None)
+    judged = [(request, refusal_of(request.prompt_ids, sampling)) for request in requests]
+    if impossible := [(request, refusal) for request, refusal in judged if refusal]:
+        keep([], impossible)
+    return [request for request, refusal in judged if not refusal]
 
 
 def _ask_batches(
@@ -117,31 +158,31 @@ def _ask_batches(
     for batch in batches:
         missing = {request.id for request in batch} - rows.keys()
         if missing:
-            keep([row for row in _complete(teacher, batch, sampling) if row["id"] in missing])
+            keep([row for row in _complete(teacher, batch, sampling) if row["id"] in missing], [])
 
 
-def _ask_each(
-    teacher: ConcurrentTeacher, requests: Sequence[Request], sampling: Sampling, keep: Keep
-) -> list[tuple[Request, str]]:
-    """Keep every completion as it finishes; return the requests that were refused, and why."""
+def _ask_each(teacher: ConcurrentTeacher, requests: Sequence[Request], sampling: Sampling, keep: Keep) -> None:
+    """Keep every completion, and every refusal, as it comes."""
     if not requests:
-        return []
+        return
     answers = teacher.complete_each([_ask(i, r, sampling) for i, r in enumerate(requests)], sampling)
     ready: Callable[[], bool] = getattr(answers, "ready", lambda: False)
     waiting: list[dict[str, Any]] = []
-    refused: list[tuple[Request, str]] = []
+    refused: list[Refused] = []
 
     def take(index: int, answer: Completion | Refusal) -> None:
-        if isinstance(answer, Refusal):
-            refused.append((requests[index], answer.reason))
+        made = _row_or_refusal(teacher.name, requests[index], answer)
+        if isinstance(made, Refusal):
+            refused.append((requests[index], made))
         else:
-            waiting.append(_row(teacher.name, requests[index], answer))
+            waiting.append(made)
 
     def write() -> None:
-        rows = waiting.copy()
+        rows, turned_down = waiting.copy(), refused.copy()
         waiting.clear()  # first: what cannot be written now is not tried again below
-        if rows:
-            keep(rows)
+        refused.clear()
+        if rows or turned_down:
+            keep(rows, turned_down)
 
     try:
         for index, answer in answers:
@@ -158,27 +199,22 @@ def _ask_each(
             write()
         finally:
             getattr(answers, "close", lambda: None)()
-    return refused
+
+
+def _row_or_refusal(teacher: str, request: Request, answer: Completion | Refusal) -> dict[str, Any] | Refusal:
+    """The row of a completion; a refusal where it is none that a file of pairs can hold."""
+    if isinstance(answer, Refusal):
+        return answer
+    row = _row(teacher, request, answer)
+    try:
+        return complete_row(row, "its answer")
+    except ValueError as error:
+        return Refusal(str(error))
 
 
 def _ask(index: int, request: Request, sampling: Sampling) -> Ask:
     own_seed = int(fingerprint(sampling.seed, request.id)[:8], 16) % 2**31  # every server takes 31 bits
     return Ask(index, request.prompt, request.prompt_ids, own_seed)
-
-
-def _tell_refused(
-    refused: Sequence[tuple[Request, str]], total: int, output: str | os.PathLike[str] | None, allow: bool
-) -> None:
-    reasons = dict.fromkeys(f"{_asked_last(request.prompt)[:60]!r}: {reason}" for request, reason in refused)
-    first = "; ".join(list(reasons)[:3])
-    sentence = f"{len(refused)} of {total} completions could not be had. The first: {first}."
-    if allow:
-        _tell(sentence)
-        return
-    way = "The others are"
-    if output is not None:
-        way = f"The others are in {os.fspath(output)}, and the same call asks only for those that are missing. They are"
-    raise ValueError(f"{sentence} {way} returned without these with allow_refusals=True.")
 
 
 def _tell_identical(teacher: ConcurrentTeacher, rows: Sequence[dict[str, Any]], sampling: Sampling) -> None:
@@ -202,10 +238,6 @@ def _tell(sentence: str) -> None:
     tqdm.write(sentence, file=sys.stderr)
 
 
-def _asked_last(prompt: Prompt) -> str:
-    return prompt if isinstance(prompt, str) else prompt[-1]["content"]
-
-
 def _listed(prompts: Iterable[Prompt] | datasets.Dataset) -> list[Prompt]:
     if isinstance(prompts, str):
         raise ValueError(
@@ -227,8 +259,14 @@ def _requests(
     teacher: Teacher | ConcurrentTeacher, prompts: Sequence[Prompt], samples: int, settings: dict[str, Any]
 ) -> list[Request]:
     requests: dict[str, Request] = {}
-    for prompt in prompts:
-        asked, ids = teacher.resolve_prompt(prompt)
+    for number, prompt in enumerate(prompts, start=1):
+        try:
+            asked, ids = teacher.resolve_prompt(prompt)
+        except (TypeError, UnicodeError):  # the tokenizer's words for it name neither the prompt nor the reason
+            raise ValueError(
+                f"Prompt {number} of {len(prompts)} is no text that can be encoded: {ascii(prompt)[:80]}. Half of a character (a "
+                "lone surrogate) is none; remove or mend it."
+            ) from None
         for sample in range(samples):
             key = fingerprint(settings, ids, sample)
             requests.setdefault(key, Request(key, asked, ids, sample))

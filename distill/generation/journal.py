@@ -1,6 +1,6 @@
 """An append-only JSONL file of finished pairs that survives interruption at any moment.
 
-Beside `pairs.jsonl` lie `pairs.settings.json`, which says whose rows these are, and `pairs.jsonl.lock`. Every line ends with a
+Beside `pairs.jsonl` lie `pairs.jsonl.settings.json`, which says whose rows these are, and `pairs.jsonl.lock`. Every line ends with a
 checksum of its own (see `distill.basics.jsonl`).
 """
 
@@ -21,13 +21,14 @@ from distill.pairs.schema import COLUMNS, OPTIONAL, complete_row
 
 FORMAT = 2
 SYNC_SECONDS = 0.02
+INCIDENTAL = "incidental"  # in the file of settings: what decides nothing
 
 
 class Journal:
     """Rows of one generation run, on disk as soon as they are finished.
 
     Opening it reads what an earlier run left, cuts off a torn last line, and takes a lock. A small file beside it
-    (`pairs.settings.json`) says which settings its rows belong to; rows of other settings are never mixed in.
+    (`pairs.jsonl.settings.json`) says which settings its rows belong to; rows of other settings are never mixed in.
 
     An appended row is in the hands of the operating system when `append` returns, so that no end of this process can
     lose it. It is on the disk itself at most `sync_seconds` and one flush of the disk later: only a power cut in between
@@ -36,6 +37,8 @@ class Journal:
     Args:
         path: the JSONL file; its folder is made.
         settings: plain values that decide the rows (teacher, sampling); compared with those on disk.
+        incidental: plain values that decide nothing (where the teacher is reached), for the record: not compared; of a list
+            every value is kept that ever was in it.
         sync_seconds: longest wait before rows are flushed to the disk; 0 flushes every append before it returns.
 
     Attributes:
@@ -53,7 +56,12 @@ class Journal:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], settings: dict[str, Any], *, sync_seconds: float = SYNC_SECONDS
+        self,
+        path: str | os.PathLike[str],
+        settings: dict[str, Any],
+        *,
+        incidental: Mapping[str, Any] | None = None,
+        sync_seconds: float = SYNC_SECONDS,
     ) -> None:
         # a link is followed first: two names of one file must find the same lock
         self.path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
@@ -68,7 +76,7 @@ class Journal:
                 f"{self.path} is being written by another process; wait for it or give another path."
             ) from None
         try:
-            self._check_settings(settings)
+            self._check_settings(settings, dict(incidental or {}))
             if not self.path.exists():
                 self.path.touch()
                 sync_folder(self.path.parent)
@@ -208,24 +216,23 @@ class Journal:
             f"could not write to {self.path} ({error.strerror}); the {len(self.rows)} pairs written before are safe",
         )
 
-    def _check_settings(self, settings: dict[str, Any]) -> None:
-        beside = self.path.with_suffix(".settings.json")
-        wanted = {"journal_format": FORMAT, **json.loads(json.dumps(settings))}
+    def _check_settings(self, settings: dict[str, Any], incidental: dict[str, Any]) -> None:
+        beside = settings_file(self.path)
         size = self.path.stat().st_size if self.path.exists() else 0
         if size and not beside.is_file():
             raise ValueError(
                 f"{self.path} exists but {beside.name} does not, so its rows cannot be told from another run's; "
                 "give another path."
             )
-        found = _read_settings(beside) if size else {}
-        if size and found.get("journal_format") != FORMAT:
+        there = _read_settings(beside) if size else {}
+        if size and there.get("journal_format") != FORMAT:
             raise ValueError(
-                f"{self.path} is a journal of format {found.get('journal_format', 1)!r}, from another version of distill; this one "
+                f"{self.path} is a journal of format {there.get('journal_format', 1)!r}, from another version of distill; this one "
                 f"reads {FORMAT}. Give another path (load_pairs reads the rows of any format), or use that version."
             )
-        if found == wanted:
-            return
-        if size and _has_a_line(self.path):
+        found = {name: value for name, value in there.items() if name != INCIDENTAL}
+        wanted = {"journal_format": FORMAT, **json.loads(json.dumps(settings))}
+        if found != wanted and size and _has_a_line(self.path):
             absent = "nothing"
             names = [n for n in {**found, **wanted} if found.get(n, absent) != wanted.get(n, absent)]
             differences = "; ".join(
@@ -234,7 +241,32 @@ class Journal:
             raise ValueError(
                 f"{self.path} holds pairs of another run ({differences}). Give another path, or the old settings."
             )
-        write_durably(beside, json.dumps(wanted, indent=1))
+        more = _together(there.get(INCIDENTAL), json.loads(json.dumps(incidental)))
+        whole = {**wanted, **({INCIDENTAL: more} if more else {})}
+        if whole != there:
+            write_durably(settings_file(self.path, old=False), json.dumps(whole, indent=1))
+
+
+def settings_file(path: Path, old: bool = True) -> Path:
+    """Where the settings of a journal lie: beside it, under its whole name.
+
+    Args:
+        path: of the journal.
+        old: also under the name that earlier versions gave it, without the ending, if only that one is there.
+    """
+    beside, earlier = path.with_name(f"{path.name}.settings.json"), path.with_suffix(".settings.json")
+    return earlier if old and path.suffix == ".jsonl" and earlier.is_file() and not beside.exists() else beside
+
+
+def _together(before: Any, now: dict[str, Any]) -> dict[str, Any]:
+    """What is incidental, of all calls: of lists every value, of the rest the last."""
+    found = dict(before) if isinstance(before, dict) else {}
+    for name, value in now.items():
+        earlier = found.get(name)
+        if isinstance(value, list) and isinstance(earlier, list):
+            value = [*earlier, *(one for one in value if one not in earlier)]
+        found[name] = value
+    return found
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from distill.basics.redact import clean, hub_snapshot, public_name
 from distill.models.embedded import EMBEDDED, embedded_name
 from distill.teachers.base import Sampling
 
-STEPS = ".steps.json"  # beside a file of pairs: what `distill clean` left out of it
+# beside a file of pairs, after its whole name: how it was drawn, and what `distill clean` left out of it
+SETTINGS, STEPS = ".settings.json", ".steps.json"
 
 # Settings of transformers.TrainingArguments that decide what is learned.
 TRAINING = (
@@ -158,7 +159,7 @@ def describe_teachers(
         license: its licence, if the user knows it.
     """
     written = Counter(pairs["teacher"] if "teacher" in pairs.column_names else ["unknown"] * len(pairs))
-    identity = {} if teacher is None else teacher if isinstance(teacher, Mapping) else teacher.identity()
+    identity = {} if teacher is None else teacher if isinstance(teacher, Mapping) else _identity(teacher)
     known = None if teacher is None else identity["teacher"] if isinstance(teacher, Mapping) else teacher.name
     if known is not None:
         written.setdefault(known, 0)
@@ -175,6 +176,10 @@ def describe_teachers(
             entry["identity"] = clean({k: v for k, v in identity.items() if k not in ("teacher", "journal_format")})
         listed.append(entry)
     return listed
+
+
+def _identity(teacher: Any) -> dict[str, Any]:
+    return {**teacher.identity(), **getattr(teacher, "incidental", dict)()}
 
 
 def describe_steps(steps: Iterable[Step]) -> list[dict[str, Any]]:
@@ -217,9 +222,7 @@ def drawn_as(path: str | os.PathLike[str]) -> Drawn:
     Example:
         >>> teacher, sampling, steps = drawn_as("runs/demo/pairs.jsonl")
     """
-    beside = Path(path)
-    found = _read_object(beside.with_suffix(".settings.json"))
-    cleaned = _read_object(beside.with_suffix(STEPS))
+    found, cleaned = _read_beside(Path(path), SETTINGS), _read_beside(Path(path), STEPS)
     found = found or cleaned.get("drawn") or {}
     try:
         steps = tuple(Step(**{**step, "examples": tuple(step["examples"])}) for step in cleaned.get("steps", []))
@@ -228,6 +231,9 @@ def drawn_as(path: str | os.PathLike[str]) -> Drawn:
     if not isinstance(found, dict) or not isinstance(found.get("teacher"), str):
         return Drawn(None, None, steps)
     names = {field.name for field in dataclasses.fields(Sampling)}
+    incidental = found.pop("incidental", None)
+    if isinstance(incidental, dict):
+        found = {**found, **incidental}
     apart = [{k: v for k, v in found.items() if (k in names) is side} for side in (False, True)]
     return Drawn(apart[0], apart[1] or None, steps)
 
@@ -238,7 +244,16 @@ def write_steps(path: str | os.PathLike[str], steps: Iterable[Step], source: str
     drawn = {**before.teacher, **(before.sampling or {})} if before.teacher else None
     listed = [step.as_dict() for step in (*before.steps, *steps)]
     text = json.dumps({"drawn": drawn, "steps": listed}, indent=1, ensure_ascii=False)
-    Path(path).with_suffix(STEPS).write_text(text + "\n", encoding="utf-8")
+    beside = Path(path).with_name(f"{Path(path).name}{STEPS}")
+    beside.write_text(text + "\n", encoding="utf-8")
+
+
+def _read_beside(path: Path, ending: str) -> dict[str, Any]:
+    """The object in a file beside another; also under the name that earlier versions gave it, without `.jsonl`."""
+    whole = path.with_name(f"{path.name}{ending}")
+    if path.suffix == ".jsonl" and not whole.exists():
+        return _read_object(path.with_suffix(ending))
+    return _read_object(whole)
 
 
 def _read_object(path: Path) -> dict[str, Any]:

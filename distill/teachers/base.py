@@ -1,10 +1,12 @@
 """What a teacher is to the rest of the package: a name, a way to encode a prompt, a way to complete prompts."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from distill.text.encode import Prompt
+
+DOZEN = 12  # answers in a row that cannot be used, all for one reason: then it is not the prompts, and it costs money
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,17 @@ class Ask:
 
 @dataclass(frozen=True)
 class Refusal:
-    """This one completion cannot be had, and why in one sentence (the prompt is too long, a content filter, ...)."""
+    """This one completion cannot be had, and why in one sentence (the prompt is too long, a content filter, ...).
+
+    Args:
+        reason: the sentence.
+        answer: what came all the same, as plain values. It was paid for: it is kept, and not asked for again.
+        of_prompt: because of what this prompt asks, which says nothing about the others.
+    """
 
     reason: str
+    answer: Mapping[str, Any] | None = None
+    of_prompt: bool = False
 
 
 class AnyTeacher(Protocol):
@@ -97,8 +107,12 @@ class AnyTeacher(Protocol):
 class Teacher(AnyTeacher, Protocol):
     """A teacher that completes a batch of prompts at once."""
 
-    def complete(self, prompts: Sequence[list[int]], sampling: Sampling, seed: int) -> list[Completion]:
-        """One completion for each prompt, given as token ids."""
+    def complete(self, prompts: Sequence[list[int]], sampling: Sampling, seed: int) -> Sequence[Completion]:
+        """One completion for each prompt, given as token ids.
+
+        A teacher may have `refusal_of(prompt_ids, sampling)`: why this prompt cannot be completed, or None. Those are not
+        asked then.
+        """
         ...
 
 
@@ -112,5 +126,8 @@ class ConcurrentTeacher(AnyTeacher, Protocol):
         What hits every ask (nobody answers, an unknown model) is raised as `ValueError`, after what was already under
         way has been given. An iterator may have `ready()`, which tells whether its next item is there already, so that
         several go to disk in one write; and `close()`, which gives up what is under way.
+
+        A teacher may have `read_again(prompt, answer)`: what it makes today of the answer of an earlier `Refusal`. It may
+        have `incidental()`: plain values that decide nothing (where it is reached), for the record.
         """
         ...

@@ -1,29 +1,50 @@
-"""Many requests at once, in a thread of their own; each is handed over as it finishes."""
+"""Many requests at once, at one address or several, in a thread of their own; each is handed over as it finishes."""
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 from distill.teachers.answers import Answer
-from distill.teachers.base import Ask, Completion, Refusal
-from distill.teachers.endpoint import Endpoint, Refused, Unavailable
+from distill.teachers.base import DOZEN, Ask, Completion, Refusal
+from distill.teachers.endpoint import Endpoint
+from distill.teachers.judgements import Refused, Unavailable
+
+PROBES = (
+    1.0,
+    5.0,
+    15.0,
+    60.0,
+)  # seconds until an address that is gone is looked for again; the last ones again and again
+
+
+@dataclass
+class Group:
+    """Asks that go into one request, and the addresses that had them and lost them."""
+
+    asks: list[Ask]
+    lost_at: set[str] = field(default_factory=set)
 
 
 class UnderWay(Iterator[tuple[int, Completion | Refusal]]):
     """`(index, completion)` of every ask, once each, in the order in which they finish.
 
     The requests run in an event loop in a thread, so that whoever takes the completions, to write a journal say, delays
-    none of them. What hits every request ends them: those that were sent may finish and are handed over, then it is
-    raised.
+    none of them. Each address has so many workers, and all take from one list: work goes to whoever is free. What an address
+    that goes has under way is given to the others, and it is looked for again until the end. What hits every request at
+    every address ends them: those that were sent may finish and are handed over, then it is raised.
 
     Args:
         groups: asks that go into one request.
         ask: sends a group; returns what came, for the first asks of the group. What is missing is sent again singly.
         finish: an answer to a completion, in the thread of whoever takes it.
-        endpoint: not open yet.
-        concurrency: requests at once.
+        endpoints: not open yet.
+        concurrency: requests at once, at each of them.
+        alive: whether an address that was gone is there again, with the same model.
+        say: tells the user a sentence.
     """
 
     def __init__(
@@ -31,15 +52,25 @@ class UnderWay(Iterator[tuple[int, Completion | Refusal]]):
         groups: Iterator[list[Ask]],
         ask: Callable[[Endpoint, Sequence[Ask]], Awaitable[list[tuple[Ask, Answer]]]],
         finish: Callable[[Ask, Answer], Completion | Refusal],
-        endpoint: Endpoint,
+        endpoints: Sequence[Endpoint],
         concurrency: int,
+        *,
+        alive: Callable[[Endpoint], Awaitable[bool]],
+        say: Callable[[str], None],
     ) -> None:
-        self._groups, self._ask, self._finish = groups, ask, finish
-        self._endpoint, self._concurrency = endpoint, concurrency
+        self._groups, self._ask, self._finish = map(Group, groups), ask, finish
+        self._endpoints, self._concurrency = endpoints, concurrency
+        self._alive, self._say = alive, say
         # an answer to an ask; last of all None, or what ended them
         self._done: SimpleQueue[tuple[Ask, Answer | Refusal] | BaseException | None] = SimpleQueue()
         self._ended: BaseException | None = None
-        self._unavailable: Unavailable | None = None
+        self._alike: tuple[str, int] = ("", 0)
+        # of the loop's thread
+        self._back = deque[Group]()
+        self._at_work = 0
+        self._gone: dict[str, Unavailable] = {}
+        self._stopped: Unavailable | None = None
+        self._exhausted = False
         self._opened = threading.Event()
         self._thread = threading.Thread(target=self._run, name="requests", daemon=True)
         self._thread.start()
@@ -49,7 +80,9 @@ class UnderWay(Iterator[tuple[int, Completion | Refusal]]):
             item = self._done.get()
             if isinstance(item, tuple):
                 ask, answer = item
-                return ask.index, self._finish(ask, answer) if isinstance(answer, Answer) else answer
+                finished = self._finish(ask, answer) if isinstance(answer, Answer) else answer
+                self._count(finished)
+                return ask.index, finished
             self._ended = item or StopIteration()
         raise self._ended
 
@@ -59,10 +92,25 @@ class UnderWay(Iterator[tuple[int, Completion | Refusal]]):
 
     def close(self) -> None:
         """Give up what is under way."""
-        if self._ended is None and self._opened.wait(5):
-            with suppress(RuntimeError):  # the loop has just closed by itself
-                self._loop.call_soon_threadsafe(self._task.cancel)
+        if self._ended is None:
+            self._in_the_loop(lambda: self._task.cancel())
         self._thread.join(5)
+
+    def _count(self, finished: Completion | Refusal) -> None:
+        """Stop before more is paid for, where answer after answer cannot be used."""
+        if isinstance(finished, Completion):
+            self._alike = ("", 0)
+        elif not finished.of_prompt:
+            reason, seen = self._alike
+            self._alike = (finished.reason, seen + 1 if finished.reason == reason else 1)
+            if self._alike[1] == DOZEN:
+                error = Unavailable(f"{DOZEN} requests in a row ended alike, so no more are sent: {finished.reason}.")
+                self._in_the_loop(lambda: self._stop(error))
+
+    def _in_the_loop(self, function: Callable[[], object]) -> None:
+        if self._opened.wait(5):
+            with suppress(RuntimeError):  # the loop has just closed by itself
+                self._loop.call_soon_threadsafe(function)
 
     def _run(self) -> None:
         end: BaseException | None = None
@@ -79,35 +127,122 @@ class UnderWay(Iterator[tuple[int, Completion | Refusal]]):
     async def _all(self) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._loop, self._task = asyncio.get_running_loop(), task
+        self._loop, self._task, self._changed = asyncio.get_running_loop(), task, asyncio.Event()
         self._opened.set()
-        async with self._endpoint, asyncio.TaskGroup() as workers:
-            for _ in range(self._concurrency):
-                workers.create_task(self._work())
-        if self._unavailable:
-            raise self._unavailable
+        self._probes = list[asyncio.Task[None]]()
+        async with AsyncExitStack() as opened, asyncio.TaskGroup() as self._tasks:
+            for endpoint in self._endpoints:
+                await opened.enter_async_context(endpoint)
+            workers = [
+                self._tasks.create_task(self._work(endpoint))
+                for _ in range(self._concurrency)
+                for endpoint in self._endpoints
+            ]
+            await asyncio.gather(*workers)
+            for probe in self._probes:
+                probe.cancel()
+        if self._stopped:
+            raise self._stopped
 
-    async def _work(self) -> None:
-        for group in self._groups:  # all workers take from one iterator
-            most, left = len(group), group
-            while left and not self._unavailable:
-                left = left[await self._send(left[:most]) :]
-                most = 1
-            if self._unavailable:
+    async def _work(self, endpoint: Endpoint) -> None:
+        while (group := await self._next_for(endpoint)) is not None:
+            self._at_work += 1
+            try:
+                await self._send_all(endpoint, group)
+            finally:
+                self._at_work -= 1
+                self._tell_workers()
+
+    async def _next_for(self, endpoint: Endpoint) -> Group | None:
+        """What this address is to do next; None at the end of all work."""
+        while not self._stopped:
+            if endpoint.url not in self._gone:
+                waiting = next((group for group in self._back if endpoint.url not in group.lost_at), None)
+                if waiting is not None:
+                    self._back.remove(waiting)
+                    return waiting
+                if group := next(self._groups, None):  # all workers take from one iterator
+                    return group
+                self._exhausted = True
+            if self._exhausted and not self._at_work and not self._back:
+                break
+            await self._changed.wait()
+        self._tell_workers()
+        return None
+
+    async def _send_all(self, endpoint: Endpoint, group: Group) -> None:
+        most = len(group.asks)
+        while group.asks and not self._stopped:
+            try:
+                answers = await self._ask(endpoint, group.asks[:most])
+            except Refused as error:
+                if not (error.lost and self._give_back(group, endpoint)):
+                    self._refuse(group.asks[:most], error)
+                    del group.asks[:most]
+                else:
+                    return
+            except Unavailable as error:
+                self._lose(endpoint, error)
+                if not self._stopped:
+                    self._back.append(group)
                 return
+            else:
+                for item in answers:
+                    self._done.put(item)
+                del group.asks[: len(answers)]
+            most = 1
 
-    async def _send(self, asks: list[Ask]) -> int:
-        """How many of these asks are done with."""
-        try:
-            answers = await self._ask(self._endpoint, asks)
-        except Refused as error:
-            for ask in asks:
-                self._done.put((ask, Refusal(str(error))))
-            return len(asks)
-        except Unavailable as error:
-            self._unavailable = self._unavailable or error
-            self._endpoint.stop()
-            return 0
-        for item in answers:
-            self._done.put(item)
-        return len(answers)
+    def _give_back(self, group: Group, endpoint: Endpoint) -> bool:
+        """Whether another address can try what this one lost."""
+        if endpoint.url not in self._gone:
+            group.lost_at.add(endpoint.url)
+        if self._stopped or not self._candidates(group):
+            return False
+        self._back.append(group)
+        return True
+
+    def _candidates(self, group: Group) -> list[str]:
+        return [e.url for e in self._endpoints if e.url not in self._gone and e.url not in group.lost_at]
+
+    def _refuse(self, asks: Sequence[Ask], error: Refused) -> None:
+        for ask in asks:
+            self._done.put((ask, Refusal(str(error), of_prompt=error.of_prompt)))
+
+    def _lose(self, endpoint: Endpoint, error: Unavailable) -> None:
+        """This address is gone; without another one, the run stops."""
+        endpoint.stop()
+        if endpoint.url in self._gone:
+            return
+        self._gone[endpoint.url] = error
+        if len(self._gone) == len(self._endpoints):
+            self._stop(next(iter(self._gone.values())))
+            return
+        self._say(f"{error} The other addresses go on with its work, and it is looked for again.")
+        for group in [group for group in self._back if not self._candidates(group)]:
+            self._back.remove(group)
+            self._refuse(group.asks, Refused(f"no address gave an answer; the last to go: {error}"))
+        self._probes.append(self._tasks.create_task(self._look_for(endpoint)))
+
+    async def _look_for(self, endpoint: Endpoint) -> None:
+        waits = iter(PROBES)
+        wait = next(waits)
+        while not self._stopped:
+            await asyncio.sleep(wait)
+            if await self._alive(endpoint):
+                del self._gone[endpoint.url]
+                endpoint.begin_again()
+                self._say(f"{endpoint.url} is there again.")
+                self._tell_workers()
+                break
+            wait = next(waits, wait)
+
+    def _stop(self, error: Unavailable) -> None:
+        """What was sent may finish; nothing more is."""
+        self._stopped = self._stopped or error
+        for endpoint in self._endpoints:
+            endpoint.stop()
+        self._tell_workers()
+
+    def _tell_workers(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -1,12 +1,10 @@
-"""A teacher behind an OpenAI-compatible server (retries: `endpoint`): vLLM, SGLang, llama.cpp, `transformers serve`, a hosted API."""
+"""A teacher behind one or several OpenAI-compatible servers (retries: `endpoint`): vLLM, SGLang, llama.cpp, a hosted API."""
 
-import asyncio
 import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -18,7 +16,10 @@ from distill.models.load import load_tokenizer
 from distill.teachers.answers import Answer, completion_of, read_answers
 from distill.teachers.base import Ask, Completion, Refusal, Sampling
 from distill.teachers.concurrency import UnderWay
-from distill.teachers.endpoint import Endpoint, Malformed, NotThere, Refused, Unavailable, checked_url
+from distill.teachers.endpoint import Endpoint, checked_url
+from distill.teachers.ends import checked_meanings, read_meanings
+from distill.teachers.judgements import Malformed, Refused, Unavailable
+from distill.teachers.listing import Listing
 from distill.text.encode import Prompt, as_prompt, encode_prompt
 
 # What a server needs to be told to draw from the model itself, and to show the tokens: vLLM takes top-k, top-p and a
@@ -30,6 +31,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "llamacpp": {"top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0, "return_tokens": True},
 }
 _OURS = {"model", "messages", "prompt", "n", "stream"}
+_LIMITS = ("max_completion_tokens", "max_tokens", "max_new_tokens")
 
 
 class ServerTeacher:
@@ -40,13 +42,14 @@ class ServerTeacher:
     the cache of a prompt, so asking for it again costs them little.
 
     Args:
-        url: the address, e.g. `http://localhost:8000/v1`; nothing secret may be in it.
+        url: the address, e.g. `http://localhost:8000/v1`, or several of one model; nothing secret may be in it. Work goes to
+            whichever is free; one that dies costs time only, and is used again when it is back.
         model: the model's name on the server; may be left out where the server has one.
         tokenizer: the student's, or its name. Prompts and completions are kept as its token ids.
         chat: `None` asks a bare string as one user turn if the tokenizer has a chat template; `False` never, by plain
             completion; `True` always. Messages always go to `/chat/completions`.
         api_key_env: the environment variable with the key. There is no other way to give one.
-        concurrency: requests under way at once.
+        concurrency: requests under way at once, at each address.
         timeout: seconds for one attempt of a request.
         retries: further attempts of a request that failed; see `distill.teachers.endpoint`.
         backoff: seconds before the first of these, doubled each time.
@@ -54,10 +57,12 @@ class ServerTeacher:
         n_per_request: samples of one prompt asked for in one request with `n`; what is missing is asked for singly.
         extra_body: further fields of every request, e.g. `{"top_k": 20}`, or others in place of ours; `None` as a value
             leaves a field out: `{"max_tokens": None, "max_completion_tokens": 256}`. They are part of `identity`.
+        finish_reasons: what further finish reasons of a server mean, `{"done": "stop"}`; `"null"` stands for none. Those of
+            the usual servers are known (`distill.teachers.ends`).
         name: what pairs are labelled with; by default the model's name.
 
     Raises:
-        ValueError: the `openai` package is missing; an address that is none, or nobody there; a key that is not taken; a
+        ValueError: the extra `server` is missing; addresses of different models; an address that is none, or nobody there; a key that is not taken; a
             server with several models and no `model`; a value out of its range.
 
     Example:
@@ -67,7 +72,7 @@ class ServerTeacher:
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         model: str | None = None,
         *,
         tokenizer: PreTrainedTokenizerBase | str | os.PathLike[str],
@@ -80,6 +85,7 @@ class ServerTeacher:
         top_logprobs: int = 0,
         n_per_request: int = 1,
         extra_body: Mapping[str, Any] | None = None,
+        finish_reasons: Mapping[str, str] | None = None,
         name: str | None = None,
     ) -> None:
         numbers = {"concurrency": (concurrency, 1), "retries": (retries, 0), "top_logprobs": (top_logprobs, 0)}
@@ -96,20 +102,29 @@ class ServerTeacher:
                 f"extra_body is written into the journal, and {secret}; a key is taken from the environment variable "
                 f"{api_key_env} and sent as a header."
             )
-        self.url, self.api_key_env = checked_url(url), api_key_env
+        self.urls = tuple(dict.fromkeys(map(checked_url, [url] if isinstance(url, str) else url)))
+        if not self.urls:
+            raise ValueError("There is no address; give at least one, such as http://localhost:8000/v1.")
+        self.api_key_env = api_key_env
         self.timeout, self.retries, self.backoff = timeout, retries, backoff
-        listed = _in_a_thread(self._list_models)
-        self.model = model or _only(listed, self.url)
-        self.says = {k: v for k in ("owned_by", "root") if (v := listed.get(self.model, {}).get(k)) is not None}
+        self.finish_reasons = checked_meanings(finish_reasons)
+        self._said: set[str] = set()
+        for endpoint in map(self._endpoint, self.urls):
+            if endpoint.sends_its_key_in_the_open():
+                self._say(f"The key in {api_key_env} goes over plain http, readable on the way, to {endpoint.url}.")
+        patience: dict[str, Any] = {"timeout": min(timeout, 20.0), "retries": 5, "backoff": min(backoff, 0.1)}
+        self._listing = Listing([Endpoint(url, api_key_env, **patience) for url in self.urls], model)
+        for error in self._listing.gone.values():
+            self._say(f"{error} The other addresses begin, and it is looked for again.")
+        self.model, self.says = self._listing.model, self._listing.says
         self.tokenizer = tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else load_tokenizer(tokenizer)
         self._cut = _tokenizer_fingerprint(self.tokenizer)
         self.chat, self.concurrency = chat, concurrency
         self.top_logprobs, self.n_per_request = top_logprobs, n_per_request
         self.name = name or self.model
-        self._said: set[str] = set()
 
     def __repr__(self) -> str:
-        return f"ServerTeacher({self.url!r}, {self.model!r})"
+        return f"ServerTeacher({', '.join(self.urls)}, {self.model!r})"
 
     def resolve_prompt(self, prompt: Prompt) -> tuple[Prompt, list[int]]:
         """The prompt as it is asked and its ids in the student's tokens; see `distill.text.encode`."""
@@ -117,13 +132,13 @@ class ServerTeacher:
         return asked, encode_prompt(asked, self.tokenizer)
 
     def identity(self) -> dict[str, Any]:
-        """Address, model, what the server says of it, further fields, tokenizer, template. Nothing that a restart changes.
+        """Model, what the server says of it, further fields, tokenizer, template. Nothing that a restart changes.
 
-        A time of creation is left out: servers put the time of the question there.
+        Where it is reached is not part of it (`incidental`): a server is started anew on another port, and a job on another
+        machine. Nor is a time of creation: servers put the time of the question there.
         """
         return {
             "teacher": self.name,
-            "teacher_url": self.url,
             "teacher_model": self.model,
             "teacher_says": self.says,
             "teacher_fields": {**_FIELDS.get(self.says.get("owned_by", ""), {}), **self.extra_body},
@@ -133,6 +148,10 @@ class ServerTeacher:
             "chat_template": fingerprint(str(self.tokenizer.chat_template)),
         }
 
+    def incidental(self) -> dict[str, Any]:
+        """What decides no completion, for the record: the addresses, and what was said of finish reasons."""
+        return {"teacher_url": list(self.urls), "finish_reasons": dict(self.finish_reasons)}
+
     def complete_each(self, asks: Iterable[Ask], sampling: Sampling) -> UnderWay:
         """`(index, completion)` for every ask as it finishes; see `distill.teachers.base.ConcurrentTeacher`.
 
@@ -141,16 +160,31 @@ class ServerTeacher:
         """
         if sampling.top_k and not {"top_k"} & {*_FIELDS.get(self.says.get("owned_by", ""), {}), *self.extra_body}:
             raise ValueError(
-                f"top_k is {sampling.top_k}, but OpenAI's API has no such field and {self.url} does not say that "
+                f"top_k is {sampling.top_k}, but OpenAI's API has no such field and {self.urls[0]} does not say that "
                 'it is vLLM, SGLang or llama.cpp. If it takes the field, give extra_body={"top_k": ...} in its place.'
             )
         return UnderWay(
             groups=_groups(asks, self.n_per_request),
             ask=lambda endpoint, group: self._ask(endpoint, group, sampling),
             finish=self._finish,
-            endpoint=self._endpoint(),
+            endpoints=[self._endpoint(url) for url in self.urls],
             concurrency=self.concurrency,
+            alive=self._listing.is_there_again,
+            say=self._say,
         )
+
+    def read_again(self, prompt: Prompt, answer: Mapping[str, Any]) -> Completion | Refusal:
+        """What an answer that could not be used (`Refusal.answer`) is today: more finish reasons may be known.
+
+        Args:
+            prompt: as it was asked.
+            answer: as it was kept.
+        """
+        try:
+            (found,) = read_answers(dict(answer))
+            return completion_of(found, prompt, self.tokenizer, self.finish_reasons)
+        except (ValueError, TypeError, KeyError, Malformed) as error:
+            return Refusal(f"its answer cannot be read: {error}", answer)
 
     def request(self, prompt: Prompt, sampling: Sampling, seed: int, n: int = 1) -> tuple[str, dict[str, Any]]:
         """Path and body of a request; `prompt` as `resolve_prompt` gives it."""
@@ -173,16 +207,18 @@ class ServerTeacher:
         body |= self.extra_body
         return "/chat/completions" if chat else "/completions", {k: v for k, v in body.items() if v is not None}
 
-    def _endpoint(self) -> Endpoint:
-        return Endpoint(self.url, self.api_key_env, timeout=self.timeout, retries=self.retries, backoff=self.backoff)
+    def _endpoint(self, url: str) -> Endpoint:
+        patience: dict[str, Any] = {"timeout": self.timeout, "retries": self.retries, "backoff": self.backoff}
+        return Endpoint(url, self.api_key_env, others=len(self.urls) > 1, **patience)
 
     async def _ask(self, endpoint: Endpoint, asks: Sequence[Ask], sampling: Sampling) -> list[tuple[Ask, Answer]]:
         """One request for some samples of one prompt; as many answers as came, at most as many as were asked for."""
         path, body = self.request(asks[0].prompt, sampling, asks[0].seed, len(asks))
+        limit = next((body[name] for name in _LIMITS if type(body.get(name)) is int), None)
         try:
-            answers = await endpoint.post(path, body, read_answers)
+            answers = await endpoint.post(path, body, lambda payload: read_answers(payload, limit))
         except Refused as error:
-            if len(asks) == 1:
+            if len(asks) == 1 or error.lost:
                 raise
             self._say(f"{self.name} refuses requests for {len(asks)} samples ({error}); they are asked for singly.")
             return []
@@ -192,13 +228,20 @@ class ServerTeacher:
             )
         if self.top_logprobs and any(answer.top_logprobs is None and answer.text for answer in answers):
             raise Unavailable(
-                f"{self.url} was asked for {self.top_logprobs} top log-probabilities and gave none; leave top_logprobs at "
+                f"{endpoint.url} was asked for {self.top_logprobs} top log-probabilities and gave none; leave top_logprobs at "
                 "0, or use a server that has them."
             )
         return list(zip(asks, answers, strict=False))
 
     def _finish(self, ask: Ask, answer: Answer) -> Completion | Refusal:
-        completion = completion_of(answer, ask.prompt, self.tokenizer)
+        try:
+            completion = completion_of(answer, ask.prompt, self.tokenizer, self.finish_reasons)
+        except (ValueError, TypeError, LookupError) as error:  # of this answer alone; a dozen alike stop the run
+            return Refusal(f"its answer cannot be made a pair: {error}", answer.raw)
+        if answer.left:
+            self._say(f"{self.name} gives reasoning that is not text and is not kept: {', '.join(answer.left)}.")
+        if answer.finish_reason is None and isinstance(completion, Completion):
+            self._say(f"{self.name} gives no finish reason; its answers count as ended where they are below the limit.")
         if answer.ids is not None and isinstance(completion, Completion) and completion.token_source == "text":
             self._say(
                 f"{self.name} gives token ids that are not this tokenizer's (they do not decode to its text); the text is "
@@ -213,17 +256,6 @@ class ServerTeacher:
             self._said.add(key)
             tqdm.write(sentence, file=sys.stderr)
 
-    async def _list_models(self) -> dict[str, dict[str, Any]]:
-        """What `/v1/models` lists; nothing where that fails, as it does for some servers that answer well otherwise."""
-        quick = Endpoint(
-            self.url, self.api_key_env, timeout=min(self.timeout, 20.0), retries=5, backoff=min(self.backoff, 0.1)
-        )
-        async with quick:
-            try:
-                return await quick.get("/models", _read_models)
-            except (Refused, NotThere):
-                return {}
-
 
 def is_address(teacher: str) -> bool:
     """Whether a `--teacher` flag names a server and not a model."""
@@ -236,9 +268,10 @@ def server_teacher(
     *,
     tokenizer: PreTrainedTokenizerBase | str,
     extra_body: str | None = None,
+    finish_reasons: str | None = None,
     **settings: Any,
 ) -> ServerTeacher:
-    """A `ServerTeacher` from flags, where `extra_body` is JSON; the other settings are `ServerTeacher`'s own.
+    """A `ServerTeacher` from flags: addresses divided by commas, `extra_body` as JSON, `finish_reasons` as `done=stop`.
 
     Raises:
         ValueError: text that is no JSON object; as `ServerTeacher`.
@@ -251,7 +284,9 @@ def server_teacher(
         raise ValueError(
             f'--extra_body is a {type(fields).__name__}; it must be a JSON object, such as {{"top_k": 20}}.'
         )
-    return ServerTeacher(url, model, tokenizer=tokenizer, extra_body=fields, **settings)
+    meanings = read_meanings(finish_reasons)
+    urls = [part.strip() for part in url.split(",") if part.strip()]
+    return ServerTeacher(urls, model, tokenizer=tokenizer, extra_body=fields, finish_reasons=meanings, **settings)
 
 
 def _groups(asks: Iterable[Ask], most: int) -> Iterator[list[Ask]]:
@@ -261,28 +296,8 @@ def _groups(asks: Iterable[Ask], most: int) -> Iterator[list[Ask]]:
             yield group
 
 
-def _read_models(payload: Any) -> dict[str, dict[str, Any]]:
-    rows = payload.get("data") if isinstance(payload, dict) else None
-    if not isinstance(rows, list):
-        raise Malformed("a list of models without data")
-    return {str(row["id"]): row for row in rows if isinstance(row, dict) and "id" in row}
-
-
-def _only(listed: Mapping[str, Any], url: str) -> str:
-    if len(listed) != 1:
-        found = f"lists {', '.join(sorted(listed)[:8])}" if listed else "does not list its models (does it end in /v1?)"
-        raise ValueError(f"The server at {url} {found}; name one of its models: ServerTeacher(url, model, ...).")
-    return next(iter(listed))
-
-
 def _tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Of the vocabulary, its ends, and how a text of many kinds is cut."""
     probe = "The naïve  café, 12345 + 6.78e-9;\n\tdef f(x): return '日本語' # 🙂"
     cut = tokenizer(probe, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     return fingerprint(sorted(tokenizer.get_vocab().items()), tokenizer.eos_token_id, list(cut))
-
-
-def _in_a_thread(function: Callable[[], Any]) -> Any:
-    """The result of a coroutine function, also where a loop runs already, as in a notebook."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(lambda: asyncio.run(function())).result()

@@ -146,7 +146,7 @@ def test_no_row_yet_then_other_settings_may_begin(tmp_path):
     write(path, [])
     path.write_bytes(b'{"id": "torn')
     assert content(path, {"seed": 1}) == {}
-    assert json.loads((tmp_path / "p.settings.json").read_text()) == {"journal_format": 2, "seed": 1}
+    assert json.loads((tmp_path / "p.jsonl.settings.json").read_text()) == {"journal_format": 2, "seed": 1}
 
 
 def test_one_process_at_a_time_and_a_killed_one_leaves_no_lock(tmp_path):

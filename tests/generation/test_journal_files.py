@@ -42,7 +42,7 @@ def test_a_row_that_could_not_be_read_again_is_not_written(tmp_path, change, wor
 def test_a_journal_of_the_first_format_is_refused_and_its_rows_are_read_as_pairs(tmp_path):
     """No version in the settings file, no checksums in the lines."""
     path = tmp_path / "p.jsonl"
-    (tmp_path / "p.settings.json").write_text(json.dumps(SETTINGS))
+    (tmp_path / "p.jsonl.settings.json").write_text(json.dumps(SETTINGS))
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     with pytest.raises(ValueError, match=r"a journal of format 1, .* reads 2\. Give another path \(load_pairs"):
         Journal(path, SETTINGS)
@@ -71,13 +71,13 @@ def test_a_line_that_lost_its_checksum_is_damaged(tmp_path):
         ({**VERSION, **SETTINGS, "seed": 1}, "seed: 1 there, 0 now"),
         ({**VERSION, **SETTINGS, "revision": None}, "revision: None there, 'nothing' now"),
         ([], "holds a list, not settings"),
-        (None, r"exists but p\.settings\.json does not"),
+        (None, r"exists but p\.jsonl\.settings\.json does not"),
         (b"\xff", "is damaged"),
         (b'{"seed": ', "is damaged"),
     ],
 )
 def test_a_journal_that_is_not_this_runs_is_left_alone(tmp_path, settings, words):
-    path, beside = tmp_path / "p.jsonl", tmp_path / "p.settings.json"
+    path, beside = tmp_path / "p.jsonl", tmp_path / "p.jsonl.settings.json"
     data = write(path) + b'{"torn'
     path.write_bytes(data)
     if settings is None:

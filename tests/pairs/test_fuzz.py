@@ -106,7 +106,7 @@ def lines_of(data):
 
 def refused(error, label):
     SEEN[f"{label}: a sentence"] += 1
-    assert "p.jsonl" in str(error) or "p.settings.json" in str(error), repr(error)
+    assert "p.jsonl" in str(error) or "p.jsonl.settings.json" in str(error), repr(error)
     assert len(str(error)) < 1000, "a sentence, not the file"
 
 
@@ -129,7 +129,7 @@ def check_pairs(data, label):
 def check_journal(data, label, written=None):
     for other in PATH.parent.iterdir():
         other.unlink()
-    PATH.with_suffix(".settings.json").write_text('{"journal_format": 2}')
+    PATH.with_name(PATH.name + ".settings.json").write_text('{"journal_format": 2}')
     PATH.write_bytes(data)
     new = {**ROWS[0], "id": "new"}
     try:
@@ -186,7 +186,7 @@ def test_a_mutated_journal(data):
 )
 def test_a_settings_file_of_arbitrary_bytes(data):
     PATH.write_bytes(FILES["sealed"])
-    PATH.with_suffix(".settings.json").write_bytes(data)
+    PATH.with_name(PATH.name + ".settings.json").write_bytes(data)
     try:
         with Journal(PATH, {}) as journal:
             assert len(journal.rows) == len(ROWS)

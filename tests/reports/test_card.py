@@ -279,7 +279,7 @@ def test_an_adapter_is_called_one(tmp_path):
 
 
 def test_settings_beside_the_pairs(tmp_path):
-    beside = tmp_path / "pairs.settings.json"
+    beside = tmp_path / "pairs.jsonl.settings.json"
     assert drawn_as(tmp_path / "pairs.jsonl") == (None, None, ())
     for bad in (b"{", b"\xff\xfe", b"[1]", b"{}"):
         beside.write_bytes(bad)
@@ -298,7 +298,7 @@ def test_settings_beside_the_pairs(tmp_path):
 def test_what_is_known_of_pairs_survives_cleaning_them_again_and_again(tmp_path):
     """Teacher, sampling and every filter with its counts reach the card, through any number of files."""
     settings = {"teacher": "t", "journal_format": 2, **Sampling(seed=4, temperature=0.6).as_dict()}
-    (tmp_path / "pairs.settings.json").write_text(json.dumps(settings))
+    (tmp_path / "pairs.jsonl.settings.json").write_text(json.dumps(settings))
     first, second = (Step(name, n, n - 2, "so", {"n": 8}, ("a question",)) for name, n in (("one", 9), ("two", 7)))
     write_steps(tmp_path / "clean.jsonl", [first], source=tmp_path / "pairs.jsonl")
     write_steps(tmp_path / "cleaner.jsonl", [second], source=tmp_path / "clean.jsonl")
@@ -309,7 +309,7 @@ def test_what_is_known_of_pairs_survives_cleaning_them_again_and_again(tmp_path)
     write_steps(tmp_path / "own.jsonl", [first], source=tmp_path / "nobody.jsonl")
     assert drawn_as(tmp_path / "own.jsonl") == (None, None, (first,))
     for bad in ("{", "[]", '{"steps": [{"name": 1}]}', '{"steps": [1]}', '{"drawn": []}'):
-        (tmp_path / "own.steps.json").write_text(bad)
+        (tmp_path / "own.jsonl.steps.json").write_text(bad)
         assert drawn_as(tmp_path / "own.jsonl") == (None, None, ()), bad
 
 

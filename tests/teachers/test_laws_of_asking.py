@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from distill.teachers import Completion, Refusal, endpoint
 from distill.teachers.answers import completion_of, read_answers
-from distill.teachers.endpoint import HOPELESS, LONGEST_PAUSE, LONGEST_WAIT, Endpoint, Malformed, Refused, Unavailable
+from distill.teachers.endpoint import HOPELESS, LONGEST_PAUSE, LONGEST_WAIT, Endpoint
+from distill.teachers.judgements import Malformed, Refused, Unavailable
 
 TOKENIZER = build_tokenizer()
 EOS, TURN = TOKENIZER.eos_token_id, TOKENIZER.convert_tokens_to_ids("<|endoftext|>")

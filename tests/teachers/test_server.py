@@ -24,7 +24,7 @@ from fake_server import (
 
 from distill import generate
 from distill.teachers import Ask, Completion, Sampling, ServerTeacher
-from distill.teachers.endpoint import retry_after
+from distill.teachers.judgements import retry_after
 
 PROMPTS = [f"question {i}" for i in range(12)]
 TOKENIZER = build_tokenizer()

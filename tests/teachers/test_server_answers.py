@@ -282,7 +282,7 @@ def test_what_a_server_gave_and_cleaning_left_out_stands_in_the_students_card(se
     assert kept < 12
     assert facts["sampling"]["temperature"] == 0.5
     (found,) = facts["teachers"]
-    assert (found["name"], found["identity"]["teacher_url"]) == ("fake", "http://private-host/v1")
+    assert (found["name"], found["identity"]["teacher_url"]) == ("fake", ["http://private-host/v1"])
 
 
 @pytest.mark.parametrize(
