@@ -45,7 +45,9 @@ class CleanArguments:
     output: str = field(default="clean.jsonl", metadata={"help": "Where the rest goes (.jsonl, or a folder)."})
     tokenizer: str | None = field(default=None, metadata={"help": "Only for pairs without token ids."})
     duplicates: str = field(default="draw", metadata={"help": f"Exact repetitions: none, {', '.join(DUPLICATES)}."})
-    near: str | None = field(default=None, metadata={"help": "Near duplicates of: prompt, completion, pair."})
+    near: str | None = field(
+        default=None, metadata={"help": "Near duplicates of: prompt (its user's words), completion, pair."}
+    )
     near_threshold: float = field(default=0.7, metadata={"help": "Share of common runs of three words."})
     broken: bool = field(default=True, metadata={"help": "Leave out blank completions and broken characters."})
     drop_cut: bool = field(default=False, metadata={"help": "Leave out completions cut at the limit."})
@@ -74,6 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     pairs = load_pairs(args.pairs, load_tokenizer(args.tokenizer) if args.tokenizer else None)
 
     steps: list[Step] = []
+    whole = pairs
     for clean in _cleaners(args, against):
         pairs, step = clean(pairs)
         steps.append(step)
@@ -81,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         for example in step.examples:
             say(f"    {example}")
     if against and args.report_only:
-        for overlap in find_contamination(pairs, against, n=args.n, share=args.share):
+        for overlap in find_contamination(whole, against, n=args.n, share=args.share):  # of what is left, nothing is
             say(overlap)
     say("\n" + steps_table(steps))
     if args.report_only:

@@ -33,6 +33,7 @@ from distill.models.students import STRATEGIES
 from distill.pairs.prompts import read_prompts
 from distill.reports.card import write_card
 from distill.reports.pictures import check_report_extra
+from distill.reports.provenance import drawn_as
 from distill.reports.report import ABLATION, WAYS, ablation_table, write_report
 from distill.running.flags import build_objectives, parse_recipe, settings_of
 from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume, write_json
@@ -47,6 +48,9 @@ class CompareArguments:
     teacher: str = field(default="smollm2-135m", metadata={"help": "Embedded name, local folder, or Hub id."})
     prompts: str | None = field(
         default=None, metadata={"help": "Prompt file (.jsonl or one a line); by default the teacher writes them."}
+    )
+    near: bool | None = field(
+        default=None, metadata={"help": "Leave out prompts that nearly repeat another; unsaid: only the teacher's own."}
     )
     num_prompts: int = field(default=160, metadata={"help": "Training prompts the teacher writes, without a file."})
     held_out: int = field(default=24, metadata={"help": "Further prompts kept aside for measuring."})
@@ -79,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
 
     with stages.stage("prompts"):
         count = args.num_prompts + args.held_out
-        prompts = prepare_prompts(teacher, args.prompts, count, args.generation_seed, run)
+        prompts = prepare_prompts(teacher, args.prompts, count, args.generation_seed, run, args.near)
 
     with stages.stage("pairs"):
         pairs = generate(
@@ -195,6 +199,7 @@ def _train(
         teacher=teacher,
         sampling=Sampling(args.max_new_tokens, args.temperature, seed=args.generation_seed),
         objectives=[part for part in _ways(args)[way].split(",") if part],
+        steps=drawn_as(folder.parent / "pairs.jsonl").steps,
         training=run_arguments,
         max_length=args.max_length,
         metrics=curve[-1]["held_out"],

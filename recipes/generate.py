@@ -14,11 +14,10 @@ from pathlib import Path
 
 from distill import generate
 from distill.basics.processes import say
-from distill.generation.prompts import write_prompts
-from distill.pairs.prompts import read_distinct_prompts
+from distill.reports.provenance import write_steps
 from distill.running.flags import ServerArguments, parse
 from distill.running.folder import one_sentence
-from distill.running.stages import teacher_behind
+from distill.running.stages import prompts_of, teacher_behind, written_prompts
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address
 
@@ -34,6 +33,9 @@ class GenerateArguments(ServerArguments):
     )
     tokenizer: str | None = field(default=None, metadata={"help": "The student's, for a teacher behind a server."})
     prompts: str | None = field(default=None, metadata={"help": "Prompt file (.jsonl, or one a line)."})
+    near: bool | None = field(
+        default=None, metadata={"help": "Leave out prompts that nearly repeat another; unsaid: only the teacher's own."}
+    )
     num_prompts: int = field(default=100, metadata={"help": "Prompts the teacher writes, without a file."})
     plain: bool = field(default=False, metadata={"help": "Continue plain text, without the chat template."})
     samples: int = field(default=1, metadata={"help": "Completions a prompt."})
@@ -65,11 +67,11 @@ def main(argv: list[str] | None = None) -> None:
     (args,) = parse((GenerateArguments,), argv, defaults={}, description=__doc__)
     teacher = load_teacher(args)
     if args.prompts or not isinstance(teacher, LocalTeacher):
-        kept = read_distinct_prompts(str(args.prompts))
+        source = Path(str(args.prompts))
+        kept, step = prompts_of(str(source), near=bool(args.near))
     else:
-        kept = write_prompts(
-            teacher, args.num_prompts, seed=args.seed, output=Path(args.output).with_suffix(".prompts.jsonl")
-        )
+        source = Path(args.output).with_suffix(".prompts.jsonl")
+        kept, step = written_prompts(teacher, args.num_prompts, source, near=args.near, seed=args.seed)
     pairs = generate(
         teacher,
         kept,
@@ -83,6 +85,7 @@ def main(argv: list[str] | None = None) -> None:
         output=args.output,
         allow_refusals=args.allow_refusals,
     )
+    write_steps(args.output, [step], source=source)  # now: a file of another run was refused
     stopped = pairs["finish_reason"].count("stop")
     say(f"{len(pairs)} pairs in {args.output}; {stopped} ended by themselves, {len(pairs) - stopped} were cut.")
 

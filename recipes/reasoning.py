@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     teacher = _teacher(args, tokenizer)  # first: a mistyped address should leave no folder behind
     start = _student(args, tokenizer)
     run = RunFolder(str(training.output_dir), settings_of(args, training))
-    train_rows, held_out_rows = _questions(args)
+    train_rows, held_out_rows, distinct = _questions(args)
 
     sampling = Sampling(args.max_new_tokens, args.temperature, args.top_p, seed=args.generation_seed)
     asked = _shown(train_rows, examples)
@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> None:
     scored = verify(whole, asked, verifier, tokenizer=teacher.tokenizer, timeout=args.verifier_timeout)
     say(f"\n{pass_rates(scored)}\n")
     verified, chosen = select(scored, args.keep, k=args.k)
-    steps = [cut, chosen]
+    steps = [distinct, cut, chosen]
     say(steps_table(steps) + "\n")
     learned = without_examples(in_tokens_of(verified, tokenizer), examples, tokenizer)
     check_before_training(learned, tokenizer, args.max_length, start, training.per_device_train_batch_size)
@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> None:
             if not (folder / "accuracy.json").is_file():
                 pairs, taken = learned, steps
                 if way == "unverified":
-                    pairs, taken = _as_many(whole, len(verified), seed, cut)
+                    pairs, taken = _as_many(whole, len(verified), seed, [distinct, cut])
                     pairs = without_examples(in_tokens_of(pairs, tokenizer), examples, tokenizer)
                 student = _train(folder, seed, args, training, start, tokenizer, pairs)
                 found = ask(_fast(student))
@@ -240,8 +240,8 @@ def _teacher(args: ReasoningArguments, tokenizer: PreTrainedTokenizerBase) -> Lo
     return teacher_behind(args.teacher, args, tokenizer)
 
 
-def _questions(args: ReasoningArguments) -> tuple[Rows, Rows]:
-    """Training and held-out rows: distinct questions, shuffled by a hash of their words."""
+def _questions(args: ReasoningArguments) -> tuple[Rows, Rows, Step]:
+    """Training and held-out rows: distinct questions, shuffled by a hash of their words; and what was left out for that."""
     wanted = args.num_prompts + args.held_out
     if args.prompts:
         rows = read_rows(args.prompts)
@@ -254,7 +254,10 @@ def _questions(args: ReasoningArguments) -> tuple[Rows, Rows]:
             f"There are {len(distinct)} distinct questions, but num_prompts + held_out is {wanted}; ask for fewer."
         )
     chosen = [{**row, "prompt": _told(row["prompt"], args.instruction)} for _, row in sorted(distinct)[:wanted]]
-    return chosen[args.held_out :], chosen[: args.held_out]
+    effect = f"Each of {len(distinct)} distinct questions counts once; which of them are taken does not depend on what they say."
+    settings = {"repeated": len(rows) - len(distinct), "held_out": args.held_out}
+    step = Step("questions", len(rows), wanted, effect, settings)
+    return chosen[args.held_out :], chosen[: args.held_out], step
 
 
 def _examples(args: ReasoningArguments) -> tuple[Example, ...]:
@@ -274,12 +277,12 @@ def _told(prompt: Any, instruction: str) -> Any:
     return [*prompt[:-1], {**prompt[-1], "content": prompt[-1]["content"] + instruction}]
 
 
-def _as_many(pairs: datasets.Dataset, count: int, seed: int, cut: Step) -> tuple[datasets.Dataset, list[Step]]:
+def _as_many(pairs: datasets.Dataset, count: int, seed: int, before: list[Step]) -> tuple[datasets.Dataset, list[Step]]:
     """`count` completions that nobody verified, other ones for each seed."""
     order = sorted(range(len(pairs)), key=lambda i: fingerprint(seed, pairs[i]["id"]))
     effect = "Which ones does not depend on what they say: the teacher's own distribution."
     return pairs.select(sorted(order[:count])), [
-        cut,
+        *before,
         Step("as many at random", len(pairs), count, effect, {"seed": seed}),
     ]
 

@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.curation.rows import row_keys, texts_of
+from distill.curation.rows import prompts_of, row_keys, texts_of
 from distill.models.eos import eos_ids
 from distill.pairs.groups import rows_by_prompt
 from distill.pairs.measures import PairArrays
 from distill.text.encode import CLOSE, OPEN, opens_trace
-from distill.text.near_duplicates import near_duplicates
+from distill.text.near_duplicates import near_duplicates, what_users_say
 from distill.text.traces import has_cut_trace
 
 LEVELS = ("error", "warning", "info")
@@ -259,24 +259,24 @@ class Checks:
             self._near()
 
     def _near(self) -> None:
-        distinct = list(dict.fromkeys(texts_of(self.pairs, "prompt")))
-        at = np.unique(np.linspace(0, len(distinct) - 1, min(len(distinct), _NEAR_PROMPTS)).astype(int))
-        try:
-            import datasketch  # noqa: F401
-        except ImportError:
-            self.say("info", "near duplicates", "Near duplicates were not looked for: pip install 'distill[prompts]'.")
-            return
-        looked = [distinct[i] for i in at]
-        found = near_duplicates(looked, numbers_matter=True)
+        first: dict[str, int] = {}
+        asked = prompts_of(self.pairs)
+        for row, (key, _) in enumerate(asked):
+            first.setdefault(key, row)
+        rows = np.array(list(first.values()))
+        at = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _NEAR_PROMPTS)).astype(int))]
+        said, contexts = what_users_say([asked[row][1] for row in at])
+        found = near_duplicates(said, contexts=contexts)
         count = sum(earlier is not None for earlier in found)
-        self.figures["duplicates"]["near"] = {"prompts": len(looked), "found": count}
+        self.figures["duplicates"]["near"] = {"prompts": len(at), "found": count}
         if count:
             i, j = next((i, j) for i, j in enumerate(found) if j is not None)
-            more = "" if len(looked) == len(distinct) else f" (of {len(distinct):,}; among all there are more)"
+            one, other = texts_of(self.pairs.select([at[i], at[j]]), "prompt")
+            more = "" if len(at) == len(rows) else f" (of {len(rows):,}; among all there are more)"
             self.say(
                 "info", "near duplicates",
-                f"{count:,} of {len(looked):,} prompts looked at{more} nearly repeat another, e.g. {looked[i][:60]!r} and "
-                f"{looked[j][:60]!r}; distill clean leaves them out.",
+                f"{count:,} of {len(at):,} prompts looked at{more} nearly repeat another, e.g. {one[:60]!r} and {other[:60]!r}; "
+                "distill clean --near prompt leaves them out.",
             )  # fmt: skip
 
     def origins(self) -> None:

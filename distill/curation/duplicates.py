@@ -11,8 +11,8 @@ from collections.abc import Hashable
 import datasets
 
 from distill.basics.curation_step import Step
-from distill.curation.rows import PARTS, keep_rows, one_of, row_keys, short, texts_of
-from distill.text.near_duplicates import near_duplicates
+from distill.curation.rows import PARTS, keep_rows, one_of, prompts_of, row_keys, short, texts_of
+from distill.text.near_duplicates import THRESHOLD, near_duplicates, what_users_say
 
 DUPLICATES = ("id", "draw", "pair", "prompt", "completion")
 
@@ -59,44 +59,52 @@ def drop_duplicates(pairs: datasets.Dataset, by: str = "draw") -> tuple[datasets
 
 
 def drop_near_duplicates(
-    pairs: datasets.Dataset, threshold: float = 0.7, *, of: str = "prompt", numbers_matter: bool = True
+    pairs: datasets.Dataset, threshold: float = THRESHOLD, *, of: str = "prompt"
 ) -> tuple[datasets.Dataset, Step]:
-    """Leave out rows that nearly repeat an earlier one of another prompt (see `distill.text.near_duplicates.near_duplicates`).
+    """Leave out rows that nearly repeat an earlier one of another prompt (see `distill.text.near_duplicates`).
 
-    Completions of one prompt are never compared with each other: being alike is what samples of a sure teacher do.
+    Completions of one prompt are never compared with each other: being alike is what samples of a sure teacher do. Of a prompt,
+    what its user says is compared, with the numbers and symbols in it; a system turn, or a sentence that many prompts have in
+    common, makes none a repetition of another.
 
     Args:
         pairs: see `distill.pairs`.
-        threshold: share of common runs of three words, above 0, at most 0.9.
+        threshold: share of common runs of three words, above 0, at most 1.
         of: `"prompt"` (all completions of a repeated prompt go), `"completion"`, or `"pair"` for both as one text.
-        numbers_matter: texts that differ in a number are not near duplicates; without it one changed number among 40 words
-            makes an exercise a repetition.
 
     Raises:
-        ValueError: `threshold` out of range, another `of`, or the `datasketch` package is missing.
+        ValueError: `threshold` out of range, or another `of`.
     """
     one_of("of", of, (*PARTS, "pair"))
-    prompts = texts_of(pairs, "prompt")
-    texts = prompts if of == "prompt" else texts_of(pairs, "completion")
-    if of == "pair":
-        texts = [f"{prompt}\n{text}" for prompt, text in zip(prompts, texts, strict=True)]
-    if of == "prompt":  # compare every prompt once; what happens to it happens to all of its rows
-        distinct = list(dict.fromkeys(prompts))
-        earlier = dict(zip(distinct, near_duplicates(distinct, threshold, numbers_matter=numbers_matter), strict=True))
-        say = {
-            i: f"{short(prompt)} is nearly {short(distinct[before])}"
-            for i, prompt in enumerate(prompts)
-            if (before := earlier[prompt]) is not None
+    asked = prompts_of(pairs)
+    first: dict[str, int] = {}  # every prompt is looked at once; what happens to it happens to all of its rows
+    for row, (key, _) in enumerate(asked):
+        first.setdefault(key, row)
+    place = {key: i for i, key in enumerate(first)}
+    said, contexts = what_users_say([asked[row][1] for row in first.values()])
+    if of == "prompt":
+        rows, found = list(first.values()), near_duplicates(said, threshold, contexts=contexts)
+        shown = texts_of(pairs.select(rows), "prompt") if any(j is not None for j in found) else []
+        named = {
+            rows[i]: f"{short(shown[i])} is nearly {short(shown[j])}" for i, j in enumerate(found) if j is not None
         }
+        say = {row: named[first[key]] for row, (key, _) in enumerate(asked) if first[key] in named}
     else:
-        found = near_duplicates(texts, threshold, groups=prompts, numbers_matter=numbers_matter)
+        keys = [key for key, _ in asked]
+        texts: list[str] = pairs["completion"][:]
+        if of == "pair":
+            texts = [f"{said[place[key]]}\n{text}" for key, text in zip(keys, texts, strict=True)]
+        within = [contexts[place[key]] for key in keys] if of == "pair" else None
+        repeated = near_duplicates(texts, threshold, groups=keys, contexts=within)
         say = {
-            i: f"{short(texts[i])} is nearly {short(texts[j])}, row {j}" for i, j in enumerate(found) if j is not None
+            i: f"{short(texts[i])} is nearly {short(texts[j])}, row {j}"
+            for i, j in enumerate(repeated)
+            if j is not None
         }
     effect = (
         "Answers are drawn as before; kinds of prompts that came in many wordings lose weight against rare ones."
         if of == "prompt"
         else "Wordings that the teacher uses for many prompts lose weight; rare ones gain it."
     )
-    settings = {"of": of, "threshold": threshold, "numbers_matter": numbers_matter}
+    settings = {"of": of, "threshold": threshold}
     return keep_rows(pairs, [i not in say for i in range(len(pairs))], f"near duplicates ({of})", effect, settings, say)

@@ -64,7 +64,7 @@ def preflight(
         max_length: longest row of the training, in tokens.
         model: the student; its vocabulary, positions and end tokens are looked at, too.
         batch_size: rows a batch, for the share of padding.
-        near: look for near duplicates among the prompts (1,000 of them at most), if `datasketch` is installed.
+        near: look for near duplicates among the prompts (1,000 of them at most).
 
     Raises:
         ValueError: no rows, or `max_length` or `batch_size` below 1.

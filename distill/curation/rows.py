@@ -1,5 +1,6 @@
 """Rows that are kept or left out: what every step of curation does with them."""
 
+import json
 from collections.abc import Collection, Hashable, Iterable
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from distill.basics.curation_step import Step
 from distill.pairs.groups import ids_as_bytes
+from distill.text.encode import Prompt
 
 PARTS = ("prompt", "completion")
 _EXAMPLES = 3
@@ -26,6 +28,23 @@ def keep_rows(
 def texts_of(pairs: datasets.Dataset, part: str) -> list[str]:
     """The prompts or completions as texts; messages by those of their contents that are text."""
     return [text_of(value) for value in pairs[part][:]]
+
+
+def prompts_of(pairs: datasets.Dataset) -> list[tuple[str, Prompt]]:
+    """`(key, prompt)` of each row; keys are equal where prompts are, the tools that may be called among them."""
+    tools = pairs["tools"][:] if "tools" in pairs.column_names else [None] * len(pairs)
+    return [
+        (json.dumps([prompt, offered], sort_keys=True, default=str), _with_tools(prompt, offered))
+        for prompt, offered in zip(pairs["prompt"][:], tools, strict=True)
+    ]
+
+
+def _with_tools(prompt: Prompt, tools: Any) -> Prompt:
+    """With the tools as a turn of their own, which is no user's."""
+    if not tools:
+        return prompt
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    return [{"role": "tools", "content": json.dumps(tools, sort_keys=True, default=str)}, *turns]
 
 
 def text_of(value: Any) -> str:

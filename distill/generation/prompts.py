@@ -6,12 +6,13 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from distill.basics.curation_step import Step
 from distill.basics.fingerprint import fingerprint
 from distill.basics.jsonl import read_jsonl
 from distill.teachers.base import Sampling
 from distill.teachers.local import LocalTeacher
 from distill.text.encode import Prompt, user_header_ids
-from distill.text.near_duplicates import distinct_texts
+from distill.text.near_duplicates import distinct_prompts
 
 
 def write_prompts(
@@ -25,10 +26,12 @@ def write_prompts(
     batch_size: int = 64,
     output: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    near: bool = True,
+    steps: list[Step] | None = None,
 ) -> list[Prompt]:
     """Let the teacher write the users' turns itself, given only its template's user header (Magpie, Xu et al. 2024).
 
-    Kept are turns that ended by themselves, are neither tiny nor cut, and are not near duplicates of an earlier one.
+    Kept are turns that ended by themselves, are neither tiny nor cut, and do not repeat an earlier one.
 
     Args:
         teacher: a local teacher with a chat template.
@@ -37,6 +40,8 @@ def write_prompts(
         temperature, top_p, seed, batch_size: of the drawing.
         output: JSONL file with a line a batch; what is in it is not drawn again, so more prompts can be asked for later.
         progress: show a progress bar.
+        near: leave out near duplicates, too (see `distill.text.near_duplicates`); more are drawn in their place.
+        steps: the record of what was left out is appended to it.
 
     Raises:
         ValueError: no chat template; an `output` of other settings; the teacher writes too few distinct turns.
@@ -45,7 +50,7 @@ def write_prompts(
     key = fingerprint(teacher.identity(), sampling.as_dict(), batch_size)
     attempts = _Attempts(output, key)
     header = user_header_ids(teacher.tokenizer)
-    kept: list[str] = []
+    kept: list[Prompt] = []
     with tqdm(total=count, desc="writing prompts", unit="prompt", disable=not progress) as bar:
         for attempt in range(4 + 4 * -(-count // batch_size)):
             if attempt == len(attempts.texts):
@@ -53,11 +58,13 @@ def write_prompts(
                 drawn = teacher.complete([header] * batch_size, sampling, seed=batch_seed)
                 texts = (c.text.strip() for c in drawn if c.finish_reason == "stop")
                 attempts.add([text for text in texts if _reads_like_a_prompt(text)])
-            kept = distinct_texts([*kept, *attempts.texts[attempt]])[:count]
+            kept = distinct_prompts([*kept, *attempts.texts[attempt]], near=near)[0][:count]
             bar.n = len(kept)
             bar.refresh()
             if len(kept) == count:
-                return list(kept)
+                if steps is not None:
+                    steps.append(_record(attempts.texts[: attempt + 1], kept, near))
+                return kept
     raise ValueError(
         f"The teacher wrote only {len(kept)} distinct prompts of the {count} asked for; ask for fewer, raise the "
         "temperature, or give a prompt file."
@@ -86,6 +93,13 @@ class _Attempts:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"prompts": texts, "settings": self.key}, ensure_ascii=False) + "\n")
+
+
+def _record(drawn: list[list[str]], kept: list[Prompt], near: bool) -> Step:
+    """What became of the turns that were drawn; those that are only more than were asked for count as left out, too."""
+    nearly = " exactly or nearly" if near else ""
+    effect = f"The prompts are the teacher's own, and none repeats another{nearly}; others were drawn in their place."
+    return Step("prompts written by the teacher", sum(map(len, drawn)), len(kept), effect, {"near": near})
 
 
 def _reads_like_a_prompt(text: str) -> bool:

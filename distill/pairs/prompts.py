@@ -1,12 +1,10 @@
-"""Prompts read from a file, with or without its repetitions."""
+"""Prompts read from a file."""
 
 import os
 from pathlib import Path
 
 from distill.basics.jsonl import read_jsonl
-from distill.basics.processes import say
 from distill.text.encode import Prompt, check_messages
-from distill.text.near_duplicates import distinct_prompts
 
 
 def read_prompts(path: str | os.PathLike[str], column: str = "prompt") -> list[Prompt]:
@@ -44,12 +42,3 @@ def read_prompts(path: str | os.PathLike[str], column: str = "prompt") -> list[P
     if not prompts:
         raise ValueError(f"{source} has no prompts; it needs at least one line.")
     return prompts
-
-
-def read_distinct_prompts(path: str | os.PathLike[str]) -> list[Prompt]:
-    """`read_prompts`, then `distinct_prompts`; prints how many were left out. Errors as in both."""
-    prompts = read_prompts(path)
-    kept = distinct_prompts(prompts)
-    if len(kept) < len(prompts):
-        say(f"{len(prompts) - len(kept)} of {len(prompts)} prompts repeat others, exactly or nearly, and are left out.")
-    return kept

@@ -115,6 +115,9 @@ class DataArguments:
         default=None, metadata={"help": "Ready pairs (.jsonl or folder); else they are generated."}
     )
     prompts: str | None = field(default=None, metadata={"help": "Prompt file; by default the teacher writes them."})
+    near: bool | None = field(
+        default=None, metadata={"help": "Leave out prompts that nearly repeat another; unsaid: only the teacher's own."}
+    )
     num_prompts: int = field(default=160, metadata={"help": "Training prompts the teacher writes, without a file."})
     held_out: int = field(default=16, metadata={"help": "Pairs kept aside for measuring."})
     max_new_tokens: int = field(default=64, metadata={"help": "Longest completion, in tokens."})

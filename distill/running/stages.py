@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -9,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.basics import processes
+from distill.basics.curation_step import Step
 from distill.basics.fingerprint import fingerprint
 from distill.generation import generate
 from distill.generation.prompts import write_prompts
@@ -17,14 +19,18 @@ from distill.models.load import load_model, load_tokenizer
 from distill.models.quantising import in_bits
 from distill.pairs import are_tokens_of, load_pairs, retokenize
 from distill.pairs.groups import rows_by_prompt
-from distill.pairs.prompts import read_distinct_prompts
+from distill.pairs.prompts import read_prompts
+from distill.reports.provenance import write_steps
 from distill.running.flags import BlackBoxArguments, DataArguments, ServerArguments
 from distill.running.folder import RunFolder
 from distill.running.tuning import TuningArguments
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address, server_teacher
 from distill.text.encode import Prompt
+from distill.text.near_duplicates import distinct_prompts
 
+# short ones, a little below temperature 1, where a small model stays on topic
+DEMO_PROMPTS: dict[str, Any] = {"max_new_tokens": 48, "temperature": 0.8, "top_p": 1.0, "batch_size": 128}
 SHARED_PAIRS = ".pairs"  # what the first process has generated, for the others, in its order
 
 
@@ -93,7 +99,9 @@ def prepare_pairs(
             return datasets.load_from_disk(str(run / SHARED_PAIRS))
         pairs = generate(
             teacher,
-            prepare_prompts(teacher, args.prompts, args.num_prompts + args.held_out, args.generation_seed, run),
+            prepare_prompts(
+                teacher, args.prompts, args.num_prompts + args.held_out, args.generation_seed, run, near=args.near
+            ),
             max_new_tokens=args.max_new_tokens,
             temperature=args.temperature,
             seed=args.generation_seed,
@@ -108,32 +116,49 @@ def prepare_pairs(
 
 
 def prepare_prompts(
-    teacher: LocalTeacher | ServerTeacher, file: str | None, count: int, seed: int, run: RunFolder
+    teacher: LocalTeacher | ServerTeacher,
+    file: str | None,
+    count: int,
+    seed: int,
+    run: RunFolder,
+    near: bool | None = None,
 ) -> list[Prompt]:
     """Prompts of a file without its repetitions, or `count` of them written by a local teacher.
+
+    What was left out is said, and stands beside the run's pairs for the student's card.
+
+    Args:
+        near: leave out near duplicates, too; `None`: only among prompts that the teacher writes.
 
     Raises:
         ValueError: no file and a server, which cannot be made to write them.
     """
-    if file is not None:
-        return read_distinct_prompts(file)
-    if isinstance(teacher, ServerTeacher):
+    if file is None and isinstance(teacher, ServerTeacher):
         raise ValueError("A server is asked prompts that are there already; give a file with --prompts.")
-    return demo_prompts(teacher, count, seed, run)
+    if file is None:
+        assert isinstance(teacher, LocalTeacher)
+        prompts, step = written_prompts(teacher, count, run / "prompts.jsonl", near=near, seed=seed, **DEMO_PROMPTS)
+    else:
+        prompts, step = prompts_of(file, near=bool(near))
+    write_steps(run / "pairs.jsonl", [step], source=file or run / "prompts.jsonl")
+    return prompts
 
 
-def demo_prompts(teacher: LocalTeacher, count: int, seed: int, run: RunFolder) -> list[Prompt]:
-    """Prompts the teacher writes itself: short ones, a little below temperature 1, where a small model stays on topic."""
-    return write_prompts(
-        teacher,
-        count,
-        max_new_tokens=48,
-        temperature=0.8,
-        top_p=1.0,
-        seed=seed,
-        batch_size=128,
-        output=run / "prompts.jsonl",
-    )
+def prompts_of(file: str, *, near: bool) -> tuple[list[Prompt], Step]:
+    """The prompts of a file without its repetitions (of `near` ones, too); says how many those were. Errors as reading it."""
+    kept, step = distinct_prompts(read_prompts(file), near=near)
+    if step.removed:
+        processes.say("\n".join([str(step), *(f"    {example}" for example in step.examples)]))
+    return kept, step
+
+
+def written_prompts(
+    teacher: LocalTeacher, count: int, file: Path, *, near: bool | None, **settings: Any
+) -> tuple[list[Prompt], Step]:
+    """Prompts that the teacher writes into `file`, without near repetitions unless `near` is False; the rest as `write_prompts`."""
+    steps: list[Step] = []
+    kept = write_prompts(teacher, count, output=file, near=near is not False, steps=steps, **settings)
+    return kept, steps[0]
 
 
 def load_student(args: DataArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -16,7 +16,6 @@ from distill.generation.journal import Journal
 from distill.generation.prompts import write_prompts
 from distill.pairs.prompts import read_prompts
 from distill.teachers import LocalTeacher, Sampling
-from distill.text.near_duplicates import distinct_prompts, distinct_texts
 
 PROMPTS = ["the cat", "a dog ran on the mat", "why", "what is a colour", "so", "the mat and the dog", "user"]
 
@@ -238,14 +237,6 @@ def test_prompt_files(tmp_path):
             read_prompts(tmp_path / name)
 
 
-def test_near_duplicates_are_dropped():
-    long = "please tell me how to bake a good loaf of bread at home with only flour water and salt"
-    texts = [long, long.upper() + "!", long + " today", "a quite different question about the stars", long[::-1]]
-    assert distinct_texts(texts) == [texts[0], texts[3], texts[4]]
-    messages = [[{"role": "user", "content": text}] for text in texts]
-    assert distinct_prompts(messages) == [messages[0], messages[3], messages[4]]
-
-
 def test_a_teacher_that_repeats_itself_cannot_write_prompts(teacher, monkeypatch):
     monkeypatch.setattr(
         teacher,
@@ -254,6 +245,22 @@ def test_a_teacher_that_repeats_itself_cannot_write_prompts(teacher, monkeypatch
     )
     with pytest.raises(ValueError, match="wrote only 1 distinct prompts of the 5"):
         write_prompts(teacher, 5, batch_size=4, progress=False)
+
+
+def test_prompts_that_a_teacher_writes_lose_what_differs_in_a_number_never_and_near_ones_unless_asked(
+    teacher, monkeypatch
+):
+    texts = [f"Please tell me a story of {i} brave knights who go out to find a dragon" for i in range(3)]
+    texts += [texts[0] + " please", texts[0]]
+    monkeypatch.setattr(
+        teacher, "complete", lambda *a, **k: [distill.teachers.Completion([5, 2], text, "stop") for text in texts]
+    )
+    steps = []
+    assert write_prompts(teacher, 3, batch_size=5, progress=False, steps=steps) == texts[:3]
+    assert write_prompts(teacher, 4, batch_size=5, progress=False, steps=steps, near=False) == texts[:4]
+    assert [(step.rows_in, step.rows_out, step.settings) for step in steps] == [
+        (5, 3, {"near": True}), (5, 4, {"near": False}),
+    ]  # fmt: skip
 
 
 def test_written_prompts_go_on_after_an_interruption_and_are_guarded(teacher, tmp_path, monkeypatch):
@@ -274,7 +281,10 @@ def test_written_prompts_go_on_after_an_interruption_and_are_guarded(teacher, tm
         file.write('{"prompts": ["torn')
     resumed = write_prompts(teacher, 7, **settings, output=path)
     monkeypatch.setattr(teacher, "complete", real)
-    assert resumed == write_prompts(teacher, 7, **settings)
+    steps = []
+    assert resumed == write_prompts(teacher, 7, **settings, steps=steps)
+    assert (len(steps), steps[0].rows_out, steps[0].settings) == (1, 7, {"near": True})
+    assert steps[0].rows_in >= 7
     monkeypatch.setattr(teacher, "complete", None)  # all there: nothing is asked again, for fewer prompts neither
     assert write_prompts(teacher, 4, **settings, output=path) == resumed[:4]
     with pytest.raises(ValueError, match="prompts of another run"):

@@ -53,7 +53,7 @@ def test_both_ways_train_on_as_many_pairs_and_a_rerun_repeats_nothing(place, tmp
     facts = {way: json.loads((output / f"{way}-seed1/student/provenance.json").read_text()) for way in reasoning.WAYS}
     correct = sum(len(text) % 2 == 0 for text in drawn["completion"])
     assert facts["verified"]["pairs"]["count"] == facts["unverified"]["pairs"]["count"] == correct
-    assert [step["name"] for step in facts["verified"]["steps"]] == ["cut traces", "keep all"]
+    assert [step["name"] for step in facts["verified"]["steps"]] == ["questions", "cut traces", "keep all"]
     assert facts["verified"]["pairs"]["sha256"] != facts["unverified"]["pairs"]["sha256"]
     before = {path: path.stat().st_mtime_ns for path in output.glob("*/accuracy.json")}
     assert len(before) == 4
