@@ -6,11 +6,15 @@ shift, written once.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
+
+from distill.pairs.row_limits import RowLimits, loss_mask, token_ids
 
 IGNORE = -100
 
@@ -39,9 +43,11 @@ class PairCollator:
         with_ids: add `ids`, the list of the pairs' ids, one string a row (for trainers that take it out again).
         flatten_bins: put all bins of a batch behind each other in one row, without padding; flash attention keeps documents
             apart only there.
+        limits: what the models can take of a row, after `max_length`; trainers fill it in.
 
     Raises:
-        ValueError: a row is left without any supervised token; bins and pairs in one batch, or bins to be padded left.
+        ValueError: a row that is no pair, that is left without any supervised token, or that is beyond the limits (its id is named);
+            bins and pairs in one batch, or bins to be padded left.
 
     Example:
         >>> batch = PairCollator(tokenizer)([pairs[0], pairs[1]])
@@ -55,6 +61,7 @@ class PairCollator:
     pad_to_multiple_of: int | None = None
     with_ids: bool = False
     flatten_bins: bool = False
+    limits: RowLimits = field(default_factory=RowLimits)
 
     def __post_init__(self) -> None:
         if self.padding_side not in ("right", "left"):
@@ -64,34 +71,35 @@ class PairCollator:
         self._pad_id = next((i for i in (pad, eos) if i is not None), 0)
 
     def __call__(self, items: Sequence[Any]) -> dict[str, Any]:
-        packed = not isinstance(items[0], Mapping)
-        if any(isinstance(item, Mapping) is packed for item in items):
+        packed = isinstance(items[0], list)
+        if any(isinstance(item, list) is not packed for item in items):
             raise ValueError("A batch has both pairs and bins of pairs; pack all rows of a dataset, or none.")
         if packed and self.padding_side == "left":
             raise ValueError("padding_side is 'left', but packed rows are padded at the right; leave it out.")
         bins = list(items) if packed else [[pair] for pair in items]
         if packed and self.flatten_bins:
             bins = [[pair for pairs in bins for pair in pairs]]
-        rows = [_joined([self._document(pair) for pair in pairs]) for pairs in bins]
-        longest = max(len(ids) for ids, _, _ in rows)
+        rows = [[self.document(pair, f"row {i} of the batch") for pair in pairs] for i, pairs in enumerate(bins)]
+        lengths = [sum(len(ids) for ids, _ in documents) for documents in rows]
+        longest = max(lengths)
         if self.pad_to_multiple_of:
             longest = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
         shape = (len(rows), longest)
-        input_ids = torch.full(shape, self._pad_id, dtype=torch.long)
-        attention_mask, position_ids = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-        labels = torch.full(shape, IGNORE, dtype=torch.long)
-        for i, (ids, label_ids, positions) in enumerate(rows):
-            start = longest - len(ids) if self.padding_side == "left" else 0
-            place = slice(start, start + len(ids))
-            input_ids[i, place] = torch.tensor(ids)
-            labels[i, place] = torch.tensor(label_ids)
-            position_ids[i, place] = torch.tensor(positions)
-            attention_mask[i, place] = 1
-        batch: dict[str, Any] = {"input_ids": input_ids, "labels": labels}
+        input_ids, labels = np.full(shape, self._pad_id, np.int64), np.full(shape, IGNORE, np.int64)
+        attention_mask, position_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        for i, documents in enumerate(rows):
+            start = longest - lengths[i] if self.padding_side == "left" else 0
+            attention_mask[i, start : start + lengths[i]] = 1
+            for ids, label_ids in documents:
+                place = slice(start, start + len(ids))
+                input_ids[i, place], labels[i, place], position_ids[i, place] = ids, label_ids, np.arange(len(ids))
+                start = place.stop
+        arrays = {"input_ids": input_ids, "labels": labels}
         if not packed:
-            batch["attention_mask"] = attention_mask
+            arrays["attention_mask"] = attention_mask
         if packed or self.padding_side == "left":
-            batch["position_ids"] = position_ids
+            arrays["position_ids"] = position_ids
+        batch: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
         if self.with_ids:
             batch["ids"] = [
                 ", ".join(str(pair.get("id", f"row {i} of the batch")) for pair in pairs)
@@ -99,29 +107,36 @@ class PairCollator:
             ]
         return batch
 
-    def _document(self, pair: Mapping[str, Any]) -> tuple[list[int], list[int]]:
-        prompt, completion = list(pair["prompt_ids"]), list(pair["completion_ids"])
-        mask = pair.get("loss_mask")
-        ids = (prompt + completion)[: self.max_length]
-        carries = [0] * len(prompt) + ([1] * len(completion) if mask is None else list(mask))
-        labels = [i if m else IGNORE for i, m in zip(ids, carries, strict=False)]
-        labels[:1] = [IGNORE] * len(labels[:1])
-        if all(label == IGNORE for label in labels) and pair.get("id") != EMPTY["id"]:
-            masked = "" if mask is None else f", {sum(mask)} of them with loss"
+    def document(self, pair: Mapping[str, Any], place: str) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Ids and labels of a pair, `[tokens]` each, checked.
+
+        Args:
+            pair: see `distill.pairs.schema`.
+            place: what it is called in messages if it has no id.
+
+        Raises:
+            ValueError: see the class.
+        """
+        if not isinstance(pair, Mapping):
             raise ValueError(
-                f"Pair {pair.get('id', '?')} has no token to learn from: {len(prompt)} prompt tokens, {len(completion)} "
+                f"{place[0].upper()}{place[1:]} is a {type(pair).__name__}, and a pair is a mapping of columns."
+            )
+        where = f"Pair {pair.get('id', place)}"
+        prompt, completion = (token_ids(pair, column, where) for column in ("prompt_ids", "completion_ids"))
+        mask = loss_mask(pair, len(completion), where)
+        ids = np.concatenate([prompt, completion])[: self.max_length]
+        carries = completion if mask is None else np.where(mask, completion, IGNORE)
+        labels = np.concatenate([np.full(len(prompt), IGNORE), carries])[: self.max_length]
+        labels[:1] = IGNORE
+        learned = labels[labels != IGNORE]
+        if not len(learned) and pair.get("id") != EMPTY["id"]:
+            masked = "" if mask is None else f", {mask.sum()} of them with loss"
+            raise ValueError(
+                f"{where} has no token to learn from: {len(prompt)} prompt tokens, {len(completion)} "
                 f"completion tokens{masked}, max_length {self.max_length}. Raise max_length, or remove the pair."
             )
+        self.limits.check(where, ids, learned)
         return ids, labels
-
-
-def _joined(documents: list[tuple[list[int], list[int]]]) -> tuple[list[int], list[int], list[int]]:
-    """Ids, labels and positions of documents that stand one behind the other."""
-    return (
-        [i for ids, _ in documents for i in ids],
-        [label for _, labels in documents for label in labels],
-        [position for ids, _ in documents for position in range(len(ids))],
-    )
 
 
 def document_tokens(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

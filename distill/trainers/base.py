@@ -1,6 +1,6 @@
 """What both trainers share: they train on pairs. Everything else is `transformers.Trainer`."""
 
-import logging
+import copy
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -14,18 +14,16 @@ from transformers.trainer_utils import TrainOutput
 from distill.models.adapters import add_adapter, base_of, is_adapted
 from distill.models.quantising import check_student_keeps_gradients
 from distill.pairs.collate import PairCollator, document_tokens, supervised_rows
-from distill.pairs.packing import PackedPairs
+from distill.pairs.row_limits import RowLimits
 from distill.trainers import fsdp
 from distill.trainers.causality import check_causal
-from distill.trainers.checks import check_pairs, check_processes
+from distill.trainers.checks import check_kind, check_processes, check_rows, limits_of
 from distill.trainers.finite_loss import FiniteLoss
 from distill.trainers.identity import describe_student
 from distill.trainers.packing_check import packed
 from distill.trainers.resume import Resumption
-from distill.trainers.row_sharing import SharedOrder, WithEmptyRows
+from distill.trainers.row_sharing import arranged
 from distill.trainers.throughput import Rates
-
-logger = logging.getLogger(__name__)
 
 
 class PairTrainer(Trainer):
@@ -72,10 +70,9 @@ class PairTrainer(Trainer):
             if processing_class is None:
                 raise ValueError(f"{type(self).__name__} needs processing_class=, the student's tokenizer.")
             kwargs["data_collator"] = PairCollator(processing_class, max_length=max_length, with_ids=self.collates_ids)
-        evaluations = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
-        for name, pairs in {"train_dataset": train_dataset, **evaluations}.items():
-            if isinstance(pairs, datasets.Dataset):
-                check_pairs(pairs, name, getattr(kwargs["data_collator"], "max_length", None), base_of(model))
+        elif isinstance(kwargs["data_collator"], PairCollator):
+            kwargs["data_collator"] = copy.copy(kwargs["data_collator"])  # it will know the limits of these models
+        check_kind(train_dataset, "train_dataset")
         if peft_config is not None:
             model = add_adapter(model, peft_config, 42 if args is None else args.seed)  # 42 is TrainingArguments' own
         super().__init__(
@@ -86,6 +83,8 @@ class PairTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
+        self.row_limits: RowLimits | None = None
+        self.limit_rows(limits_of(base_of(self.model)))
         self.resumption = Resumption(self)
         self.finite = FiniteLoss(self)
         check_processes(self.train_dataset, self.args)
@@ -99,6 +98,22 @@ class PairTrainer(Trainer):
             student.enable_input_require_grads()
         if packing:
             self.train_dataset = packed(self)
+
+    def limit_rows(self, limits: RowLimits) -> None:
+        """Refuse rows beyond what a model can take: those of the datasets now, those of streams when they come.
+
+        Raises:
+            ValueError: see `distill.trainers.checks.check_rows`.
+        """
+        known = self.row_limits
+        self.row_limits = limits if known is None else known.tightened(limits)
+        if self.row_limits == known:
+            return
+        if isinstance(self.data_collator, PairCollator):
+            self.data_collator.limits = self.data_collator.limits.tightened(limits)
+        evaluations = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval_dataset": self.eval_dataset}
+        for name, rows in {"train_dataset": self.train_dataset, **evaluations}.items():
+            check_rows(rows, name, self.data_collator, self.row_limits)
 
     def create_accelerator_and_postprocess(self) -> None:
         """As Trainer's, and FSDP2 also on CPUs."""
@@ -154,33 +169,12 @@ class PairTrainer(Trainer):
     def _get_dataloader(  # type: ignore[override]
         self, dataset: Any, description: str, batch_size: int, sampler_fn: Any = None, **kwargs: Any
     ) -> torch.utils.data.DataLoader:
-        """As Trainer's; in several processes every row comes once, where accelerate would repeat some (`distill.trainers.row_sharing`)."""
-        config: Any = self.args.accelerator_config
-        strategy = str(getattr(self.args, "train_sampling_strategy", "random"))
-        shared: SharedOrder | None = None
-        if (
-            self.args.world_size > 1
-            and isinstance(self.data_collator, PairCollator)
-            and isinstance(dataset, datasets.Dataset | PackedPairs)
-            and strategy in ("random", "sequential")
-            and not (self.args.dataloader_drop_last or config.split_batches or config.dispatch_batches)
-        ):
-            order, multiple = sampler_fn and sampler_fn(dataset), batch_size * self.args.world_size
-            shared = SharedOrder(dataset, order, multiple, self.args.data_seed)
-            if isinstance(dataset, datasets.Dataset):
-                dataset = self._remove_unused_columns(dataset, description=description)
-            dataset = WithEmptyRows(dataset)
-            sampler_fn = lambda _: shared  # noqa: E731
-        elif self.args.world_size > 1 and not self.args.dataloader_drop_last:
-            logger.warning(
-                "%s: with this collator or way of sampling, accelerate may repeat rows to fill the last batches of an epoch in "
-                "several processes; they count twice.",
-                description,
-            )
-        loader: Any = super()._get_dataloader(dataset, description, batch_size, sampler_fn, **kwargs)
-        if shared is not None:
+        """As Trainer's; in several processes every row comes once, where accelerate would repeat some; by length, if that is asked for."""
+        rows, order = arranged(self, dataset, description, batch_size, sampler_fn, kwargs.get("is_training", False))
+        loader: Any = super()._get_dataloader(rows, description, batch_size, order, **kwargs)
+        if rows is not dataset and hasattr(rows, "order"):
             # accelerate looks for it here, to tell it the epoch that is resumed in its middle
-            loader.set_sampler(shared)
+            loader.set_sampler(rows.order)
         return loader
 
     def _set_signature_columns_if_needed(self) -> None:

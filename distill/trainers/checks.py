@@ -1,6 +1,7 @@
 """Whether pairs can be learned from, asked before any step."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
@@ -9,15 +10,71 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedModel, TrainingArguments
 
+from distill.pairs.collate import PairCollator
+from distill.pairs.packing import PackedPairs
+from distill.pairs.row_limits import RowLimits
+
 logger = logging.getLogger(__name__)
 
 
-def check_pairs(pairs: datasets.Dataset, name: str, max_length: int | None, model: Any = None) -> None:
+def limits_of(model: Any, whose: str = "the model") -> RowLimits:
+    """What a model can take of a row, by its config and its embeddings.
+
+    Args:
+        model: without an adapter around it.
+        whose: what it is called in messages.
+    """
+    config = getattr(model, "config", None)
+    positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None) if config else None
+    embeddings: Any = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
+    weight = getattr(embeddings, "weight", None)
+    # ZeRO 3 keeps the true shape beside an empty tensor
+    vocabulary = None if weight is None else getattr(weight, "ds_shape", weight.shape)[0]
+    return RowLimits(positions if isinstance(positions, int) and positions > 0 else None, vocabulary, None, whose)
+
+
+def check_kind(rows: Any, name: str) -> None:
+    """Refuse what is no set of rows but several.
+
+    Raises:
+        ValueError: names the splits.
+    """
+    if isinstance(rows, Mapping):
+        splits = ", ".join(map(repr, rows))
+        raise ValueError(
+            f"{name} is a {type(rows).__name__} of {splits or 'nothing'}; give one of them, e.g. {name}=dataset[{next(iter(rows), 'train')!r}]."
+        )
+
+
+def check_rows(rows: Any, name: str, collator: Any, limits: RowLimits) -> None:
+    """Refuse rows that cannot be learned from, as far as they can be seen before a training; those of a stream come to the collator.
+
+    Args:
+        rows: pairs, bins of pairs, a list of pairs, or anything else that a trainer takes.
+        name: for messages.
+        collator: that of the trainer.
+        limits: what the models can take of a row.
+
+    Raises:
+        ValueError: see `check_pairs` and `PairCollator`.
+    """
+    if isinstance(rows, PackedPairs):
+        rows = rows.pairs
+    if isinstance(rows, datasets.Dataset):
+        check_pairs(rows, name, getattr(collator, "max_length", None), limits)
+    elif isinstance(rows, list | tuple) and isinstance(collator, PairCollator):
+        if not len(rows):
+            raise ValueError(f"{name} has no rows.")
+        for i, row in enumerate(rows):
+            collator.document(row, f"row {i} of {name}")
+
+
+def check_pairs(pairs: datasets.Dataset, name: str, max_length: int | None, limits: RowLimits) -> None:
     """Refuse pairs that cannot be learned from, and log what `max_length` will cut. Vectorised: 1e6 rows in a second.
 
     Raises:
         ValueError: a missing column, an empty completion, a row left without supervised token, a `loss_mask` that does not fit,
-            a token id beyond the model's vocabulary.
+            a row beyond the limits.
     """
     missing = [column for column in ("prompt_ids", "completion_ids") if column not in pairs.column_names]
     if missing:
@@ -43,13 +100,8 @@ def check_pairs(pairs: datasets.Dataset, name: str, max_length: int | None, mode
             f"({prompt[row]} prompt tokens, {completion[row]} completion tokens, max_length {max_length}). "
             "Remove them, or raise max_length."
         )
-    config = getattr(model, "config", None)
-    positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None) if config else None
-    if positions and min(int(length.max()), limit) > positions:
-        raise ValueError(
-            f"{name} has a row of {length.max()} tokens, but the model has {positions} positions; give max_length={positions} "
-            "or less, which cuts the ends of such completions."
-        )
+    if limits.positions is not None and min(int(length.max()), limit) > limits.positions:
+        raise ValueError(f"{name} has a row of {length.max()} tokens, but {limits.too_long()}")
     cut = length > limit
     if cut.any():
         lost = int((length - limit)[cut].sum())
@@ -58,14 +110,11 @@ def check_pairs(pairs: datasets.Dataset, name: str, max_length: int | None, mode
             "tokens in all (no EOS is put in its place).",
             name, cut.sum(), len(pairs), max_length, lost, completion.sum(),
         )  # fmt: skip
-    embeddings: Any = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
-    if embeddings is not None:
-        highest = max(pc.max(pc.list_flatten(table[c])).as_py() or 0 for c in ("prompt_ids", "completion_ids"))
-        if highest >= embeddings.weight.shape[0]:
-            raise ValueError(
-                f"{name} has token id {highest}, but the model's vocabulary has {embeddings.weight.shape[0]} tokens: the "
-                "pairs were made with another tokenizer. Make them anew, or load them as text with this one."
-            )
+    highest = [pc.max(pc.list_flatten(table[column])).as_py() or 0 for column in ("prompt_ids", "completion_ids")]
+    if limits.vocabulary is not None and max(highest) >= limits.vocabulary:
+        raise ValueError(f"{name} has token id {max(highest)}, but {limits.unknown_token()}")
+    if limits.labels is not None and highest[1] >= limits.labels:
+        raise ValueError(f"{name} has token id {highest[1]} in a completion, but {limits.unshared_label()}")
 
 
 def check_processes(rows: Any, args: TrainingArguments) -> None:

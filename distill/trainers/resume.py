@@ -103,9 +103,21 @@ class Resumption(TrainerCallback):
                 f"trainer.train(resume_from_checkpoint=..., allow_changes={[name.partition(':')[0] for name in changed]}) "
                 "goes on all the same; the result is then not that of an unbroken run."
             )
+        self._check_stream(found)
         if moved := differences(record["environment"], plain(environment(self.trainer))):
             logger.warning("The run goes on elsewhere (%s): results may differ by rounding.", "; ".join(moved))
         return str(found)
+
+    def _check_stream(self, found: Path) -> None:
+        """Refuse to go on behind the first epoch of a stream: Trainer skips batches of one epoch, and cannot know how long one is."""
+        state, trainer = checkpoints.read_state(found), self.trainer
+        assert state is not None
+        epoch, stream = int(state.get("epoch") or 0), not hasattr(trainer.train_dataset, "__len__")
+        if stream and epoch and not trainer.args.ignore_data_skip and not self.is_over(str(found)):
+            raise ValueError(
+                f"{found} is of epoch {epoch + 1} of a stream, and where an epoch of a stream ends is not known, so the rows would begin anew. "
+                "Make it one long epoch, rows.repeat() of datasets; or take ignore_data_skip=True, which begins at the first row."
+            )
 
     @contextlib.contextmanager
     def saving(self, folder: Path) -> Iterator[Path]:

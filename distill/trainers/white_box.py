@@ -10,16 +10,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from transformers.utils import logging
 
 from distill.models.adapters import base_of, check_no_virtual_tokens
-from distill.objectives import HiddenStates, Objective, Schedule
+from distill.objectives import HiddenStates, Logits, Objective, Schedule
 from distill.objectives.base import values_of
 from distill.objectives.streaming import only_summed
-from distill.pairs.collate import supervised_rows
+from distill.pairs.collate import EMPTY, supervised_rows
 from distill.pairs.packing import PackedPairs
+from distill.pairs.row_limits import RowLimits
 from distill.signals import SignalRequest, SupervisedRows, run_with_taps
 from distill.signals.sources import is_students_own, teacher_side
 from distill.teachers.local import LocalTeacher
 from distill.text.vocabulary import shared_vocabulary
 from distill.trainers.base import PairTrainer
+from distill.trainers.checks import limits_of
 from distill.trainers.fsdp import check_teacher_is_everywhere
 from distill.trainers.identity import describe_teacher, describe_terms
 from distill.trainers.packing_check import check_packing
@@ -105,6 +107,9 @@ class WhiteBoxTrainer(PairTrainer):
             **kwargs,
         )
         self._refuse_other_losses()
+        self.limit_rows(limits_of(base_of(teacher_model), "the teacher"))
+        if any(isinstance(o, Logits) and o.cross_entropy for o in objectives):
+            self.limit_rows(RowLimits(labels=vocabulary))
         check_teacher_is_everywhere(self.args)
         check_no_virtual_tokens(self.model)
         # before it is sharded, when every process sees its own part only
@@ -154,6 +159,10 @@ class WhiteBoxTrainer(PairTrainer):
         ids: Any = inputs.pop("ids", None)
         where = SupervisedRows.of(supervised_rows(labels))
         rows, weights = where.mask, self.weights()
+        if not len(where) and set(ids or ()) != {EMPTY["id"]}:
+            logger.warning_once(
+                "A batch has no supervised position: it adds nothing. Is max_length shorter than prompts?"
+            )
         values, zero_loss = self._values(model, inputs, where, where.next_tokens(labels), weights)
         for value in values.values():
             only_summed(value)
@@ -197,10 +206,6 @@ class WhiteBoxTrainer(PairTrainer):
         weights: dict[str, float],
     ) -> tuple[dict[str, Tensor], Tensor]:
         """`[N]` of every objective, and what objectives show beside it; and a zero that hangs on the model's output."""
-        if not len(tokens):
-            logger.warning_once(
-                "A batch has no supervised position: it adds nothing. Is max_length shorter than prompts?"
-            )
         values: dict[str, Tensor] = {}
         # The teacher first: what it needs while it runs is gone before the student's activations are there.
         with self.rates.teacher(), self.teacher_side.forward_pass() as forward:
