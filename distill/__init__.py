@@ -4,6 +4,8 @@ import gc
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from distill.basics.lazy import lazy_names
+
 if TYPE_CHECKING:
     from distill.generation import generate
     from distill.models import make_student
@@ -39,17 +41,16 @@ _HOMES = {
 }
 
 
+_find = lazy_names(__name__, _HOMES)
+
+
 def __getattr__(name: str) -> Any:
     if name == "divergences":
         return importlib.import_module("distill.objectives.divergences")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'distill' has no attribute {name!r}")
     was_enabled = gc.isenabled()
     gc.disable()  # importing transformers makes millions of objects that stay; collecting meanwhile costs 1 s of 6
     try:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
+        return _find(name)
     finally:
         if was_enabled:
             gc.enable()
-    globals()[name] = value
-    return value

@@ -1,7 +1,10 @@
 """The `distill` command. Thin: each verb runs one recipe."""
 
+import gc
 import importlib
 import sys
+
+from distill.basics.lazy import do_without_torch
 
 VERBS = {
     "compare": "train a student both ways, black box and white box, and write a report (the main job)",
@@ -14,6 +17,7 @@ VERBS = {
     "black_box": "fine-tune a student on a teacher's answers",
     "white_box": "match a teacher's distributions, hidden states and attention maps",
 }
+LOOKING = ("inspect", "clean")  # at text and tokens: no model is loaded, and torch neither
 # A script named inspect.py would take the place of Python's own module for every other script of its folder.
 RECIPES = {"inspect": "inspect_pairs"}
 
@@ -27,10 +31,15 @@ def main() -> None:
         return
     if verb not in VERBS:
         raise SystemExit(f"distill: no verb {verb!r}; it must be one of {', '.join(VERBS)}.")
+    if verb in LOOKING:
+        do_without_torch()
+    gc.disable()  # what is imported stays; looking through it again and again costs a tenth of the start
     try:
         recipe = importlib.import_module(f"distill.recipes.{RECIPES.get(verb, verb)}")
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    finally:
+        gc.enable()
     recipe.main(sys.argv[2:])
 
 

@@ -28,11 +28,11 @@ from distill.curation.filters import (
     filter_length,
     filter_repetition,
 )
-from distill.models.load import load_tokenizer
+from distill.models.tokenizer import load_tokenizer
 from distill.pairs import save_pairs
 from distill.reports.provenance import write_steps
-from distill.running.flags import parse
-from distill.running.folder import one_sentence
+from distill.running.parsing import parse
+from distill.running.telling import one_sentence
 
 Cleaner = Callable[[datasets.Dataset], tuple[datasets.Dataset, Step]]
 

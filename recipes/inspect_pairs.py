@@ -20,9 +20,9 @@ from distill.curation.contamination import find_contamination, read_evaluation
 from distill.curation.inspection import check_rich, example, findings_list, preflight_table, show
 from distill.curation.preflight import preflight
 from distill.models.embedded import EMBEDDED
-from distill.models.load import load_tokenizer
-from distill.running.flags import parse
-from distill.running.folder import one_sentence
+from distill.models.tokenizer import load_tokenizer
+from distill.running.parsing import parse
+from distill.running.telling import one_sentence
 
 
 @dataclass

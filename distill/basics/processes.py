@@ -2,14 +2,15 @@
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import distributed
+if TYPE_CHECKING:
+    import torch
 
 # of a collective operation whose other side is gone: gloo, NCCL, the store
 _GONE = (
@@ -29,7 +30,8 @@ ENDED = (
 
 def count() -> int:
     """Processes of this run."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    distributed = _met()
+    return int(distributed.get_world_size()) if distributed else 1
 
 
 def is_main() -> bool:
@@ -43,9 +45,15 @@ def rank() -> int:
     Before they have, a launcher's variables tell. RANK alone does not: a cluster may set it for a job of one process, which would
     then wait for a first one that is not there, or say nothing.
     """
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank()
+    if distributed := _met():
+        return int(distributed.get_rank())
     return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
+
+
+def _met() -> Any:
+    """torch's module of processes where they have met; who has not loaded torch has met nobody, and need not load it to know."""
+    distributed = getattr(sys.modules.get("torch"), "distributed", None)
+    return distributed if distributed and distributed.is_available() and distributed.is_initialized() else None
 
 
 def say(*values: Any) -> None:
@@ -83,6 +91,8 @@ def first_then_others() -> Iterator[None]:
     if count() == 1:
         yield
         return
+    from torch import distributed
+
     group = distributed.new_group(backend="gloo", timeout=timedelta(days=30))
     try:
         if not is_main():
@@ -98,15 +108,17 @@ def first_then_others() -> Iterator[None]:
 def wait_for_all() -> None:
     """Until every process is here; within the run's usual time limit."""
     if count() > 1:
-        distributed.barrier()
+        _met().barrier()
 
 
-def any_of_them(flag: bool, device: torch.device) -> bool:
+def any_of_them(flag: bool, device: "torch.device") -> bool:
     """Whether the flag is set in any process; every process must ask."""
     if count() == 1:
         return flag
+    import torch
+
     found = torch.tensor([float(flag)], device=device)
-    distributed.all_reduce(found)
+    torch.distributed.all_reduce(found)
     return bool(found.item() > 0)
 
 

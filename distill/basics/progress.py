@@ -1,13 +1,14 @@
 """Stages of a long run: what is being done, how long it took, how much memory it used, how long is left."""
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
-import torch
 
 from distill.basics.processes import say
 
@@ -63,8 +64,9 @@ class _PeakMemory:
 
     def __enter__(self) -> "_PeakMemory":
         self._end = threading.Event()
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
+        self._cuda = _cuda()
+        if self._cuda:
+            self._cuda.reset_peak_memory_stats()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -72,8 +74,8 @@ class _PeakMemory:
     def __exit__(self, *exception: object) -> None:
         self._end.set()
         self._thread.join()
-        if torch.cuda.is_available():
-            self.gib = torch.cuda.max_memory_allocated() / 2**30
+        if self._cuda:
+            self.gib = self._cuda.max_memory_allocated() / 2**30
 
     def _watch(self) -> None:
         process = psutil.Process()
@@ -81,6 +83,12 @@ class _PeakMemory:
             self.gib = max(self.gib, process.memory_info().rss / 2**30)
             if self._end.wait(0.05):
                 return
+
+
+def _cuda() -> Any:
+    """torch's module of GPUs where torch is loaded and finds one."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    return cuda if cuda and cuda.is_available() else None
 
 
 def _clock(seconds: float) -> str:

@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from distill.curation.rows import prompts_of, row_keys, texts_of
 from distill.models.eos import eos_ids
@@ -306,10 +306,8 @@ class Checks:
         return {i for i in eos_ids(self.model, self.tokenizer) if i < len(self.tokenizer)}
 
     def _embeddings(self) -> int | None:
-        if not isinstance(self.model, PreTrainedModel):
-            return None
-        embeddings: Any = self.model.get_input_embeddings()
-        return int(embeddings.weight.shape[0])
+        embeddings: Any = self.model.get_input_embeddings() if hasattr(self.model, "get_input_embeddings") else None
+        return int(embeddings.weight.shape[0]) if embeddings is not None else None
 
     def _positions(self) -> int | None:
         config = getattr(self.model, "config", None)

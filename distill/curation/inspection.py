@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from distill.curation.contamination import Overlap
 from distill.curation.preflight import Preflight
-from distill.pairs.collate import IGNORE, PairCollator
+from distill.pairs.labels import IGNORE, ids_and_labels
 
 WIDTH = 100
 _MARK = "▔"  # under every token that carries loss: for those who see no colour, and for pipes
@@ -100,7 +100,7 @@ def example(
     width: int = WIDTH,
     most_tokens: int = 160,
 ) -> Any:
-    """One pair, token by token, with the labels `PairCollator` gives it: exactly what a training sees.
+    """One pair, token by token, with the labels that the collator gives it (`distill.pairs.labels`): exactly what a training sees.
 
     Tokens are divided by `│`; those with loss are green and underlined by a row of `▔`. Control tokens are shown as they
     are written, a line's end as `⏎`, a token that is no whole character by its bytes.
@@ -118,8 +118,7 @@ def example(
     """
     from rich.text import Text
 
-    batch = PairCollator(tokenizer, max_length=max_length)([dict(pair)])
-    ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
+    ids, labels = (array.tolist() for array in ids_and_labels(pair, max_length))
     carries = [label != IGNORE for label in labels]
     special = set(tokenizer.all_special_ids)
     shown, marks, column = Text(), Text(), 0

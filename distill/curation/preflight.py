@@ -1,13 +1,16 @@
 """What would go wrong in a training on these pairs, found before it: each finding is one sentence with its figures."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from distill.basics.processes import say
 from distill.curation.checks import LEVELS, Checks, Finding
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def preflight(
     pairs: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None = None,
-    model: PreTrainedModel | None = None,
+    model: "PreTrainedModel | None" = None,
     *,
     batch_size: int = 8,
     near: bool = True,

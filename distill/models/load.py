@@ -1,50 +1,16 @@
-"""Find and load a model by any name: an embedded one, a local folder, a Hub id."""
+"""Load a model by any name (how it is found, and its tokenizer: `tokenizer`)."""
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from distill.basics.fingerprint import fingerprint
-from distill.models.embedded import EMBEDDED, fetch_embedded
+from distill.models.tokenizer import from_pretrained, load_tokenizer, resolve_model
 
-
-def resolve_model(name: str | os.PathLike[str]) -> str:
-    """What `from_pretrained` should be given for `name`.
-
-    Args:
-        name: an embedded model (`"smollm2-135m"`), a local folder, or a Hub id.
-
-    Raises:
-        ValueError: a local folder without config or without safetensors weights; an embedded model that cannot be had.
-    """
-    text = os.fspath(name)
-    if text in EMBEDDED and not Path(text).is_dir():
-        return str(fetch_embedded(text))
-    folder = Path(text).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"{folder} is not a model folder: it has no config.json.")
-        if not any(folder.glob("*.safetensors")):
-            pickled = [path.name for path in folder.glob("*.bin")]
-            found = f" ({pickled[0]} is a pickle, which is not loaded; convert it to safetensors)" if pickled else ""
-            raise ValueError(f"{folder} has a config.json but no weights: no *.safetensors file{found}.")
-        return str(folder)
-    if folder.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1:
-        raise ValueError(f"No folder {text}; give an existing model folder, a Hub id, or one of: {_embedded_names()}.")
-    return text
-
-
-def load_tokenizer(name: str | os.PathLike[str], **kwargs: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, by any name `resolve_model` takes, or of a folder with a tokenizer alone; errors as there."""
-    folder = Path(os.fspath(name)).expanduser()
-    if (folder / "tokenizer_config.json").is_file():
-        return AutoTokenizer.from_pretrained(str(folder), **kwargs)
-    return _from_pretrained(AutoTokenizer, name, **kwargs)
+__all__ = ["fast_dtype", "load_model", "load_tokenizer", "resolve_model", "weights_fingerprint"]
 
 
 def load_model(name: str | os.PathLike[str], dtype: torch.dtype | str = "auto", **kwargs: Any) -> PreTrainedModel:
@@ -58,7 +24,8 @@ def load_model(name: str | os.PathLike[str], dtype: torch.dtype | str = "auto", 
     Raises:
         ValueError: there is no such model, it has no safetensors weights, or it is not a causal language model.
     """
-    return _from_pretrained(AutoModelForCausalLM, name, dtype=dtype, use_safetensors=True, **kwargs).eval()
+    source = resolve_model(name)
+    return from_pretrained(AutoModelForCausalLM, name, source, dtype=dtype, use_safetensors=True, **kwargs).eval()
 
 
 def fast_dtype() -> torch.dtype:
@@ -85,23 +52,3 @@ def weights_fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
         picked = flat[:: max(1, flat.numel() // 64)][:64]
         parts.append((name, list(tensor.shape), [] if own.is_meta else picked.float().cpu().tolist()))
     return fingerprint(parts)
-
-
-def _from_pretrained(auto_class: Any, name: str | os.PathLike[str], **kwargs: Any) -> Any:
-    source = resolve_model(name)
-    try:
-        return auto_class.from_pretrained(source, **kwargs)
-    except SafetensorError as error:
-        raise ValueError(f"The weights of {os.fspath(name)!r} are damaged ({error}); fetch them again.") from error
-    except OSError as error:  # transformers' word for: not on the Hub, no access, no connection, no such file
-        first = str(error).strip().splitlines()[0]
-        if Path(source).is_dir():
-            raise ValueError(f"Could not load {os.fspath(name)!r}: {first}") from error
-        raise ValueError(
-            f"Could not load {os.fspath(name)!r}: {first} It is not a local folder either; "
-            f"available without a Hub connection: {_embedded_names()}."
-        ) from error
-
-
-def _embedded_names() -> str:
-    return ", ".join(EMBEDDED)

@@ -3,10 +3,15 @@
 Token ids are the truth and text is for people. This room knows no model code.
 """
 
-from distill.pairs.collate import PairCollator, supervised_rows, supervised_tokens
-from distill.pairs.packing import pack_pairs
-from distill.pairs.reading import are_tokens_of, load_pairs, pair_from_conversation, retokenize, save_pairs
-from distill.pairs.schema import COLUMNS, complete_row, pairs_from_rows
+from typing import TYPE_CHECKING
+
+from distill.basics.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from distill.pairs.collate import PairCollator, supervised_rows, supervised_tokens
+    from distill.pairs.packing import pack_pairs
+    from distill.pairs.reading import are_tokens_of, load_pairs, pair_from_conversation, retokenize, save_pairs
+    from distill.pairs.schema import COLUMNS, complete_row, pairs_from_rows
 
 __all__ = [
     "COLUMNS",
@@ -22,3 +27,22 @@ __all__ = [
     "supervised_rows",
     "supervised_tokens",
 ]
+
+# Pairs are read without torch.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "COLUMNS": "distill.pairs.schema",
+        "PairCollator": "distill.pairs.collate",
+        "are_tokens_of": "distill.pairs.reading",
+        "complete_row": "distill.pairs.schema",
+        "load_pairs": "distill.pairs.reading",
+        "pack_pairs": "distill.pairs.packing",
+        "pair_from_conversation": "distill.pairs.reading",
+        "pairs_from_rows": "distill.pairs.schema",
+        "retokenize": "distill.pairs.reading",
+        "save_pairs": "distill.pairs.reading",
+        "supervised_rows": "distill.pairs.collate",
+        "supervised_tokens": "distill.pairs.collate",
+    },
+)

@@ -1,4 +1,4 @@
-"""Pairs to batch: the ONE place that pads and decides which positions carry loss.
+"""Pairs to batch: the ONE place that pads and shifts (which tokens carry loss: `labels`).
 
 A *supervised position* is a position t whose next token t+1 belongs to the completion. `labels` follow the convention of
 `transformers`: aligned with `input_ids`, shifted inside the loss, -100 where there is no loss. `supervised_rows` is that
@@ -14,12 +14,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from distill.pairs.row_limits import RowLimits, loss_mask, token_ids
+from distill.pairs.labels import EMPTY, IGNORE, ids_and_labels
+from distill.pairs.row_limits import RowLimits
 
-IGNORE = -100
-
-# A row that fills up the batch of a process when there are no rows left for it; the only one that may have no loss.
-EMPTY: dict[str, Any] = {"id": "(no row)", "prompt_ids": [0], "completion_ids": [0], "loss_mask": [0]}
+__all__ = ["EMPTY", "IGNORE", "PairCollator", "document_tokens", "supervised_rows", "supervised_tokens"]
 
 
 @dataclass
@@ -117,25 +115,8 @@ class PairCollator:
         Raises:
             ValueError: see the class.
         """
-        if not isinstance(pair, Mapping):
-            raise ValueError(
-                f"{place[0].upper()}{place[1:]} is a {type(pair).__name__}, and a pair is a mapping of columns."
-            )
-        where = f"Pair {pair.get('id', place)}"
-        prompt, completion = (token_ids(pair, column, where) for column in ("prompt_ids", "completion_ids"))
-        mask = loss_mask(pair, len(completion), where)
-        ids = np.concatenate([prompt, completion])[: self.max_length]
-        carries = completion if mask is None else np.where(mask, completion, IGNORE)
-        labels = np.concatenate([np.full(len(prompt), IGNORE), carries])[: self.max_length]
-        labels[:1] = IGNORE
-        learned = labels[labels != IGNORE]
-        if not len(learned) and pair.get("id") != EMPTY["id"]:
-            masked = "" if mask is None else f", {mask.sum()} of them with loss"
-            raise ValueError(
-                f"{where} has no token to learn from: {len(prompt)} prompt tokens, {len(completion)} "
-                f"completion tokens{masked}, max_length {self.max_length}. Raise max_length, or remove the pair."
-            )
-        self.limits.check(where, ids, learned)
+        ids, labels = ids_and_labels(pair, self.max_length, place)
+        self.limits.check(f"Pair {pair.get('id', place)}", ids, labels[labels != IGNORE])
         return ids, labels
 
 

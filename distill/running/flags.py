@@ -1,6 +1,5 @@
-"""Flags of recipes (of adapters and packing: `tuning`): dataclasses, plus `--config file.yaml` of the same names."""
+"""Flags of recipes (of adapters and packing: `tuning`; how they are read: `parsing`), as dataclasses."""
 
-import argparse
 import dataclasses
 import hashlib
 from dataclasses import dataclass, field
@@ -8,14 +7,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import yaml
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import TrainingArguments
 
 from distill.basics import processes
 from distill.basics.settings import training_settings
 from distill.models.load import fast_dtype
 from distill.models.students import STRATEGIES
 from distill.objectives import AttentionMaps, HiddenStates, Logits, Objective
+from distill.running.parsing import parse as parse
 from distill.running.tuning import TuningArguments
 
 Arguments = TypeVar("Arguments")
@@ -36,36 +35,6 @@ DEMO_TRAINING: dict[str, Any] = {
     "save_total_limit": 1,
     "report_to": "none",
 }
-
-
-def parse(
-    dataclass_types: Any, argv: list[str] | None, *, defaults: dict[str, Any], description: str | None
-) -> tuple[Any, ...]:
-    """Parse flags into dataclasses.
-
-    Args:
-        dataclass_types: as for `transformers.HfArgumentParser`.
-        argv: the flags; `None` takes those of the command line.
-        defaults: of this recipe, where they differ from the dataclasses'.
-        description: shown by `--help`.
-
-    Raises:
-        ValueError: a config file that cannot be read, or names something that is no flag.
-    """
-    parser = HfArgumentParser(
-        dataclass_types,
-        usage="%(prog)s [flags]   (--help lists them)",
-        description=description,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", help="YAML file with the same names as these flags; a flag wins over the file.")
-    parser.set_defaults(**defaults)
-    names = {action.dest for action in parser._actions}
-    config, _ = _config_parser().parse_known_args(argv)
-    if config.config:
-        parser.set_defaults(**_read_yaml(config.config, names))
-    *parsed, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
-    return tuple(parsed)
 
 
 def parse_recipe(
@@ -193,24 +162,3 @@ def settings_of(args: Any, training: TrainingArguments) -> dict[str, Any]:
         if own.get(name) and Path(own[name]).is_file()
     }
     return {**own, **contents, **training_settings(training)}
-
-
-def _config_parser() -> Any:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    return parser
-
-
-def _read_yaml(path: str, names: set[str]) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            values = yaml.safe_load(file) or {}
-    except OSError as error:
-        raise ValueError(f"Cannot read --config {path}: {error.strerror}.") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"--config {path} is not YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"--config {path} must hold names and values, not a {type(values).__name__}.")
-    if unknown := sorted(set(map(str, values)) - names):
-        raise ValueError(f"--config {path} names {', '.join(unknown)}, which are no flags of this recipe; see --help.")
-    return values

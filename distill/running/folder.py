@@ -1,7 +1,6 @@
 """A run's folder: whose it is, how training in it is interrupted and resumed, and what a user is told when it ends."""
 
 import errno
-import functools
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from distill.basics import processes
 from distill.basics.settings import differences
 from distill.models.adapters import save_model
 from distill.reports.card import CARD, is_edited
+from distill.running.telling import one_sentence as one_sentence
 from distill.trainers.checkpoints import LOCK_FILE
 
 RUN_FILE = "run.json"
@@ -128,49 +128,6 @@ def _save_student(model: Any, tokenizer: Any, folder: Path, card: Callable[[Path
         card(part)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)
-
-
-def one_sentence(main: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a recipe's main: what a user can mend is told in one sentence, without a traceback.
-
-    Exit status 1 for an error, 130 for Ctrl-C. A `ValueError` of this package, a full disk and a missing permission are
-    such things; anything else is a bug and keeps its traceback.
-    """
-
-    @functools.wraps(main)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        try:
-            main(*args, **kwargs)
-        except KeyboardInterrupt:
-            processes.let_the_first_speak()
-            _end("Stopped. What is finished is saved; the same command goes on from there.", 130)
-        except ValueError as error:
-            processes.let_the_first_speak()
-            _end(f"Error: {error}", 1)
-        except FloatingPointError as error:
-            _end(f"Error: {error} Lower --learning_rate, or look at the pairs of that step.", 1)
-        except Exception as error:
-            if _is_disk_full(error):
-                _end(f"Error: {error}. Free some space and give the same command again; it goes on from there.", 1)
-            if processes.other_has_ended(error):
-                _end(f"Error: {processes.ENDED}", 1)
-            if not isinstance(error, OSError):
-                raise
-            _end(f"Error: {error}.", 1)
-
-    return wrapped
-
-
-def _end(sentence: str, status: int) -> None:
-    print(f"\n{sentence}", file=sys.stderr, flush=True)
-    raise SystemExit(status)
-
-
-def _is_disk_full(error: Exception) -> bool:
-    """safetensors and torch.save report a full disk in exceptions of their own, without an errno."""
-    return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or any(
-        words in str(error) for words in ("No space left on device", "PytorchStreamWriter failed", "unexpected pos")
-    )
 
 
 def _check_space(trainer: Any, folder: Path, checkpoints: int) -> None:

@@ -1,13 +1,16 @@
 """Whether two models speak the same tokens, and which columns of their heads can be compared."""
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def shared_vocabulary(
-    student: PreTrainedModel,
-    teacher: PreTrainedModel,
-    student_tokenizer: PreTrainedTokenizerBase | None,
-    teacher_tokenizer: PreTrainedTokenizerBase | None,
+    student: "PreTrainedModel",
+    teacher: "PreTrainedModel",
+    student_tokenizer: "PreTrainedTokenizerBase | None",
+    teacher_tokenizer: "PreTrainedTokenizerBase | None",
 ) -> int | None:
     """How many columns of the two heads to compare; None if the heads are of one size and all can be.
 

@@ -1,0 +1,54 @@
+"""Labels of a pair: the ONE place that decides which of its tokens carry loss; arrays of numpy, without torch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.pairs.row_limits import loss_mask, token_ids
+
+IGNORE = -100
+
+# A row that fills up the batch of a process when there are no rows left for it; the only one that may have no loss.
+EMPTY: dict[str, Any] = {"id": "(no row)", "prompt_ids": [0], "completion_ids": [0], "loss_mask": [0]}
+
+
+def ids_and_labels(
+    pair: Mapping[str, Any], max_length: int | None = None, place: str = "the row"
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Token ids of a pair and, aligned with them, its labels (`[tokens]` each): the ids that carry loss, `IGNORE` elsewhere.
+
+    Labels are the completion's ids; with a `loss_mask`, those of them where it is 1. The first token is never one, because
+    nothing precedes it.
+
+    Args:
+        pair: see `distill.pairs.schema`.
+        max_length: a longer row loses its end; `None` cuts none.
+        place: what the pair is called in messages if it has no id.
+
+    Raises:
+        ValueError: no mapping, ids or a mask of another kind, or no token is left that carries loss.
+
+    Example:
+        >>> ids_and_labels({"prompt_ids": [5, 6], "completion_ids": [7, 2]})[1].tolist()
+        [-100, -100, 7, 2]
+    """
+    if not isinstance(pair, Mapping):
+        raise ValueError(
+            f"{place[0].upper()}{place[1:]} is a {type(pair).__name__}, and a pair is a mapping of columns."
+        )
+    where = f"Pair {pair.get('id', place)}"
+    prompt, completion = (token_ids(pair, column, where) for column in ("prompt_ids", "completion_ids"))
+    mask = loss_mask(pair, len(completion), where)
+    ids = np.concatenate([prompt, completion])[:max_length]
+    carries = completion if mask is None else np.where(mask, completion, IGNORE)
+    labels = np.concatenate([np.full(len(prompt), IGNORE), carries])[:max_length]
+    labels[:1] = IGNORE
+    if not (labels != IGNORE).any() and pair.get("id") != EMPTY["id"]:
+        masked = "" if mask is None else f", {mask.sum()} of them with loss"
+        raise ValueError(
+            f"{where} has no token to learn from: {len(prompt)} prompt tokens, {len(completion)} "
+            f"completion tokens{masked}, max_length {max_length}. Raise max_length, or remove the pair."
+        )
+    return ids, labels
