@@ -201,5 +201,4 @@ def test_a_step_waits_no_oftener_with_many_layers(arguments, layers, kind, capsy
         print(
             f"\n  {kind}, {layers} layers: {found.total()} operators that wait {dict(found)}, {reported} reported by CUDA"
         )
-    own = 1  # whether the loss is finite, which the black box asks, too
-    assert found.total() <= 4 + 2 * (plain.total() - own), found
+    assert found.total() <= 4 + 2 * plain.total(), found  # a step of the black box waits only inside its forward pass
