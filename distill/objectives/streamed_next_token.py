@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from distill.objectives import fused
-from distill.objectives.divergences import LOWEST, Divergence, wide
+from distill.objectives.divergences import LOWEST, Divergence
+from distill.objectives.head_logits import Side, logits_of_both
 from distill.objectives.streaming import in_precision_of, multiplies_low, streamed
 from distill.signals import HeadTap
 
@@ -91,9 +92,10 @@ def _value_and_grads(
     """Values `[N]`, cross-entropies `[N]`, and the gradients of sum(row_weights * values) in hidden, weight, bias."""
     count = len(student.hidden)
     vocabulary = comparison.vocabulary or student.weight.shape[0]
-    device, dtype = student.hidden.device, student.dtype
+    device = student.hidden.device
+    heads = [Side(tap, vocabulary) for tap in (student, teacher)]
+    dtype = heads[0].dtype
     exact = torch.float64 if dtype == torch.float64 else torch.float32
-    heads = [_Side(tap, vocabulary) for tap in (student, teacher)]
     values, entropy = (torch.zeros(count, dtype=exact, device=device) for _ in range(2))
     gradients: list[Tensor | None] = [None, None, None]
     group, chunk = pieces(device.type, count, vocabulary, dtype)
@@ -141,43 +143,12 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
         # in pieces: a CPU adds in another precision by way of a converted copy of the whole, which is as large as the head
-        for part, product in zip(total.split(ADDED), (a @ b).split(ADDED), strict=True):
-            part += product
-
-
-class _Side:
-    """One head, in the precision it computes in, cut to the tokens compared."""
-
-    def __init__(self, tap: HeadTap, vocabulary: int) -> None:
-        self.tap = tap
-        self.weight = tap.weight[:vocabulary].to(tap.dtype)
-        self.bias = None if tap.bias is None else tap.bias[:vocabulary].to(tap.dtype)
-        self._buffer: Tensor | None = None
-
-    def transformed(self, logits: Tensor) -> Tensor:
-        """What the model makes of them. A bias may be -inf, for tokens that cannot occur; it stays finite here."""
-        logits = logits if self.bias is None else logits.clamp(min=LOWEST)
-        return self.tap.transform(logits)
-
-    def logits(self, rows: slice, out: Tensor | None = None) -> Tensor:
-        """`[n, V]`, before the transform; the buffer is used again by the next call."""
-        hidden = self.tap.hidden[rows].to(self.tap.dtype)
-        low = multiplies_low(hidden)
-        if out is None or hidden.device.type == "cuda":  # what is compiled reads one and writes the other
-            if self._buffer is None:
-                dtype = torch.float32 if low else hidden.dtype
-                self._buffer = hidden.new_empty((len(hidden), len(self.weight)), dtype=dtype)
-            out = self._buffer[: len(hidden)]
-        if low:
-            torch.mm(hidden, self.weight.t(), out_dtype=torch.float32, out=out)
-            return out if self.bias is None else out.add_(self.bias)
-        if self.bias is None:
-            return torch.mm(hidden, self.weight.t(), out=out)
-        return torch.addmm(self.bias, hidden, self.weight.t(), out=out)
+        for part, rows in zip(total.split(ADDED), a.split(ADDED), strict=True):
+            part += rows @ b
 
 
 def _chunk(
-    heads: list[_Side],
+    heads: list[Side],
     comparison: Comparison,
     labels: Tensor | None,
     row_weights: Tensor | None,
@@ -188,14 +159,13 @@ def _chunk(
     numbers: Tensor,
 ) -> None:
     """Values of some rows, and in `slopes` the gradient in the logits before the transform."""
-    student = heads[0].logits(rows, out=slopes)
-    teacher = heads[1].logits(rows)
-    if fused.pays(student) and fused.pays(teacher):
+    student, teacher = logits_of_both(*heads, rows, out=slopes)
+    if fused.pays(student.base) and fused.pays(teacher.base) and not heads[0].two_parts:
         for side, logits in zip(heads, (student, teacher), strict=True):
             if side.bias is not None:
-                logits.clamp_(min=LOWEST)  # as `transformed` does
+                logits.base.clamp_(min=LOWEST)  # as `transformed` does
         values[rows], found = fused.fused_rows(
-            student, teacher, slopes, comparison.divergence, numbers, (heads[0].tap.transform, heads[1].tap.transform),
+            student.base, teacher.base, slopes, comparison.divergence, numbers, (heads[0].tap.transform, heads[1].tap.transform),
             labels[rows] if labels is not None and comparison.cross_entropy else None,
             None if row_weights is None else row_weights[rows],
         )  # fmt: skip
@@ -206,22 +176,24 @@ def _chunk(
     for start in range(0, len(slopes), height):
         tile = slice(start, start + height)
         at = slice(rows.start + start, min(rows.start + start + height, rows.stop))
-        value, slope = _tile(student[tile], teacher[tile], heads, comparison)
+        ours, theirs = (
+            side.exact(logits, tile, values.dtype) for side, logits in zip(heads, (student, teacher), strict=True)
+        )
+        value, slope = _tile(ours, theirs, heads, comparison)
         if comparison.cross_entropy:
             assert labels is not None
-            entropy[at], slope = _with_cross_entropy(student[tile], slope, labels[at], heads[0], comparison)
+            entropy[at], slope = _with_cross_entropy(ours, slope, labels[at], heads[0], comparison)
             value = value + comparison.cross_entropy * entropy[at]
         values[at] = value
         if row_weights is not None:
             slope *= row_weights[at, None]
-        slopes[tile] = _before_transform(slope, student[tile], heads[0])
+        slopes[tile] = _before_transform(slope, ours, heads[0])
 
 
-def _tile(student: Tensor, teacher: Tensor, heads: list[_Side], comparison: Comparison) -> tuple[Tensor, Tensor]:
+def _tile(student: Tensor, teacher: Tensor, heads: list[Side], comparison: Comparison) -> tuple[Tensor, Tensor]:
     """Value and slope of the divergence, the slope in the student's transformed logits."""
-    exact = wide(student[:0]).dtype
     both = [
-        _log_softmax(side.transformed(logits.to(exact)), comparison.temperature)
+        _log_softmax(side.transformed(logits), comparison.temperature)
         for side, logits in zip(heads, (student, teacher), strict=True)
     ]
     value, slope = comparison.divergence.value_and_grad(*both)
@@ -236,19 +208,19 @@ def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
 
 
 def _with_cross_entropy(
-    student: Tensor, slope: Tensor, labels: Tensor, side: _Side, comparison: Comparison
+    student: Tensor, slope: Tensor, labels: Tensor, side: Side, comparison: Comparison
 ) -> tuple[Tensor, Tensor]:
-    log_q = side.transformed(wide(student)).log_softmax(dim=-1)
+    log_q = side.transformed(student).log_softmax(dim=-1)
     column = labels[:, None]
     entropy = -log_q.gather(1, column).squeeze(1)
     extra = log_q.exp_().scatter_add_(1, column, log_q.new_full(column.shape, -1.0))
     return entropy, slope.add_(extra, alpha=comparison.cross_entropy)
 
 
-def _before_transform(slope: Tensor, logits: Tensor, side: _Side) -> Tensor:
+def _before_transform(slope: Tensor, logits: Tensor, side: Side) -> Tensor:
     """Chain rule through cap * tanh(scale * logits / cap)."""
     transform = side.tap.transform
     if transform.cap is not None:
-        transformed = transform(wide(logits)) / transform.cap
+        transformed = transform(logits) / transform.cap
         slope = slope * (1 - transformed * transformed)
     return slope if transform.scale == 1 else slope * transform.scale

@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from distill.objectives import streamed_attention as attention
 from distill.objectives import streamed_next_token as next_token
 from distill.objectives.divergences import Divergence, wide
+from distill.objectives.head_logits import in_two_parts, multiplied_in
 from distill.planning.live_tensors import LiveBytes
 from distill.signals import AttentionTap, HeadTap
 
@@ -46,10 +47,12 @@ class _Head(torch.autograd.Function):
         live: LiveBytes,
         device: str,
     ) -> Tensor:
-        vocabulary, dtype = min(len(student.weight), len(teacher.weight)), student.dtype
+        vocabulary = min(len(student.weight), len(teacher.weight))
+        dtypes = [multiplied_in(tap.dtype, device) for tap in (student, teacher)]
+        dtype, again = dtypes[0], in_two_parts(teacher.dtype, device)
         with torch.no_grad(), live.labelled(CHUNKS):
             count, exact = len(hidden), wide(hidden[:0]).dtype
-            heads = [tap.weight.detach()[:vocabulary].to(tap.dtype) for tap in (student, teacher)]
+            heads = [tap.weight.detach()[:vocabulary].to(d) for tap, d in zip((student, teacher), dtypes, strict=True)]
             group, chunk = next_token.pieces(device, count, vocabulary, dtype)
             several = count > group
             ctx.gradients = [
@@ -59,15 +62,16 @@ class _Head(torch.autograd.Function):
             ]
             slopes = hidden.new_empty((group, vocabulary), dtype=dtype)
             if device == "cpu":
-                buffer = [hidden.new_empty((chunk, vocabulary), dtype=teacher.dtype)]
+                buffer = [hidden.new_empty((chunk, vocabulary), dtype=dtypes[1]) for _ in range(1 + again)]
                 _tile(slopes, buffer[0], divergence, next_token.TILE)
             else:  # logits of both sides in float32; compiled, the rest stays in registers
                 buffer = [hidden.new_empty((chunk, vocabulary), dtype=exact) for _ in range(2)]
             torch.mm(slopes, heads[0])  # made, and then copied
             if ctx.gradients[1].dtype != dtype:
                 torch.mm(slopes.t(), hidden[:group].to(dtype))
-            # three products of the student and one of the teacher; the two above are counted where they were made
-            live.flops += 2 * vocabulary * count * (3 * student.weight.shape[1] + teacher.weight.shape[1])
+            # three products of the student and one of the teacher, or two; the two above are counted where they were made
+            widths = 3 * student.weight.shape[1] + (1 + again) * teacher.weight.shape[1]
+            live.flops += 2 * vocabulary * count * widths
             live.flops -= 2 * vocabulary * group * student.weight.shape[1] * (1 + (ctx.gradients[1].dtype != dtype))
             del buffer  # of the teacher's side, which lives as long as the pass
             if several:

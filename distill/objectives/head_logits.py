@@ -1,0 +1,112 @@
+"""Logits of a head, float32 out of bfloat16 products: near the teacher their rounding would be most of the gradient.
+
+Both sides' logits rounded to bfloat16 leave an error of 0.1 to 0.4 in the gradient where the KL is below 0.1, which is where a
+distillation ends. What is cheapest depends on the device:
+
+* a GPU sums in float32 anyway and is asked for the sums (`out_dtype`): a tenth longer;
+* a CPU that multiplies in this precision (AVX512, AMX, Arm) rounds what it gives back, so the product is taken in two parts: the
+  rounded one, and a second product that says by how much it was rounded. The student is asked at once how far it is from the teacher's
+  rounded logits, and is rounded in proportion to that distance: three products in place of two;
+* any other CPU only emulates it, several times slower than float32: there the operands are converted.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from distill.objectives.divergences import LOWEST
+from distill.objectives.streaming import multiplies_low
+from distill.signals import HeadTap
+
+
+@cache
+def cpu_multiplies(dtype: torch.dtype) -> bool:
+    """Whether this CPU's matrix products take float16 or bfloat16 as they are; without it they are emulated."""
+    name = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}.get(dtype)
+    ask: Callable[[], bool] | None = getattr(torch.ops.mkldnn, name, None) if name else None
+    return ask is not None and bool(ask())
+
+
+def multiplied_in(dtype: torch.dtype, device: str) -> torch.dtype:
+    """The precision of the operands of a head's products, for a head that computes in `dtype`."""
+    low = dtype in (torch.bfloat16, torch.float16)
+    return torch.float32 if low and device == "cpu" and not cpu_multiplies(dtype) else dtype
+
+
+def in_two_parts(dtype: torch.dtype, device: str) -> bool:
+    """Whether logits of that head are a rounded product and the rest."""
+    return device == "cpu" and multiplied_in(dtype, device) in (torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Logits `[n, V]` before the model's transform: the sum of both parts."""
+
+    base: Tensor
+    rest: Tensor | None = None
+
+    def exact(self, rows: slice, dtype: torch.dtype) -> Tensor:
+        """Some rows in `dtype`; without a rest and a conversion, the buffer itself."""
+        base = self.base[rows].to(dtype)
+        return base if self.rest is None else base + self.rest[rows]
+
+
+class Side:
+    """One head, in the precision it is multiplied in, cut to the tokens compared. What it returns is used again by the next call."""
+
+    def __init__(self, tap: HeadTap, vocabulary: int) -> None:
+        device = tap.hidden.device.type
+        self.tap, self.dtype = tap, multiplied_in(tap.dtype, device)
+        self.two_parts = in_two_parts(tap.dtype, device)
+        self.weight = tap.weight[:vocabulary].to(self.dtype)
+        self.bias = None if tap.bias is None else tap.bias[:vocabulary].to(self.dtype)
+        self._buffers: dict[str, Tensor] = {}
+
+    def transformed(self, logits: Tensor) -> Tensor:
+        """What the model makes of them. A bias may be -inf, for tokens that cannot occur; it stays finite here."""
+        logits = logits if self.bias is None else logits.clamp(min=LOWEST)
+        return self.tap.transform(logits)
+
+    def exact(self, logits: Logits, rows: slice, dtype: torch.dtype) -> Tensor:
+        """Some rows of what `logits` gave, with the bias, before the transform."""
+        found = logits.exact(rows, dtype)
+        return found + self.bias if self.two_parts and self.bias is not None else found
+
+    def logits(self, rows: slice, out: Tensor | None = None, near: Tensor | None = None) -> Logits:
+        """Logits of some rows.
+
+        Args:
+            rows: of the tap's.
+            out: `[n, V]` where they, or their rest, may be put.
+            near: `[n, V]`, logits in this precision that these are near to, for a base.
+        """
+        hidden, weight = self.tap.hidden[rows].to(self.dtype), self.weight.t()
+        if self.two_parts:
+            base = torch.mm(hidden, weight, out=self._buffer("base", hidden)) if near is None else near
+            out = self._buffer("rest", hidden) if out is None else out
+            # -base + product is summed in float32 and rounded once
+            return Logits(base, torch.addmm(base, hidden, weight, beta=-1, out=out))
+        if out is None or hidden.device.type == "cuda":  # what is compiled reads one and writes the other
+            out = self._buffer("base", hidden)
+        if multiplies_low(hidden):
+            torch.mm(hidden, weight, out_dtype=torch.float32, out=out)
+            return Logits(out if self.bias is None else out.add_(self.bias))
+        if self.bias is None:
+            return Logits(torch.mm(hidden, weight, out=out))
+        return Logits(torch.addmm(self.bias, hidden, weight, out=out))
+
+    def _buffer(self, name: str, hidden: Tensor) -> Tensor:
+        if name not in self._buffers:
+            dtype = torch.float32 if multiplies_low(hidden) else hidden.dtype
+            self._buffers[name] = hidden.new_empty((len(hidden), len(self.weight)), dtype=dtype)
+        return self._buffers[name][: len(hidden)]
+
+
+def logits_of_both(student: Side, teacher: Side, rows: slice, out: Tensor) -> tuple[Logits, Logits]:
+    """Logits of some rows of both; the student's, or their rest, in `out` where the device allows it."""
+    theirs = teacher.logits(rows)
+    beside = teacher.two_parts and student.two_parts and teacher.dtype == student.dtype
+    return student.logits(rows, out, theirs.base if beside else None), theirs
