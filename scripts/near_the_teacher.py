@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from statistics import mean, stdev
+from typing import Any
 
 import torch
 from measuring import table
@@ -40,7 +41,7 @@ def rounded() -> Iterator[None]:
     ) -> head_logits.Logits:
         return head_logits.Logits(plain(side, rows).exact(slice(None), torch.float32).bfloat16().float())
 
-    head_logits.Side.logits = logits  # type: ignore[method-assign]
+    head_logits.Side.logits = logits  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
@@ -56,7 +57,7 @@ def train(student, teacher, pairs, held_out, seed, args, start) -> list[float]: 
             objectives=[Logits()],
             args=TrainingArguments(
                 output_dir=folder, max_steps=args.steps, per_device_train_batch_size=args.batch, learning_rate=args.learning_rate,
-                lr_scheduler_type="linear", warmup_steps=10, bf16=True, seed=seed, save_strategy="no", report_to=[],
+                lr_scheduler_type="linear", warmup_steps=10, bf16=True, use_cpu=not torch.cuda.is_available(), seed=seed, save_strategy="no", report_to=[],
                 logging_steps=args.steps, disable_tqdm=True,
             ),
             train_dataset=pairs,
@@ -64,7 +65,8 @@ def train(student, teacher, pairs, held_out, seed, args, start) -> list[float]: 
             callbacks=[AgreementCurve(held_out, args.points, start)],
         )  # fmt: skip
         trainer.train()
-    return [entry["held_out"]["kl"] for entry in trainer.state.log_history if "held_out" in entry]
+    history: Any = trainer.state.log_history
+    return [entry["held_out"]["kl"] for entry in history if "held_out" in entry]
 
 
 def interval(values: list[float]) -> str:
@@ -88,7 +90,8 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=2e-4)
     args = parser.parse_args()
     teacher = LocalTeacher("smollm2-135m")
-    teacher.model.to("cuda" if torch.cuda.is_available() else "cpu", torch.float32)  # type: ignore[call-overload]
+    model: Any = teacher.model
+    model.to("cuda" if torch.cuda.is_available() else "cpu", torch.float32)
     prompts = write_prompts(teacher, args.prompts + args.held_out, seed=0, batch_size=args.generation_batch)
     pairs = generate(teacher, prompts, max_new_tokens=64, seed=0, batch_size=args.generation_batch)
     learned, kept = split_pairs(pairs, args.held_out)

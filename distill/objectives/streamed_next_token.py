@@ -159,7 +159,7 @@ def _chunk(
     numbers: Tensor,
 ) -> None:
     """Values of some rows, and in `slopes` the gradient in the logits before the transform."""
-    student, teacher = logits_of_both(*heads, rows, out=slopes)
+    student, teacher = logits_of_both(heads[0], heads[1], rows, slopes)
     if fused.pays(student.base) and fused.pays(teacher.base) and not heads[0].two_parts:
         for side, logits in zip(heads, (student, teacher), strict=True):
             if side.bias is not None:
