@@ -99,7 +99,9 @@ def tokenise_again(rows: list[Pair], tokenizer: PreTrainedTokenizerBase) -> list
     changed = False
     for row in rows:
         if row["completion"]:
-            ids = encode_completion(row["completion"], tokenizer, row["finish_reason"])
+            ids = encode_completion(
+                row["completion"], tokenizer, row["finish_reason"], chat=not isinstance(row["prompt"], str)
+            )
             changed |= ids != row["completion_ids"]
             row["completion_ids"] = ids
     return rows if changed else None

@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from distill.basics.jsonl import read_jsonl
 from distill.basics.processes import say
-from distill.pairs.schema import COLUMNS, complete_row, pairs_from_rows
+from distill.pairs.schema import COLUMNS, complete_row, complete_rows, pairs_from_rows
 from distill.text.encode import Messages, encode_prompt
+from distill.text.messages import read_tools, read_values, text_of
 
 
 def load_pairs(
@@ -55,14 +56,15 @@ def load_pairs(
             raise ValueError(f"{source} has no column {', '.join(missing)}; pairs have {', '.join(COLUMNS)}.")
         return pairs
     return pairs_from_rows(
-        (complete_row(row, where, tokenizer, chat, turns) for where, row in read_jsonl(source)), where=str(source)
+        (pair for where, row in read_jsonl(source) for pair in complete_rows(row, where, tokenizer, chat, turns)),
+        where=str(source),
     )
 
 
 def pair_from_conversation(
     messages: Messages, tokenizer: PreTrainedTokenizerBase, *, turns: str = "last"
 ) -> dict[str, Any]:
-    """One pair from a conversation that ends with the assistant; see `distill.text.conversations.conversation_row`."""
+    """One pair from a conversation that ends with the assistant; see `distill.text.rows.encode_rows`."""
     return complete_row({"messages": messages}, "The conversation", tokenizer, turns=turns)
 
 
@@ -97,12 +99,17 @@ def are_tokens_of(pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, r
             return False
         if not isinstance(row["prompt"], str) and tokenizer.chat_template is not None:
             # not the whole prompt: some templates write today's date into its beginning
-            asked = row["prompt"][-1]["content"]
+            asked = text_of(row["prompt"][-1])
             there = str(tokenizer.decode(row["prompt_ids"])).rpartition(asked)
-            here = str(tokenizer.decode(encode_prompt(row["prompt"], tokenizer))).rpartition(asked)
+            here = str(tokenizer.decode(_asked_ids(row, tokenizer))).rpartition(asked)
             if asked and (there[0][-12:], there[2][:12]) != (here[0][-12:], here[2][:12]):
                 return False
     return True
+
+
+def _asked_ids(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    beside = read_tools(row.get("tools")), read_values(row.get("chat_template_kwargs"))
+    return encode_prompt(row["prompt"], tokenizer, *beside)
 
 
 def retokenize(pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> datasets.Dataset:
@@ -117,10 +124,20 @@ def retokenize(pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> d
             "These pairs have a loss_mask of other tokens, so they cannot be tokenised anew; load the conversations they were made "
             "from with this student's tokenizer."
         )
-    text = ("id", "prompt", "completion", "finish_reason", "sample", "teacher", "score", "score_error")
-    rows = [{name: row[name] for name in text if name in row} for row in pairs if row["completion"]]
+    rows = [_as_text(row) for row in pairs if row["completion"] or row.get("message")]
     if len(rows) < len(pairs):
         say(
             f"{len(pairs) - len(rows)} of {len(pairs)} pairs have an empty text (the teacher ended at once) and are left out."
         )
     return pairs_from_rows((complete_row(row, f"pair {row['id']}", tokenizer) for row in rows), where="the pairs")
+
+
+def _as_text(row: dict[str, Any]) -> dict[str, Any]:
+    """What a pair says without its tokens; a turn that is more than a text goes through the other template whole."""
+    text = (
+        "id", "prompt", "completion", "finish_reason", "sample", "teacher", "score", "score_error", "tools", "chat_template_kwargs",
+    )  # fmt: skip
+    kept = {name: row[name] for name in text if row.get(name) is not None}
+    if row.get("message") is None:
+        return kept
+    return {**kept, "prompt": row["prompt"], "completion": [json.loads(row["message"])]}

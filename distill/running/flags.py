@@ -99,7 +99,10 @@ class DataArguments:
     strategy: str = field(default="block_influence", metadata={"help": f"Which layers: {', '.join(STRATEGIES)}."})
     max_length: int = field(default=512, metadata={"help": "Longest training row, in tokens."})
     turns: str = field(
-        default="last", metadata={"help": "Of rows with messages: loss on the last or on all turns of the assistant."}
+        default="last",
+        metadata={
+            "help": "Of rows with messages: loss on the last or on all turns of the assistant, or each turn a row of its own."
+        },
     )
 
 

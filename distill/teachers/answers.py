@@ -11,7 +11,7 @@ from distill.teachers.base import Completion, Refusal
 from distill.teachers.ends import FILTERED, LENGTH, STOP, bare_end, read_end
 from distill.teachers.judgements import Malformed
 from distill.teachers.messages import read_message
-from distill.text.encode import CLOSE, OPEN, Prompt, encode_completion, opens_trace
+from distill.text.encode import CLOSE, OPEN, Prompt, encode_completion, opens_trace, turn_end_id
 from distill.text.traces import completion_text, fit_trace
 
 
@@ -119,8 +119,8 @@ def completion_of(
     """The completion that a student with this tokenizer learns from.
 
     The server's token ids are taken if they are this tokenizer's, that is if they decode to the server's text. Else the
-    text is tokenised once, with the reasoning where the template puts it. A completion that stopped ends with EOS: the
-    one in the ids if the server left it there, else the tokenizer's.
+    text is tokenised once, with the reasoning where the template puts it. A completion that stopped has an end: the one in the ids
+    if the server left it there, else that of the template's turns, or EOS behind a plain prompt.
 
     Args:
         answer: of the server.
@@ -188,11 +188,14 @@ def _made(answer: Answer, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) ->
     text = _whole_text(answer, prompt, tokenizer)
     if end == LENGTH and not text:
         return Refusal("it was cut before its first token")
-    ids = _own_ids(answer, text, tokenizer)
+    ids = _own_ids(
+        answer, text, tokenizer, tokenizer.eos_token_id if isinstance(prompt, str) else turn_end_id(tokenizer)
+    )
     if ids is not None:
         return Completion(ids, _decoded(ids, tokenizer), end, "teacher", answer.top_logprobs)
     fitted = fit_trace(text, opened=opens_trace(prompt, tokenizer), finish_reason=end)
-    return Completion(encode_completion(fitted, tokenizer, end), fitted, end, "text", answer.top_logprobs)
+    made = encode_completion(fitted, tokenizer, end, chat=not isinstance(prompt, str))
+    return Completion(made, fitted, end, "text", answer.top_logprobs)
 
 
 def _has_half_a_character(text: str) -> bool:
@@ -212,7 +215,7 @@ def _whole_text(answer: Answer, prompt: Prompt, tokenizer: PreTrainedTokenizerBa
     return completion_text(answer.reasoning, said, opened=opened, closed=closed)
 
 
-def _own_ids(answer: Answer, text: str, tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
+def _own_ids(answer: Answer, text: str, tokenizer: PreTrainedTokenizerBase, end: int | None) -> list[int] | None:
     if answer.ids is None or max(answer.ids) >= len(tokenizer):
         return None
     # a server's parser takes blanks and tags away around the reasoning; without a trace the text is exact
@@ -223,8 +226,7 @@ def _own_ids(answer: Answer, text: str, tokenizer: PreTrainedTokenizerBase) -> l
     if answer.finish_reason == "length":  # whatever stands there, the teacher did not end: some servers pad with EOS
         last = max((place for place, token in enumerate(answer.ids) if token not in special), default=-1)
         return answer.ids[: last + 1]
-    ends = answer.ids[-1] in special or tokenizer.eos_token_id is None
-    return answer.ids if ends else [*answer.ids, tokenizer.eos_token_id]
+    return answer.ids if end is None or answer.ids[-1] in {*special, end} else [*answer.ids, end]
 
 
 def _decoded(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:

@@ -21,6 +21,7 @@ from distill.teachers.ends import checked_meanings, read_meanings
 from distill.teachers.judgements import Malformed, Refused, Unavailable
 from distill.teachers.listing import Listing
 from distill.text.encode import Prompt, as_prompt, encode_prompt
+from distill.text.messages import as_sent
 
 # What a server needs to be told to draw from the model itself, and to show the tokens: vLLM takes top-k, top-p and a
 # repetition penalty from the model's generation config otherwise, llama.cpp has top-k 40 and min-p 0.05 of its own. Only
@@ -191,7 +192,7 @@ class ServerTeacher:
         chat = not isinstance(prompt, str)
         body: dict[str, Any] = {
             "model": self.model,
-            **({"messages": prompt} if chat else {"prompt": prompt}),
+            **({"prompt": prompt} if isinstance(prompt, str) else {"messages": as_sent(prompt)}),
             "max_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,

@@ -1,102 +1,172 @@
-"""Conversations of several turns: which of their tokens carry loss."""
+"""Turns of a conversation: what a template writes for each, how it ends, and which of it carries loss."""
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from distill.text.chat import OPEN, WORD, Chat
+from distill.text.messages import Messages
+from distill.text.traces import completion_text, fit_trace
 
-from distill.text.encode import (
-    CLOSE,
-    OPEN,
-    Messages,
-    as_prompt,
-    assistant_mask,
-    check_messages,
-    control_tokens,
-    encode_conversation,
-    encode_prompt,
-)
-
-TURNS = ("last", "all")
+_ONE_ROW_A_TURN = "Give one row a turn, each ending with that turn: turns='each'."
 
 
-def conversation_row(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None, turns: str) -> dict[str, Any]:
-    """A row with `messages`, a conversation that ends with an assistant's turn, as one with a prompt and a completion.
+@dataclass
+class Part:
+    """A text behind the prompt. `marks`: from where to where in it the template marks words; None: loss everywhere or nowhere."""
 
-    `"last"`: the last turn is the completion and all before it the prompt, as if it had been written so. `"all"`: the prompt
-    ends where the first assistant's turn begins, the completion holds all that follows, and its `loss_mask` is 1 in the
-    assistant's turns. A turn reaches from behind the generation prompt up to and with the control token that ends it, which
-    is what is generated when the conversation is asked; what a template writes after that token (a line's end) has no loss.
-    Where a template marks the assistant's words (`{% generation %}`), only marked tokens and the ends of turns have loss.
+    text: str
+    loss: bool
+    marks: list[tuple[int, int]] | None = None
 
-    Args:
-        row: with `messages`; other columns are kept.
-        tokenizer: the student's, with a chat template.
-        turns: `"last"` or `"all"`.
 
-    Raises:
-        ValueError: no such choice, no tokenizer, no template; messages of another shape, or that do not end with the assistant;
-            a template that shows a turn otherwise once the conversation goes on, or whose turns do not end with a token.
+@dataclass
+class Plan:
+    """A pair before its texts are tokens."""
+
+    pair: dict[str, Any]
+    prompt: str
+    parts: list[Part]
+    chat: bool = True
+    eos: bool = False  # put it behind the last part
+    begins_text: bool = False  # the first part is encoded as a text by itself
+    whole: str | None = None  # prompt and parts, if they must give the same tokens together
+
+
+@dataclass
+class Talk:
+    """A conversation with what goes to the template beside it; `marked` has borders around control tokens in texts."""
+
+    chat: Chat
+    messages: Messages
+    marked: Messages
+    tools: list[dict[str, Any]] | None
+    marked_tools: Any
+    values: Mapping[str, Any] | None
+
+    def asked(self, turn: int) -> str:
+        return self.chat.render(self.marked[:turn], self.marked_tools, values=self.values)
+
+    def ended(self, turn: int) -> tuple[str, list[tuple[int, int]] | None]:
+        return self.chat.render_ended(self.marked[: turn + 1], self.marked_tools, self.values)
+
+
+def _rendered_turn(talk: Talk, turn: int) -> tuple[str, str, str | None, list[tuple[int, int]] | None] | None:
+    """What the template writes before a turn, for it, to end it, and where it marks words in it; None if it hides something."""
+    asked, (whole, places) = talk.asked(turn), talk.ended(turn)
+    start = len(asked) if whole.startswith(asked) else _start_of_last(talk, turn, asked, whole)
+    if start is None:
+        return None
+    said, end = talk.chat.split_end(whole[start:]) or (whole[start:], None)
+    message = talk.marked[turn]
+    texts = [message["content"], message.get("reasoning_content", "")]
+    texts += [call.get("function", call)["name"] for call in message.get("tool_calls", ())]
+    if not all(text.strip() in said for text in texts):
+        return None
+    marks = None if places is None else [(first - start, last - start) for first, last in places]
+    return asked, said, end, marks
+
+
+def _start_of_last(talk: Talk, turn: int, asked: str, whole: str) -> int | None:
+    """Where a turn begins in a conversation of which the template shows what came before otherwise once the turn is said (gpt-oss).
+
+    Behind the last generation prompt before the first place that another turn would change.
     """
-    if turns not in TURNS:
-        raise ValueError(f"turns is {turns!r}, expected one of {TURNS}.")
-    messages = row["messages"]
-    check_messages(messages)
-    if messages[-1]["role"] != "assistant" or len(messages) < 2:
-        raise ValueError(
-            f"The conversation has the roles {', '.join(m['role'] for m in messages)}; it must have two messages or more "
-            "and end with the assistant's."
-        )
-    if tokenizer is None:
-        raise ValueError("A row of messages needs the student's tokenizer; pass it to load_pairs.")
-    messages = as_prompt(messages, tokenizer)
-    assert not isinstance(messages, str)
-    others = {name: value for name, value in row.items() if name != "messages"}
-    spoken = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    if turns == "last" or len(spoken) == 1:
-        return {**others, "prompt": messages[:-1], "completion": messages[-1]["content"]}
-    if spoken[0] == 0:
-        raise ValueError(
-            "The conversation begins with the assistant's turn, which has no prompt; begin with the user's."
-        )
-    return {**others, **_all_turns(messages, spoken, tokenizer)}
+    header = asked.removeprefix(talk.chat.render(talk.marked[:turn], talk.marked_tools, ended=True, values=talk.values))
+    other = {name: WORD if isinstance(value, str) and value else value for name, value in talk.marked[turn].items()}
+    other |= {"role": talk.marked[turn]["role"], "tool_calls": [{"function": {"name": WORD, "arguments": {}}}]}
+    if "tool_calls" not in talk.marked[turn]:
+        del other["tool_calls"]
+    changed = talk.chat.render([*talk.marked[:turn], other], talk.marked_tools, ended=True, values=talk.values)
+    same = next((i for i, (one, two) in enumerate(zip(whole, changed, strict=False)) if one != two), len(whole))
+    found = whole.rfind(header, 0, same)
+    return found + len(header) if found > 0 and header and header != asked else None
 
 
-def _all_turns(messages: Messages, spoken: list[int], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    whole = encode_conversation(messages, tokenizer)
-    marked = assistant_mask(messages, whole, tokenizer)
-    mask, first, end = [0] * len(whole), 0, 0
-    for turn in spoken:
-        start, end = _span(messages, turn, whole, tokenizer)
-        first = first or start
-        for place in range(start, end):
-            mask[place] = int(marked is None or marked[place] or place == end - 1)
-    completion = whole[first:end]
-    return {
-        "prompt": messages[: spoken[0]],
-        "completion": str(tokenizer.decode(completion, skip_special_tokens=True)),
-        "prompt_ids": whole[:first],
-        "completion_ids": completion,
-        "loss_mask": mask[first:end],
+def turn_plan(talk: Talk, turn: int, finish_reason: str) -> Plan:
+    message, chat = talk.messages[turn], talk.chat
+    pair = {"prompt": talk.messages[:turn], "finish_reason": finish_reason, **told(talk.tools, talk.values)}
+    rendered = _rendered_turn(talk, turn)
+    if rendered is None:
+        return _turn_as_text(talk, turn, pair)
+    asked, said, end, marks = rendered
+    pair["completion"] = message["content"] if message["content"] == said else _shown_text(said, chat)
+    if message.keys() - {"role", "content"}:
+        pair["message"] = json.dumps(message, ensure_ascii=False)
+    if finish_reason != "stop":
+        end = ""
+    part = Part(said + (end or ""), True, None if marks is None else [*marks, (len(said), len(said) + len(end or ""))])
+    return Plan(pair, asked, [part], eos=end is None)
+
+
+def _turn_as_text(talk: Talk, turn: int, pair: dict[str, Any]) -> Plan:
+    """A turn that the template does not show as it is said: words and a trace are taken as text, anything else is refused."""
+    message, chat = talk.messages[turn], talk.chat
+    asked = talk.asked(turn)
+    reasoning = message.get("reasoning_content", "")
+    if more := sorted(message.keys() - {"role", "content", "reasoning_content"}):
+        raise ValueError(
+            f"The chat template does not show message {turn}, an assistant's turn with {', '.join(more)}, behind its generation "
+            "prompt as it is said, so it cannot be trained on. Use a template that does."
+        )
+    if reasoning and OPEN not in chat.template(talk.tools):
+        raise ValueError(f"The chat template does not show reasoning_content of message {turn}, and knows no {OPEN}.")
+    opened = asked.rstrip().endswith(OPEN)
+    said = completion_text(reasoning, message["content"], opened=opened) if reasoning else message["content"]
+    pair["completion"] = fit_trace(said, opened=opened, finish_reason=pair["finish_reason"])
+    if not pair["completion"]:
+        raise ValueError("the completion is empty, so there is nothing to learn from this pair; remove it.")
+    return text_behind(pair, asked, pair["completion"], chat)
+
+
+def one_row(talk: Talk, trained: list[int], cut: int) -> Plan:
+    whole, _ = talk.ended(trained[-1])
+    parts: list[Part] = []
+    place = 0
+    for turn in trained:
+        rendered = _rendered_turn(talk, turn)
+        asked, said, end, marks = rendered or ("", "", None, None)
+        if rendered is None or not whole.startswith(asked + said + (end or "")):
+            raise ValueError(
+                f"The chat template shows message {turn}, an assistant's turn, otherwise than it was asked for or said (it may "
+                f"take traces out of earlier turns), so it cannot be trained on within this conversation. {_ONE_ROW_A_TURN}"
+            )
+        if end is None:
+            raise ValueError(
+                f"The chat template ends message {turn}, an assistant's turn, with no control token, so a student trained on it "
+                f"would not learn to stop. Use a template that does, or turns='each', which adds the EOS."
+            )
+        if parts:
+            parts.append(Part(whole[place : len(asked)], False))
+        else:
+            first = asked
+        if turn == cut:
+            end = ""
+        place = len(asked) + len(said) + len(end)
+        parts.append(Part(said + end, True, None if marks is None else [*marks, (len(said), len(said) + len(end))]))
+    pair = {
+        "prompt": talk.messages[: trained[0]],
+        "completion": "".join(_shown_text(part.text, talk.chat) for part in parts),
+        "finish_reason": "stop" if cut < 0 else "length",
+        **told(talk.tools, talk.values),
     }
+    return Plan(pair, first, parts, whole=whole[:place])
 
 
-def _span(messages: Messages, turn: int, whole: list[int], tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
-    """From the first token of a turn to behind the token that ends it."""
-    asked = encode_prompt(messages[:turn], tokenizer)
-    answered = encode_conversation(messages[: turn + 1], tokenizer)
-    names = control_tokens(tokenizer) - {OPEN, CLOSE}
-    control = {i for i, token in tokenizer.added_tokens_decoder.items() if token.content in names}
-    end = max((place + 1 for place, i in enumerate(answered) if i in control), default=0)
-    said, after = (str(tokenizer.decode(ids)) for ids in (answered[len(asked) : end], answered[end:]))
-    if end <= len(asked) or after.strip():
-        raise ValueError(
-            f"The chat template ends message {turn}, an assistant's turn, with no control token, so a student trained on it "
-            "would not learn to stop. Use a template that does, or give one row a turn and turns='last', which adds the EOS."
-        )
-    if whole[: len(asked)] != asked or whole[:end] != answered[:end] or messages[turn]["content"].strip() not in said:
-        raise ValueError(
-            f"The chat template shows message {turn}, an assistant's turn, otherwise than it was asked for or said (it may "
-            "take traces out of earlier turns), so it cannot be trained on within this conversation. Give one row a turn, each "
-            "ending with that turn, and turns='last'."
-        )
-    return len(asked), end
+def text_behind(pair: dict[str, Any], prompt: str, said: str, chat: Chat, is_chat: bool = True) -> Plan:
+    stopped = pair["finish_reason"] == "stop"
+    end = chat.end if stopped and is_chat else None
+    part = Part(chat.marked(said, own=True) + (end or ""), True)
+    return Plan(pair, prompt, [part], is_chat, eos=stopped and end is None, begins_text=True)
+
+
+def told(tools: Any, values: Any) -> dict[str, Any]:
+    """What the template was given beside the messages, for the pair."""
+    given = {"tools": tools, "chat_template_kwargs": values}
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in given.items() if value}
+
+
+def _shown_text(text: str, chat: Chat) -> str:
+    """A turn's text for people: without special tokens, but for the tags of a trace and those that were characters."""
+    return chat.special_or_bordered.sub(lambda found: found[1] or "", text)

@@ -1,32 +1,33 @@
-"""Chat templates and tokens: text to token ids. The only module that applies chat templates."""
+"""Chat templates and tokens: one prompt, one completion, one conversation to token ids."""
 
-import re
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens, render_jinja_template
+from distill.text.chat import CLOSE, OPEN, WORD, chat_of, control_tokens
+from distill.text.messages import Messages, Prompt, check_messages, read_messages
+from distill.text.shown import check_shown
 
-Messages = list[dict[str, str]]
-Prompt = str | Messages
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-# The tags of a trace. Only in an assistant's own words are they tokens; anywhere else they are characters.
-OPEN, CLOSE = "<think>", "</think>"
-_MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")  # around what the assistant says, in templates that mark it
+__all__ = [
+    "CLOSE", "OPEN", "Messages", "Prompt", "as_prompt", "check_messages", "control_tokens", "encode_completion",
+    "encode_conversation", "encode_prompt", "opens_trace", "template_with", "turn_end_id", "user_header_ids",
+]  # fmt: skip
 
 
-def as_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool | None = None) -> Prompt:
+def as_prompt(prompt: Prompt, tokenizer: "PreTrainedTokenizerBase", chat: bool | None = None) -> Prompt:
     """What is really asked: a bare string becomes one user turn if the tokenizer has a chat template.
 
     Args:
-        prompt: text, or messages `[{"role": ..., "content": ...}, ...]`.
+        prompt: text, or messages `[{"role": ..., "content": ...}, ...]`, with whatever else the template shows
+            (`distill.text.messages`).
         chat: `None` wraps a string when there is a template; `False` leaves strings as plain text to be continued;
             `True` demands a template.
 
     Raises:
-        ValueError: messages, or `chat=True`, with a tokenizer that has no chat template; messages of another shape.
+        ValueError: messages, or `chat=True`, with a tokenizer that has no chat template; messages of another shape, or with a
+            field that the template does not show.
     """
     has_template = tokenizer.chat_template is not None
     if isinstance(prompt, str):
@@ -34,71 +35,95 @@ def as_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool | N
             raise ValueError("chat=True, but this tokenizer has no chat template; give plain prompts with chat=False.")
         wrap = has_template if chat is None else chat
         return [{"role": "user", "content": prompt}] if wrap else prompt
-    check_messages(prompt)
+    messages, _ = read_messages(prompt)
     if not has_template:
         raise ValueError("The prompt is a list of messages, but this tokenizer has no chat template; give plain text.")
-    return [{"role": message["role"], "content": message["content"]} for message in prompt]
+    check_shown(chat_of(tokenizer), messages)
+    return messages
 
 
-def check_messages(messages: Any) -> None:
-    """Raise `ValueError` unless `messages` is a non-empty list of `{"role": str, "content": str}`."""
-    good = isinstance(messages, Sequence) and not isinstance(messages, str) and len(messages) > 0
-    if not good or not all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages
-    ):
-        raise ValueError(
-            f"A prompt is text or a non-empty list of {{'role': str, 'content': str}}, not {str(messages)[:80]!r}."
-        )
-
-
-def encode_prompt(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def encode_prompt(
+    prompt: Prompt,
+    tokenizer: "PreTrainedTokenizerBase",
+    tools: Sequence[dict[str, Any]] | None = None,
+    values: dict[str, Any] | None = None,
+) -> list[int]:
     """Token ids of a prompt, up to where the completion begins.
 
     Messages go through the chat template with the generation prompt. Control tokens such as `<|im_end|>` inside a
     message or a plain prompt are encoded as the characters they are written with, so text can never forge a turn or a
     trace. The one exception: `<think>` and `</think>` in an earlier assistant turn are what the assistant said; where
-    the template shows them, they are the tokenizer's own tokens.
+    the template shows them, they are the tokenizer's own tokens. A plain prompt begins with what the tokenizer puts before any
+    text (BOS); what it puts behind one (`add_eos_token`) would end the text before its completion, and is left out.
 
     Raises:
         ValueError: the prompt gives no token at all (an empty text and a tokenizer without a BOS token).
     """
-    ids = _encode_text(prompt, tokenizer) if isinstance(prompt, str) else _encode_messages(prompt, tokenizer)
+    chat = chat_of(tokenizer)
+    if isinstance(prompt, str):
+        ids = chat.before_text + chat.encode([chat.marked(prompt)])[0]
+    else:
+        ids = chat.encode([chat.render(chat.marked_messages(prompt), chat.marked(tools), values=chat.marked(values))])[
+            0
+        ]
     if not ids:
         raise ValueError(f"The prompt {prompt!r} has no token; a model needs at least one to continue from.")
     return ids
 
 
-def encode_conversation(messages: Messages, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def encode_conversation(messages: Messages, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """Token ids of a whole conversation, its last turn ended; control tokens as in `encode_prompt`."""
-    return _encode_messages(messages, tokenizer, ended=True)
+    chat = chat_of(tokenizer)
+    return chat.encode([chat.render(chat.marked_messages(messages), ended=True)])[0]
 
 
-def encode_completion(text: str, tokenizer: PreTrainedTokenizerBase, finish_reason: str) -> list[int]:
+def encode_completion(
+    text: str, tokenizer: "PreTrainedTokenizerBase", finish_reason: str, *, chat: bool = True
+) -> list[int]:
     """Token ids of a completion that is only known as text, e.g. one written by a person.
 
     Where a teacher's own ids are known they are used instead: decoding and encoding again is not the identity.
     `<think>` and `</think>` become the tokenizer's own tokens where it has them; all other control tokens in the text
-    stay characters. A completion that stopped ends with the tokenizer's EOS token; one that was cut (`"length"`) does
-    not.
+    stay characters. A completion that stopped ends as the chat template ends an assistant's turn (Gemma: `<end_of_turn>`,
+    Phi-3: `<|end|>`), which need not be the tokenizer's EOS; one that continues a plain text, or whose template has no such token,
+    ends with EOS. One that was cut (`"length"`) has no end.
+
+    Args:
+        text: without its end.
+        tokenizer: the student's.
+        finish_reason: `"stop"` or `"length"`.
+        chat: whether the prompt is messages; False: a plain text that is continued.
 
     Raises:
-        ValueError: the completion stopped, but the tokenizer has no EOS token to end it with.
+        ValueError: the completion stopped, but there is no token to end it with.
     """
-    forbidden = control_tokens(tokenizer) - {OPEN, CLOSE}
-    if found := _pattern(forbidden).search(text):
-        ids = encode_marked_chat(tokenizer, mark_control_tokens(text, found.re))
-    else:
-        ids = list(tokenizer(text, add_special_tokens=False, return_attention_mask=False)["input_ids"])
-    if finish_reason == "stop":
-        if tokenizer.eos_token_id is None:
-            raise ValueError(
-                "The completion stopped, but the tokenizer has no eos_token to mark its end with; set one."
-            )
-        ids.append(tokenizer.eos_token_id)
-    return ids
+    known = chat_of(tokenizer)
+    said = known.marked(text, own=True)
+    if finish_reason != "stop":
+        return known.encode([said])[0]
+    if chat and known.end is not None:
+        return known.encode([said + known.end])[0]
+    return [*known.encode([said])[0], eos_id(tokenizer)]
 
 
-def opens_trace(prompt: Prompt | Sequence[int], tokenizer: PreTrainedTokenizerBase) -> bool:
+def eos_id(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The tokenizer's EOS.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError("The completion stopped, but the tokenizer has no eos_token to mark its end with; set one.")
+    return int(tokenizer.eos_token_id)
+
+
+def turn_end_id(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The token with which the chat template ends an assistant's turn, else EOS; None where there is neither."""
+    end = chat_of(tokenizer).end
+    return tokenizer.eos_token_id if end is None else chat_of(tokenizer).encode([end])[0][-1]
+
+
+def opens_trace(prompt: Prompt | Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Whether the prompt ends inside an open `<think>`, so that a completion begins in the middle of a trace.
 
     So it is with the templates of DeepSeek-R1-Distill (the newer ones) and Qwen3-2507-Thinking.
@@ -107,14 +132,14 @@ def opens_trace(prompt: Prompt | Sequence[int], tokenizer: PreTrainedTokenizerBa
         prompt: as it is asked (see `as_prompt`), or its token ids.
     """
     if not isinstance(prompt, str) and (not prompt or isinstance(prompt[0], dict)):
-        text = _render(list(prompt), tokenizer)  # type: ignore[arg-type]
+        text = chat_of(tokenizer).render(list[Any](prompt))
     else:
         # the tags may be characters; no tokenizer spells <think> and a line's end with more than 16 tokens
         text = prompt if isinstance(prompt, str) else str(tokenizer.decode(list(prompt)[-16:]))  # type: ignore[arg-type]
     return text.rstrip().endswith(OPEN)
 
 
-def template_with(tokenizer: PreTrainedTokenizerBase, **values: Any) -> str:
+def template_with(tokenizer: "PreTrainedTokenizerBase", **values: Any) -> str:
     """The chat template with some of its variables fixed, e.g. `enable_thinking=False` of Qwen3.
 
     A variable that is part of the template is part of everything that is keyed by the template, such as a journal.
@@ -131,90 +156,7 @@ def template_with(tokenizer: PreTrainedTokenizerBase, **values: Any) -> str:
     return "".join(lines) + str(tokenizer.chat_template)
 
 
-def control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
-    """The tokens that mean something to the template: text from outside must not become one of them.
-
-    These are the special tokens, the tags of a trace, and other added tokens that the template writes. `special` alone
-    is not enough: DeepSeek's `<｜User｜>` is an added token that is not special. Nor is the template's source, because
-    some put a token together from pieces (Phi-4-mini); so a conversation is rendered and looked through as well.
-    """
-    special = tuple((name, token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str))
-    written = _written_by(str(tokenizer.chat_template or ""), special)
-    listed = {OPEN, CLOSE, *(tokenizer.chat_control_tokens or ())}
-    return frozenset(
-        token.content
-        for token in tokenizer.added_tokens_decoder.values()
-        if token.content.strip() and (token.special or token.content in listed or token.content in written)
-    )
-
-
-@lru_cache(maxsize=32)
-def _written_by(template: str, special_tokens: tuple[tuple[str, str], ...]) -> str:
-    """The template's source, and what it writes around a conversation."""
-    user, assistant = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
-    rendered: list[str] = []
-    render: Any = render_jinja_template
-    for conversation in ([{"role": "system", "content": "c"}, user, assistant], [user, assistant], [user]):
-        try:
-            rendered += render(
-                [conversation], chat_template=template, add_generation_prompt=True, **dict(special_tokens)
-            )[0]
-        except TemplateError:  # a template may refuse a role or an order; the others show what it writes
-            continue
-    return "\0".join([template, *rendered])
-
-
-@lru_cache(maxsize=64)
-def _pattern(tokens: frozenset[str]) -> re.Pattern[str]:
-    """Any of the tokens, a longer one before those it contains."""
-    return re.compile("|".join(map(re.escape, sorted(tokens, key=lambda t: (-len(t), t)))) or "(?!)")
-
-
-def _encode_text(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    pattern = _pattern(control_tokens(tokenizer))
-    usual = list(tokenizer("a" if pattern.search(text) else text, return_attention_mask=False)["input_ids"])
-    if not pattern.search(text):
-        return usual
-    # what the tokenizer puts around any text, such as a BOS token, is there around this one too
-    bare = list(tokenizer("a", add_special_tokens=False, return_attention_mask=False)["input_ids"])
-    start = next(i for i in range(len(usual)) if usual[i : i + len(bare)] == bare)
-    ids = encode_marked_chat(tokenizer, mark_control_tokens(text, pattern))
-    return [*usual[:start], *ids, *usual[start + len(bare) :]]
-
-
-def _encode_messages(messages: Messages, tokenizer: PreTrainedTokenizerBase, ended: bool = False) -> list[int]:
-    control = control_tokens(tokenizer)
-    theirs, own = _pattern(control), _pattern(control - {OPEN, CLOSE})
-    marked = [mark_control_tokens(m, own if m["role"] == "assistant" else theirs) for m in messages]
-    return list(encode_marked_chat(tokenizer, _render(marked, tokenizer, ended)))
-
-
-def _render(messages: Messages, tokenizer: PreTrainedTokenizerBase, ended: bool = False) -> str:
-    try:
-        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=not ended, tokenize=False))
-    except TemplateError as error:  # a template may refuse a role, e.g. Gemma's a system turn
-        roles = ", ".join(message["role"] for message in messages)
-        raise ValueError(f"The chat template refuses a prompt with the roles {roles}: {error}") from None
-
-
-def assistant_mask(messages: Messages, whole: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
-    """Which of a conversation's tokens (`whole`) its template marks as the assistant's, 0 or 1; None without such marks.
-
-    Raises:
-        ValueError: text that looks like a control token.
-    """
-    if not _MARKERS.search(str(tokenizer.chat_template)):
-        return None
-    found: Any = tokenizer.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True)
-    if found["input_ids"] != whole:
-        raise ValueError(
-            "A message has text that looks like a control token, where transformers cannot say which tokens the template "
-            "marks; remove that text, or give one row a turn and turns='last'."
-        )
-    return list(found["assistant_masks"])
-
-
-def user_header_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def user_header_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """Token ids of the chat template up to where a user's words would begin (Magpie, Xu et al. 2024).
 
     Raises:
@@ -224,9 +166,8 @@ def user_header_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         raise ValueError(
             "Prompts written by the teacher itself need a chat template, and this tokenizer has none; give prompts."
         )
-    mark = "distillusermark"
-    rendered = tokenizer.apply_chat_template([{"role": "user", "content": mark}], tokenize=False)
-    header, found, _ = str(rendered).partition(mark)
+    chat = chat_of(tokenizer)
+    header, found, _ = chat.render([{"role": "user", "content": WORD}], ended=True).partition(WORD)
     if not found:
         raise ValueError("The chat template does not show the user's words as they are; give prompts instead.")
-    return list(tokenizer(header, add_special_tokens=False, return_attention_mask=False)["input_ids"])
+    return chat.encode([header])[0]

@@ -4,6 +4,8 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any
 
+from distill.text.words import letters
+
 
 def languages_of(
     texts: Sequence[str], *, keep: Collection[str] = (), shortest: int = 40, probability: float = 0.9
@@ -30,7 +32,7 @@ def languages_of(
         raise ValueError(f"There is no language {', '.join(unknown)}; codes are like en, de, fr, zh (ISO 639).")
     found: list[str | None] = []
     for text in texts:
-        if sum(map(str.isalpha, text)) < shortest:
+        if letters(text) < shortest:
             found.append(None)
             continue
         language, confidence = identifier.classify(text)

@@ -2,16 +2,21 @@
 
 import re
 import unicodedata
+from functools import lru_cache
+from typing import Any
 
-# Chinese and Japanese are written without spaces: there, every character counts as a word.
-_NO_SPACES = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_NO_SPACES}]|[^\W{_NO_SPACES}]+")
-_ASCII_WORD = re.compile(r"[a-z0-9_]+")  # the same for ASCII, in half the time
+# Written without spaces: Chinese, Japanese, and in South-East Asia Thai, Lao, Burmese and Khmer. There, every character with the marks
+# upon it counts as a word.
+_NO_SPACES = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff"
+# The same for texts without marks and such scripts, in half the time.
+_ASCII_WORD, _LATIN_WORD, _FIRST_MARK = re.compile(r"[a-z0-9_]+"), re.compile(r"\w+"), "\u0300"
 _NUMBER = re.compile(r"(?:[-+*/^=<>×÷]\s*)?\d+(?:[.,]\d+)*")
 
 
 def words(text: str) -> list[str]:
     """The words of a text in their order; case, punctuation, spacing and compatibility forms (NFKC) do not count.
+
+    Combining marks (vowel signs of Hindi and Thai, accents) belong to the letter before them.
 
     Example:
         >>> words("The sky, it's BLUE.")
@@ -19,7 +24,8 @@ def words(text: str) -> list[str]:
     """
     if text.isascii():
         return _ASCII_WORD.findall(text.lower())
-    return _WORD.findall(unicodedata.normalize("NFKC", text).lower())
+    plain = unicodedata.normalize("NFKC", text).lower()
+    return (_LATIN_WORD if max(plain) < _FIRST_MARK else _word()).findall(plain)
 
 
 def numbers(text: str) -> list[str]:
@@ -30,3 +36,23 @@ def numbers(text: str) -> list[str]:
         ['7', '-3', '4.0']
     """
     return ["".join(found.split()) for found in _NUMBER.findall(text)]
+
+
+def letters(text: str) -> int:
+    """How many letters a text has, with the marks upon them: what there is to tell a language from."""
+    return sum(map(str.isalpha, text)) if text.isascii() else len(_letter().findall(text))
+
+
+@lru_cache(maxsize=1)
+def _word() -> Any:
+    """For `regex` a word has marks and joiners in it; for `re` they end one."""
+    import regex
+
+    return regex.compile(rf"[^\W{_NO_SPACES}]+|\w\p{{M}}*")
+
+
+@lru_cache(maxsize=1)
+def _letter() -> Any:
+    import regex
+
+    return regex.compile(r"[\p{L}\p{M}]")
