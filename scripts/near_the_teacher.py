@@ -80,6 +80,9 @@ def main() -> None:
     """Generate, train both ways for each seed, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--layers", type=int, default=28)
+    parser.add_argument(
+        "--noise", type=float, default=0.0, help="Added to each of the student's weights, in their spreads."
+    )
     parser.add_argument("--prompts", type=int, default=800)
     parser.add_argument("--held_out", type=int, default=64)
     parser.add_argument("--steps", type=int, default=400)
@@ -99,6 +102,11 @@ def main() -> None:
     untouched = make_student(
         teacher.model, args.layers, strategy="block_influence", sample=block_sample(learned, "block_influence")
     )
+    if args.noise:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for weight in untouched.parameters():
+                weight.add_(torch.randn_like(weight) * weight.std() * args.noise)
     start = held_out.measure(untouched)
     print(
         f"{len(learned)} pairs, {len(kept)} held out ({held_out.tokens} tokens); KL before training {start.kl:.4f}",
