@@ -10,10 +10,11 @@ import datasets
 from tqdm.auto import tqdm
 
 from distill.basics.fingerprint import fingerprint
-from distill.generation.journal import Journal
+from distill.generation.journal import Journal, settings_there
 from distill.generation.refusals import RefusalFile, Refused, Request, tell_refused
 from distill.pairs.schema import complete_row, pairs_from_rows
 from distill.teachers.base import Ask, Completion, ConcurrentTeacher, Refusal, Sampling, Teacher
+from distill.text.dates import on_day
 from distill.text.encode import Prompt
 
 Keep = Callable[[list[dict[str, Any]], list[Refused]], None]
@@ -68,8 +69,9 @@ def generate(
     if samples < 1 or batch_size < 1:
         raise ValueError(f"samples is {samples} and batch_size is {batch_size}; both must be at least 1.")
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
-    settings = {**teacher.identity(), **sampling.as_dict()}
-    requests = _requests(teacher, _listed(prompts), samples, settings)
+    with on_day(settings_there(output).get("template_day")):
+        settings = {**teacher.identity(), **sampling.as_dict()}
+        requests = _requests(teacher, _listed(prompts), samples, settings)
 
     incidental: dict[str, Any] = getattr(teacher, "incidental", dict)()
     journal = Journal(output, settings, incidental=incidental) if output is not None else None

@@ -258,6 +258,12 @@ def settings_file(path: Path, old: bool = True) -> Path:
     return earlier if old and path.suffix == ".jsonl" and earlier.is_file() and not beside.exists() else beside
 
 
+def settings_there(path: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """The settings of a journal that is there already; nothing without one."""
+    beside = None if path is None else settings_file(Path(path).resolve())
+    return _read_settings(beside) if beside is not None and beside.is_file() else {}
+
+
 def _together(before: Any, now: dict[str, Any]) -> dict[str, Any]:
     """What is incidental, of all calls: of lists every value, of the rest the last."""
     found = dict(before) if isinstance(before, dict) else {}

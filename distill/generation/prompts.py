@@ -11,6 +11,7 @@ from distill.basics.fingerprint import fingerprint
 from distill.basics.jsonl import read_jsonl
 from distill.teachers.base import Sampling
 from distill.teachers.local import LocalTeacher
+from distill.text.dates import day_settings, on_day
 from distill.text.encode import Prompt, user_header_ids
 from distill.text.near_duplicates import distinct_prompts
 
@@ -47,9 +48,10 @@ def write_prompts(
         ValueError: no chat template; an `output` of other settings; the teacher writes too few distinct turns.
     """
     sampling = Sampling(max_new_tokens, temperature, top_p, 0, seed)
-    key = fingerprint(teacher.identity(), sampling.as_dict(), batch_size)
-    attempts = _Attempts(output, key)
-    header = user_header_ids(teacher.tokenizer)
+    identity = {name: value for name, value in teacher.identity().items() if name != "template_day"}
+    attempts = _Attempts(output, fingerprint(identity, sampling.as_dict(), batch_size))
+    with on_day(attempts.beside.get("template_day")):
+        header, attempts.beside = user_header_ids(teacher.tokenizer), day_settings(teacher.tokenizer)
     kept: list[Prompt] = []
     with tqdm(total=count, desc="writing prompts", unit="prompt", disable=not progress) as bar:
         for attempt in range(4 + 4 * -(-count // batch_size)):
@@ -77,6 +79,7 @@ class _Attempts:
     def __init__(self, path: str | os.PathLike[str] | None, key: str) -> None:
         self.path, self.key = (Path(path) if path is not None else None), key
         self.texts: list[list[str]] = []
+        self.beside: dict[str, str] = {}  # the day that the template wrote
         if self.path is not None and self.path.exists():
             data = self.path.read_bytes()
             self.path.write_bytes(data[: data.rfind(b"\n") + 1])  # a torn last line never counted
@@ -86,13 +89,16 @@ class _Attempts:
                         f"{where}: prompts of another run (other teacher or settings); give another folder."
                     )
                 self.texts.append(row["prompts"])
+                self.beside = {name: row[name] for name in ("template_day",) if name in row}
 
     def add(self, texts: list[str]) -> None:
         self.texts.append(texts)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"prompts": texts, "settings": self.key}, ensure_ascii=False) + "\n")
+                file.write(
+                    json.dumps({"prompts": texts, "settings": self.key, **self.beside}, ensure_ascii=False) + "\n"
+                )
 
 
 def _record(drawn: list[list[str]], kept: list[Prompt], near: bool) -> Step:

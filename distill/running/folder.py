@@ -21,9 +21,11 @@ from distill.basics.settings import differences
 from distill.models.adapters import save_model
 from distill.reports.card import CARD, is_edited
 from distill.running.telling import one_sentence as one_sentence
+from distill.text.dates import fix_day
 from distill.trainers.checkpoints import LOCK_FILE
 
 RUN_FILE = "run.json"
+DAY = "begun"  # the day, no setting
 
 
 class RunFolder:
@@ -44,6 +46,8 @@ class RunFolder:
         with processes.first_then_others():
             if processes.is_main():
                 self._open(settings)
+            # chat templates that write a date write the one of the run's beginning, in every process and on every later day
+            fix_day(json.loads((self.path / RUN_FILE).read_text(encoding="utf-8")).get(DAY))
 
     def _open(self, settings: dict[str, Any]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -58,7 +62,7 @@ class RunFolder:
             ) from None
         if file.is_file():
             found = json.loads(file.read_text(encoding="utf-8"))
-            if changed := differences(found, wanted):
+            if changed := differences({n: v for n, v in found.items() if n != DAY}, wanted):
                 raise ValueError(
                     f"{self.path} holds another run ({'; '.join(changed)}). Give another --output_dir, or the same settings to "
                     "continue it."
@@ -72,7 +76,7 @@ class RunFolder:
                 "--output_dir."
             )
         else:
-            write_json(file, wanted)
+            write_json(file, {**wanted, DAY: fix_day()})
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name

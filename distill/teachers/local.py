@@ -16,6 +16,7 @@ from distill.models.load import fast_dtype, load_model, load_tokenizer, weights_
 from distill.models.quantising import is_dispatched, is_quantised
 from distill.teachers.base import Completion, Sampling
 from distill.teachers.endpoint import checked_url
+from distill.text.dates import day_settings
 from distill.text.encode import Prompt, as_prompt, encode_prompt
 
 
@@ -95,6 +96,7 @@ class LocalTeacher:
             **quantised,
             "stop_ids": sorted(self.eos_ids()),
             "chat_template": fingerprint(str(self.tokenizer.chat_template)),
+            **day_settings(self.tokenizer),
         }
 
     def eos_ids(self) -> set[int]:

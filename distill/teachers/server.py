@@ -20,6 +20,7 @@ from distill.teachers.endpoint import Endpoint, checked_url
 from distill.teachers.ends import checked_meanings, read_meanings
 from distill.teachers.judgements import Malformed, Refused, Unavailable
 from distill.teachers.listing import Listing
+from distill.text.dates import day_settings
 from distill.text.encode import Prompt, as_prompt, encode_prompt
 from distill.text.messages import as_sent
 
@@ -147,6 +148,7 @@ class ServerTeacher:
             "top_logprobs": self.top_logprobs,
             "tokenizer": self._cut,
             "chat_template": fingerprint(str(self.tokenizer.chat_template)),
+            **day_settings(self.tokenizer),
         }
 
     def incidental(self) -> dict[str, Any]:

@@ -40,14 +40,31 @@ def on_day(day: str | None) -> Iterator[None]:
     if day is None:
         yield
         return
-    try:
-        _fixed.append(datetime.date.fromisoformat(day))
-    except (TypeError, ValueError):
-        raise ValueError(f"The day of a template is {day!r}; expected one like 2026-11-27.") from None
+    before = _fixed[:]
+    _fixed.append(_read(day))
     try:
         yield
     finally:
-        _fixed.pop()
+        _fixed[:] = before
+
+
+def day_settings(tokenizer: Any) -> dict[str, str]:
+    """The day as a setting of whatever is made with this tokenizer: `{"template_day": ...}`; nothing if its template writes none."""
+    day = template_day(tokenizer)
+    return {} if day is None else {"template_day": day}
+
+
+def fix_day(day: str | None = None) -> str:
+    """From now on templates of this process write this day; without one, today's.
+
+    Returns:
+        It, for the record.
+
+    Raises:
+        ValueError: no such day.
+    """
+    _fixed[:] = [_read(day) if day else _today()]
+    return _fixed[-1].isoformat()
 
 
 def dated(template: str) -> str:
@@ -61,8 +78,19 @@ def dated(template: str) -> str:
 
 def _day() -> datetime.date:
     if not _fixed:
-        _fixed.append(datetime.date.today())
+        fix_day()
     return _fixed[-1]
+
+
+def _today() -> datetime.date:
+    return datetime.date.today()
+
+
+def _read(day: str) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(day)
+    except (TypeError, ValueError):
+        raise ValueError(f"The day of a template is {day!r}; expected one like 2026-11-27.") from None
 
 
 @lru_cache(maxsize=32)
