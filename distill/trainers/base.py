@@ -23,6 +23,7 @@ from distill.trainers.identity import describe_student
 from distill.trainers.packing_check import packed
 from distill.trainers.resume import Resumption
 from distill.trainers.row_sharing import arranged
+from distill.trainers.text_rows import tokenised_for
 from distill.trainers.throughput import Rates
 
 
@@ -37,11 +38,13 @@ class PairTrainer(Trainer):
     Args:
         model: the student; it may be a `peft.PeftModel`.
         args: `TrainingArguments`.
-        train_dataset, eval_dataset: pairs (see `distill.pairs`).
+        train_dataset, eval_dataset: pairs (see `distill.pairs`); or any `datasets.Dataset`, stream or list of rows with `messages` (and
+            `tools`), or `prompt` and `completion`: they are tokenised once, in batches, and kept (`distill.pairs.tokenising`).
         processing_class: the student's tokenizer.
         max_length: longest row in tokens; what it cuts is logged. Ignored with an own `data_collator`.
         packing: put several pairs into each row of `max_length` tokens (`distill.pairs.packing`): the same loss and gradients with
             less padding. A batch then has `per_device_train_batch_size` rows, so more pairs. Evaluation is not packed.
+        turns: of rows with messages, which of the assistant's turns carry loss: `"last"`, `"all"`, or `"each"` in a row of its own.
         peft_config: e.g. `peft.LoraConfig(...)`: train this adapter, drawn from the seed, on a frozen student. Checkpoints then
             hold the adapter only.
         kwargs: as for `transformers.Trainer`.
@@ -63,6 +66,7 @@ class PairTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         max_length: int | None = None,
         packing: bool = False,
+        turns: str = "last",
         peft_config: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -73,6 +77,9 @@ class PairTrainer(Trainer):
         elif isinstance(kwargs["data_collator"], PairCollator):
             kwargs["data_collator"] = copy.copy(kwargs["data_collator"])  # it will know the limits of these models
         check_kind(train_dataset, "train_dataset")
+        train_dataset, eval_dataset, self._day = tokenised_for(
+            train_dataset, eval_dataset, processing_class, turns, args
+        )
         if peft_config is not None:
             model = add_adapter(model, peft_config, 42 if args is None else args.seed)  # 42 is TrainingArguments' own
         super().__init__(
@@ -184,7 +191,7 @@ class PairTrainer(Trainer):
 
     def identity(self) -> dict[str, Any]:
         """What a run is made of beside its settings: models, by what tells them apart. Plain values."""
-        return {"student": describe_student(self.model, (self.optimizer, self.lr_scheduler))}
+        return {"student": describe_student(self.model, (self.optimizer, self.lr_scheduler)), **self._day}
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
         """As Trainer's; in packed rows, where it would take every EOS for padding, by position."""
