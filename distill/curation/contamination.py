@@ -30,7 +30,8 @@ import datasets
 
 from distill.basics.curation_step import Step
 from distill.basics.jsonl import read_jsonl
-from distill.curation.rows import PARTS, text_of, texts_of
+from distill.curation.rows import PARTS, each_text, text_of
+from distill.pairs.batches import column
 from distill.text.words import words
 
 Phrase = tuple[str, ...]
@@ -129,11 +130,11 @@ def find_contamination(
     if not against or not all(against.values()):
         empty = ", ".join(name for name in against if not against[name])
         raise ValueError(f"There is nothing to compare with{': ' + empty + ' is empty' if empty else ''}.")
-    ids = pairs["id"][:]
+    ids = column(pairs, "id").to_pylist()
     sets = {name: _Questions(listed, n, shortest, common) for name, listed in against.items()}
     found: dict[str, list[Hit]] = {name: [] for name in sets}
     for part in PARTS:
-        for row, text in enumerate(texts_of(pairs, part)):
+        for row, text in enumerate(each_text(pairs, part, f"looking for questions in {part}s")):
             said = words(text)
             for name, questions in sets.items():
                 for question, held, phrase in questions.held_by(said, whole=part == "prompt"):

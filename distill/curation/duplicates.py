@@ -9,9 +9,20 @@ sequences changed the expected gradient by 54% there).
 from collections.abc import Hashable
 
 import datasets
+import numpy as np
 
 from distill.basics.curation_step import Step
-from distill.curation.rows import PARTS, keep_rows, one_of, prompts_of, row_keys, short, texts_of
+from distill.curation.rows import (
+    PARTS,
+    asked_in,
+    distinct_prompts_of,
+    each_text,
+    keep_rows,
+    one_of,
+    one_text,
+    row_keys,
+    short,
+)
 from distill.text.near_duplicates import THRESHOLD, near_duplicates, what_users_say
 
 DUPLICATES = ("id", "draw", "pair", "prompt", "completion")
@@ -52,10 +63,11 @@ def drop_duplicates(pairs: datasets.Dataset, by: str = "draw") -> tuple[datasets
         "above all, lose weight.",
     }
     first: dict[Hashable, int] = {}
-    keys = row_keys(pairs, by)
-    kept = [first.setdefault(key, i) == i for i, key in enumerate(keys)]
-    say = {i: f"repeats row {first[key]}" for i, key in enumerate(keys) if not kept[i]}
-    return keep_rows(pairs, kept, f"exact duplicates ({by})", effects[by], {"by": by}, say)
+    earlier = np.fromiter((first.setdefault(key, i) for i, key in enumerate(row_keys(pairs, by))), np.int64)
+    kept = earlier == np.arange(len(earlier))
+    return keep_rows(
+        pairs, kept, f"exact duplicates ({by})", effects[by], {"by": by}, lambda row: f"repeats row {earlier[row]}"
+    )
 
 
 def drop_near_duplicates(
@@ -76,35 +88,28 @@ def drop_near_duplicates(
         ValueError: `threshold` out of range, or another `of`.
     """
     one_of("of", of, (*PARTS, "pair"))
-    asked = prompts_of(pairs)
-    first: dict[str, int] = {}  # every prompt is looked at once; what happens to it happens to all of its rows
-    for row, (key, _) in enumerate(asked):
-        first.setdefault(key, row)
-    place = {key: i for i, key in enumerate(first)}
-    said, contexts = what_users_say([asked[row][1] for row in first.values()])
-    if of == "prompt":
-        rows, found = list(first.values()), near_duplicates(said, threshold, contexts=contexts)
-        shown = texts_of(pairs.select(rows), "prompt") if any(j is not None for j in found) else []
-        named = {
-            rows[i]: f"{short(shown[i])} is nearly {short(shown[j])}" for i, j in enumerate(found) if j is not None
-        }
-        say = {row: named[first[key]] for row, (key, _) in enumerate(asked) if first[key] in named}
+    first, number = distinct_prompts_of(pairs, "reading prompts")
+    said, contexts = what_users_say(asked_in(pairs, first))
+    if of == "prompt":  # every prompt is looked at once; what happens to it happens to all of its rows
+        found = near_duplicates(said, threshold, contexts=contexts)
+        earlier = np.array([-1 if j is None else first[j] for j in found], dtype=np.int64)[number]
     else:
-        keys = [key for key, _ in asked]
-        texts: list[str] = pairs["completion"][:]
+        texts = list(each_text(pairs, "completion"))
         if of == "pair":
-            texts = [f"{said[place[key]]}\n{text}" for key, text in zip(keys, texts, strict=True)]
-        within = [contexts[place[key]] for key in keys] if of == "pair" else None
-        repeated = near_duplicates(texts, threshold, groups=keys, contexts=within)
-        say = {
-            i: f"{short(texts[i])} is nearly {short(texts[j])}, row {j}"
-            for i, j in enumerate(repeated)
-            if j is not None
-        }
+            texts = [f"{said[prompt]}\n{text}" for prompt, text in zip(number, texts, strict=True)]
+        within = [contexts[prompt] for prompt in number] if of == "pair" else None
+        found = near_duplicates(texts, threshold, groups=number.tolist(), contexts=within)
+        earlier = np.array([-1 if j is None else j for j in found], dtype=np.int64)
+    shown = "prompt" if of == "prompt" else "completion"
+
+    def why(row: int) -> str:
+        other = int(earlier[row])
+        return f"{short(one_text(pairs, row, shown))} is nearly {short(one_text(pairs, other, shown))}, row {other}"
+
     effect = (
         "Answers are drawn as before; kinds of prompts that came in many wordings lose weight against rare ones."
         if of == "prompt"
         else "Wordings that the teacher uses for many prompts lose weight; rare ones gain it."
     )
     settings = {"of": of, "threshold": threshold}
-    return keep_rows(pairs, [i not in say for i in range(len(pairs))], f"near duplicates ({of})", effect, settings, say)
+    return keep_rows(pairs, earlier < 0, f"near duplicates ({of})", effect, settings, why)

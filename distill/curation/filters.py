@@ -6,10 +6,12 @@ from collections.abc import Collection
 import datasets
 import numpy as np
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from distill.basics.curation_step import Step
 from distill.curation.repetition import GOPHER, repetition
-from distill.curation.rows import PARTS, keep_rows, one_of, short, texts_of
+from distill.curation.rows import PARTS, each_text, keep_rows, one_of, one_text, short
+from distill.pairs.batches import batches, column, flat
 from distill.text.language import languages_of
 
 _REPLACEMENT = "\ufffd"
@@ -40,13 +42,7 @@ def filter_length(
     if low < 0 or high < max(low, 1):
         raise ValueError(f"The length must be from {minimum} to {maximum} {unit}, which no text is.")
     parts = PARTS if of == "row" else (of,)
-    if unit == "tokens":
-        table = pairs.with_format("arrow")[:]
-        sizes = [np.asarray(pc.list_value_length(table[f"{part}_ids"])) for part in parts]
-    else:
-        sizes = [np.array([len(text) for text in texts_of(pairs, part)]) for part in parts]
-    size = np.sum(sizes, axis=0)
-    say = {int(i): f"{size[i]} {unit}" for i in np.flatnonzero((size < low) | (size > high))}
+    size = np.sum([_sizes(pairs, part, unit) for part in parts], axis=0)
     limits = " and ".join(
         f"{word} {value}" for word, value in (("at least", minimum), ("at most", maximum)) if value is not None
     )
@@ -54,7 +50,8 @@ def filter_length(
     if maximum is not None and of != "prompt":
         effect += " The student learns to be shorter than the teacher."
     settings = {"of": of, "unit": unit, "minimum": minimum, "maximum": maximum}
-    return keep_rows(pairs, [i not in say for i in range(len(pairs))], f"length of the {of}", effect, settings, say)
+    kept = (size >= low) & (size <= high)
+    return keep_rows(pairs, kept, f"length of the {of}", effect, settings, lambda row: f"{size[row]} {unit}")
 
 
 def drop_cut(pairs: datasets.Dataset) -> tuple[datasets.Dataset, Step]:
@@ -64,9 +61,9 @@ def drop_cut(pairs: datasets.Dataset) -> tuple[datasets.Dataset, Step]:
         "shorter (60% error of the expected gradient in docs/explanation/equivalence.md). Keeping cut rows, without an invented EOS, "
         "is exact for the tokens they have."
     )
-    say = {i: f"cut: {short(row)}" for i, row in enumerate(pairs["completion"][:])}
+    kept = np.asarray(pc.equal(column(pairs, "finish_reason"), "stop"), dtype=bool)
     return keep_rows(
-        pairs, [reason == "stop" for reason in pairs["finish_reason"][:]], "cut completions", effect, {}, say
+        pairs, kept, "cut completions", effect, {}, lambda row: f"cut: {short(one_text(pairs, row, 'completion'))}"
     )
 
 
@@ -91,17 +88,16 @@ def filter_language(
         ValueError: an unknown code, a value out of range, or the `py3langid` package is missing.
     """
     one_of("of", of, PARTS)
-    texts = texts_of(pairs, of)
+    texts = each_text(pairs, of, "telling languages")
     found = languages_of(texts, keep=keep, shortest=shortest, probability=probability)
-    say = {
-        i: f"{language}: {short(texts[i])}"
-        for i, language in enumerate(found)
-        if language is not None and language not in keep
-    }
     effect = f"Distilled is the teacher given that its {of} is in {', '.join(sorted(keep))} or too short to tell."
     unsaid = found.count(None)
     settings = {"of": of, "keep": sorted(keep), "shortest": shortest, "probability": probability, "not_said": unsaid}
-    return keep_rows(pairs, [i not in say for i in range(len(pairs))], f"language of the {of}", effect, settings, say)
+    kept = np.array([language is None or language in keep for language in found], dtype=bool)
+    return keep_rows(
+        pairs, kept, f"language of the {of}", effect, settings,
+        lambda row: f"{found[row]}: {short(one_text(pairs, row, of))}",
+    )  # fmt: skip
 
 
 def filter_format(
@@ -121,15 +117,15 @@ def filter_format(
     if must is None and must_not is None:
         raise ValueError("There is no pattern; give must= or must_not=.")
     wanted, unwanted = (None if pattern is None else _compiled(pattern) for pattern in (must, must_not))
-    say = {}
-    for i, text in enumerate(texts_of(pairs, of)):
+    say: dict[int, str] = {}
+    for i, text in enumerate(each_text(pairs, of, "looking for patterns")):
         if wanted is not None and not wanted.search(text):
             say[i] = f"without {must!r}: {short(text)}"
         elif unwanted is not None and (match := unwanted.search(text)):
             say[i] = f"{match.group()[:60]!r} in {short(text)}"
     effect = f"Distilled is the teacher given the format of its {of}: whatever else it does is never seen."
     settings = {"of": of, "must": must, "must_not": must_not}
-    return keep_rows(pairs, [i not in say for i in range(len(pairs))], f"format of the {of}", effect, settings, say)
+    return keep_rows(pairs, _all_but(say, pairs), f"format of the {of}", effect, settings, say.__getitem__)
 
 
 def drop_broken(pairs: datasets.Dataset) -> tuple[datasets.Dataset, Step]:
@@ -137,16 +133,17 @@ def drop_broken(pairs: datasets.Dataset) -> tuple[datasets.Dataset, Step]:
 
     A completion that was cut may end inside a character: replacement characters at its very end are no fault.
     """
-    say = {}
-    columns = (texts_of(pairs, "prompt"), pairs["completion"][:], pairs["finish_reason"][:])
-    for i, (prompt, completion, reason) in enumerate(zip(*columns, strict=True)):
+    say: dict[int, str] = {}
+    reasons = column(pairs, "finish_reason").to_pylist()
+    texts = (each_text(pairs, "prompt"), each_text(pairs, "completion", "looking for broken text"))
+    for i, (prompt, completion, reason) in enumerate(zip(*texts, reasons, strict=True)):
         text = completion.rstrip(_REPLACEMENT) if reason == "length" else completion
         if not completion.strip():
             say[i] = "a blank completion"
         elif _REPLACEMENT in text or _REPLACEMENT in prompt:
             say[i] = f"broken characters in {short(text if _REPLACEMENT in text else prompt)}"
     effect = "Nothing a reader would miss is lost; a teacher that answers with nothing is no longer imitated in that."
-    return keep_rows(pairs, [i not in say for i in range(len(pairs))], "broken text", effect, {}, say)
+    return keep_rows(pairs, _all_but(say, pairs), "broken text", effect, {}, say.__getitem__)
 
 
 def filter_repetition(
@@ -161,8 +158,8 @@ def filter_repetition(
     Raises:
         ValueError: an unknown limit, or one that is no share.
     """
-    say = {}
-    for i, text in enumerate(pairs["completion"][:]):
+    say: dict[int, str] = {}
+    for i, text in enumerate(each_text(pairs, "completion", "looking for loops")):
         broken = [
             f"{name} {share:.2f}"
             for name, share in repetition(text, limits, fewest_words=fewest_words).items()
@@ -172,7 +169,20 @@ def filter_repetition(
             say[i] = f"{', '.join(broken[:3])}: {short(text)}"
     effect = "Distilled is the teacher given that it does not loop. Loops are a fault of decoding; lists and tables suffer, too."
     settings = {"limits": dict(limits), "fewest_words": fewest_words}
-    return keep_rows(pairs, [i not in say for i in range(len(pairs))], "repetition", effect, settings, say)
+    return keep_rows(pairs, _all_but(say, pairs), "repetition", effect, settings, say.__getitem__)
+
+
+def _all_but(say: Collection[int], pairs: datasets.Dataset) -> NDArray[np.bool_]:
+    kept = np.ones(len(pairs), dtype=bool)
+    kept[list(say)] = False
+    return kept
+
+
+def _sizes(pairs: datasets.Dataset, part: str, unit: str) -> NDArray[np.int64]:
+    if unit == "characters":
+        return np.fromiter(map(len, each_text(pairs, part, "measuring texts")), np.int64)
+    found = [flat(table[f"{part}_ids"])[1] for table in batches(pairs, [f"{part}_ids"])]
+    return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

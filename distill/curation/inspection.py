@@ -1,6 +1,7 @@
 """Pairs for the eye: the preflight as a table, and one example in which every token shows whether it carries loss."""
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -9,11 +10,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from distill.curation.contamination import Overlap
+from distill.curation.marked_tokens import MARK, MarkedTokens
 from distill.curation.preflight import Preflight
 from distill.pairs.labels import IGNORE, ids_and_labels
 
 WIDTH = 100
-_MARK = "▔"  # under every token that carries loss: for those who see no colour, and for pipes
 _STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 
@@ -97,19 +98,19 @@ def example(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None = None,
     *,
-    width: int = WIDTH,
+    width: int | None = None,
     most_tokens: int = 160,
 ) -> Any:
     """One pair, token by token, with the labels that the collator gives it (`distill.pairs.labels`): exactly what a training sees.
 
     Tokens are divided by `│`; those with loss are green and underlined by a row of `▔`. Control tokens are shown as they
-    are written, a line's end as `⏎`, a token that is no whole character by its bytes.
+    are written, a line's end as `⏎`, a token that is no whole character by its bytes, marks without their letter on a `◌`.
 
     Args:
         pair: see `distill.pairs`.
         tokenizer: of its ids.
         max_length: as in the training.
-        width: columns.
+        width: columns; as many as there are where it is printed, without it.
         most_tokens: of a longer row, the inside of long stretches is left out, and their number said; where loss begins
             and ends is always shown.
 
@@ -120,42 +121,14 @@ def example(
 
     ids, labels = (array.tolist() for array in ids_and_labels(pair, max_length))
     carries = [label != IGNORE for label in labels]
-    special = set(tokenizer.all_special_ids)
-    shown, marks, column = Text(), Text(), 0
-    text = Text()
-
-    def flush() -> None:
-        nonlocal shown, marks, column
-        text.append_text(shown).append("\n")
-        if _MARK in marks.plain:
-            text.append_text(marks).append("\n")
-        shown, marks, column = Text(), Text(), 0
-
-    for piece, loss, style in _pieces(ids, carries, tokenizer, special, most_tokens):
-        for first in range(0, len(piece), width // 2):  # a token of a hundred dashes takes several lines
-            part = piece[first : first + width // 2]
-            cells = Text(part).cell_len
-            if column and column + cells + 1 > width:
-                flush()
-            shown.append(part, style=style)
-            marks.append((_MARK if loss else " ") * cells, style="green")
-            column += cells
-        shown.append("│", style="dim")
-        marks.append(" ")
-        column += 1
-        if piece.endswith("⏎"):
-            flush()
-    if column:
-        flush()
     cut = len(pair["prompt_ids"]) + len(pair["completion_ids"]) - len(ids)
     head = Text(f"\nPair {pair['id']}", style="bold")
     head.append(
-        f", {len(ids)} tokens, {sum(carries)} with loss (green, {_MARK * 3}); {pair['finish_reason']}"
+        f", {len(ids)} tokens, {sum(carries)} with loss (green, {MARK * 3}); {pair['finish_reason']}"
         + (f"; {cut} tokens cut by max_length" if cut else ""),
         style="not bold",
     )
-    text.rstrip()
-    return Text("\n").join([head, text])
+    return MarkedTokens(head, _pieces(ids, carries, tokenizer, set(tokenizer.all_special_ids), most_tokens), width)
 
 
 def _pieces(
@@ -194,6 +167,8 @@ def _visible(token: int, tokenizer: PreTrainedTokenizerBase) -> str:
     if "\ufffd" in text or not text:
         return f"<{tokenizer.convert_ids_to_tokens(token)}>"
     spaces = text if text.strip(" ") else "·" * len(text)
+    if unicodedata.combining(spaces[0]) or unicodedata.category(spaces[0]) in ("Mn", "Me", "Mc"):
+        spaces = f"◌{spaces}"  # a mark by itself would sit on the line between this token and the last one
     return "".join({"\n": "⏎", "\t": "⇥", "\r": "␍"}.get(c, c if c.isprintable() else repr(c)[1:-1]) for c in spaces)
 
 

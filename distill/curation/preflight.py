@@ -7,7 +7,8 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from distill.basics.processes import say
-from distill.curation.checks import LEVELS, Checks, Finding
+from distill.curation import repetition_checks, text_checks, token_checks
+from distill.curation.look import LEVELS, Finding, Look
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -80,15 +81,15 @@ def preflight(
         raise ValueError("There are no pairs to look at.")
     if batch_size < 1 or (max_length is not None and max_length < 1):
         raise ValueError(f"batch_size is {batch_size} and max_length {max_length}; both must be at least 1.")
-    checks = Checks(pairs, tokenizer, max_length, model)
-    checks.shape(batch_size)
-    checks.ends()
-    checks.vocabulary()
-    checks.texts()
-    checks.traces()
-    checks.repetitions(near)
-    checks.origins()
-    return Preflight(checks.figures, tuple(sorted(checks.findings, key=lambda finding: LEVELS.index(finding.level))))
+    look = Look(pairs, tokenizer, max_length, model)
+    token_checks.shape(look, batch_size)
+    token_checks.ends(look)
+    token_checks.vocabulary(look)
+    text_checks.control_tokens(look)
+    text_checks.traces(look)
+    repetition_checks.repetitions(look, near)
+    text_checks.origins(look)
+    return Preflight(look.figures, tuple(sorted(look.findings, key=lambda finding: LEVELS.index(finding.level))))
 
 
 def check_before_training(

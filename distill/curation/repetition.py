@@ -12,7 +12,7 @@ twice. A loop of any length up to ten words ends up in `repeated_10` and below; 
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from distill.text.words import words
 
@@ -55,44 +55,39 @@ def repetition(text: str, names: Mapping[str, float] = GOPHER, *, fewest_words: 
     found = words(text)
     if len(found) < fewest_words:
         return dict.fromkeys(names, 0.0)
-    return {name: _share(name, text, found) for name in names}
+    shares = dict.fromkeys(names, 0.0)
+    for kind, separator in (("line", "\n"), ("paragraph", "\n\n")):
+        if separator in text and {f"{kind}s", f"{kind}_characters"} & shares.keys():
+            pieces = [piece.strip() for piece in text.split(separator) if piece.strip()]
+            again = list(_again(pieces))
+            shares[f"{kind}s"] = len(again) / len(pieces)
+            shares[f"{kind}_characters"] = sum(len(pieces[i]) for i in again) / sum(map(len, pieces))
+    number: dict[str, int] = {}
+    codes = [number.setdefault(word, len(number)) for word in found]  # quicker to hash and to compare, again and again
+    sizes = list(map(len, found))
+    for n in range(2, max((int(name.rpartition("_")[2]) for name in names if name[-1].isdigit()), default=1) + 1):
+        runs = list(zip(*(codes[i:] for i in range(n)), strict=False))
+        counts = Counter(runs)
+        if len(counts) == len(runs):
+            break  # none comes twice, so no longer one does
+        if f"top_{n}" in shares:
+            most = max(counts, key=counts.__getitem__)
+            shares[f"top_{n}"] = _characters(sizes, [i for i, run in enumerate(runs) if run == most], n)
+        if f"repeated_{n}" in shares:
+            shares[f"repeated_{n}"] = _characters(sizes, list(_again(runs)), n)
+    return {name: shares[name] for name in names}
 
 
-def _share(name: str, text: str, found: Sequence[str]) -> float:
-    kind, _, rest = name.partition("_")
-    if kind == "top":
-        return _top(found, int(rest))
-    if kind == "repeated":
-        return _repeated(found, int(rest))
-    separator = "\n\n" if kind.startswith("paragraph") else "\n"
-    pieces = [piece.strip() for piece in text.split(separator) if piece.strip()]
-    seen: set[str] = set()
-    again = [piece for piece in pieces if piece in seen or seen.add(piece)]  # type: ignore[func-returns-value]
-    if rest:
-        return sum(map(len, again)) / sum(map(len, pieces))
-    return len(again) / len(pieces)
+def _again(pieces: Sequence[Hashable]) -> Iterator[int]:
+    """Where a piece stands that stood there before."""
+    seen: set[Hashable] = set()
+    for i, piece in enumerate(pieces):
+        if piece in seen:
+            yield i
+        seen.add(piece)
 
 
-def _top(found: Sequence[str], n: int) -> float:
-    grams = [tuple(found[i : i + n]) for i in range(len(found) - n + 1)]
-    ((most, count),) = Counter(grams).most_common(1)
-    if count < 2:
-        return 0.0
-    return _characters(found, [i for i, gram in enumerate(grams) if gram == most], n)
-
-
-def _repeated(found: Sequence[str], n: int) -> float:
-    seen: set[tuple[str, ...]] = set()
-    again = []
-    for i in range(len(found) - n + 1):
-        gram = tuple(found[i : i + n])
-        if gram in seen:
-            again.append(i)
-        seen.add(gram)
-    return _characters(found, again, n)
-
-
-def _characters(found: Sequence[str], starts: Sequence[int], n: int) -> float:
-    """Share of the characters in the words covered by n-grams that begin at `starts`; each word counts once."""
+def _characters(sizes: Sequence[int], starts: Sequence[int], n: int) -> float:
+    """Share of the characters in the words covered by runs of `n` that begin at `starts`; each word counts once."""
     covered = {i for start in starts for i in range(start, start + n)}
-    return sum(len(found[i]) for i in covered) / sum(map(len, found))
+    return sum(sizes[i] for i in covered) / sum(sizes)

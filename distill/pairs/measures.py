@@ -1,4 +1,4 @@
-"""Pairs as flat arrays: what is counted before a training, vectorised over all tokens of all rows."""
+"""Pairs measured: what is counted before a training, by arrays over all tokens of a batch of rows at a time."""
 
 from collections.abc import Collection
 from typing import Any
@@ -9,27 +9,54 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from distill.pairs.batches import batches, flat, row_of
+
 QUANTILES = {"least": 0.0, "median": 0.5, "p90": 0.9, "p99": 0.99, "most": 1.0}
 
 
 class PairArrays:
-    """Lengths, ends and supervised tokens of pairs.
+    """Lengths, ends and supervised tokens of pairs: arrays of one value a row, from one look at each token.
 
     Args:
         pairs: see `distill.pairs`.
         max_length: where `PairCollator` would cut a row; `None` cuts none.
+        inner: ids that are looked for inside completions, before their last place.
     """
 
-    def __init__(self, pairs: datasets.Dataset, max_length: int | None = None) -> None:
-        self.table = pairs.with_format("arrow")[:]
-        self.prompt_ids, self.prompt = _flat(self.table["prompt_ids"])
-        self.completion_ids, self.completion = _flat(self.table["completion_ids"])
-        self.length = self.prompt + self.completion
+    def __init__(self, pairs: datasets.Dataset, max_length: int | None = None, inner: Collection[int] = ()) -> None:
+        self.pairs = pairs
         self.limit = float("inf") if max_length is None else max_length
-        self.ends = np.cumsum(self.completion)
-        self.last_id = np.where(self.completion > 0, self.completion_ids[np.maximum(self.ends - 1, 0)], -1)
-        self.stopped = np.asarray(pc.equal(self.table["finish_reason"], "stop"))
-        self.mask = self._mask() if "loss_mask" in pairs.column_names else None
+        self.highest = 0
+        looked_for = np.array(sorted(inner), dtype=np.int64)
+        masked = "loss_mask" in pairs.column_names
+        columns = ["prompt_ids", "completion_ids", "finish_reason", *(["loss_mask"] if masked else [])]
+        parts: list[tuple[NDArray[Any], ...]] = []
+        for table in batches(pairs, columns, "counting tokens"):
+            prompt_ids, prompt = flat(table["prompt_ids"])
+            ids, completion = flat(table["completion_ids"])
+            mask = _mask(table["loss_mask"], completion) if masked else None
+            given = pc.is_valid(table["loss_mask"]).to_numpy() if masked else np.zeros(len(prompt), bool)
+            last = np.maximum(completion.cumsum() - 1, 0)
+            self.highest = max(self.highest, int(prompt_ids.max(initial=0)), int(ids.max(initial=0)))
+            parts.append(
+                (
+                    prompt,
+                    completion,
+                    np.where(completion > 0, ids[last] if len(ids) else -1, -1),
+                    pc.equal(table["finish_reason"], "stop").to_numpy(),
+                    given,
+                    np.ones(len(last), bool) if mask is None or not len(mask) else mask[last],
+                    _inside(ids, completion, looked_for),
+                    self._supervised(prompt, completion, mask, self.limit),
+                    self._supervised(prompt, completion, mask, float("inf")),
+                )
+            )
+        joined: list[NDArray[Any]] = [np.zeros(0, np.int64)] * 9
+        if parts:
+            joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+        self.prompt, self.completion, self.last_id, self.stopped, self.masked = joined[:5]
+        self._last_has_loss, self.inside, self._after, self._before = joined[5:]
+        self.length = self.prompt + self.completion
 
     def supervised(self, cut: bool = True) -> NDArray[Any]:
         """`[rows]`: how many tokens of each carry loss, as the labels of `PairCollator` count them.
@@ -37,25 +64,14 @@ class PairArrays:
         Args:
             cut: after `max_length` has cut the row, or before.
         """
-        limit = self.limit if cut else float("inf")
-        if self.mask is None:
-            return np.maximum(np.minimum(self.length, limit) - np.maximum(self.prompt, 1), 0).astype(np.int64)
-        row = np.repeat(np.arange(len(self.prompt)), self.completion)
-        place = np.arange(len(row)) - (self.ends - self.completion)[row] + self.prompt[row]
-        carries = self.mask & (place >= 1) & (place < limit)
-        return np.bincount(row[carries], minlength=len(self.prompt))
+        return self._after if cut else self._before
 
     def last_carries_loss(self) -> NDArray[Any]:
         """`[rows]` bool: whether the last token of the completion is supervised."""
-        masked = np.ones(len(self.ends), dtype=bool) if self.mask is None else self.mask[np.maximum(self.ends - 1, 0)]
-        return masked & (self.length <= self.limit) & (self.length > 1) & (self.completion > 0)
-
-    def inner_ids(self, ids: Collection[int]) -> NDArray[Any]:
-        """`[rows]` bool: whether one of `ids` stands in the completion before its last place."""
-        inner = np.isin(self.completion_ids, list(ids))
-        inner[self.ends[self.completion > 0] - 1] = False
-        row = np.repeat(np.arange(len(self.prompt)), self.completion)
-        return np.bincount(row[inner], minlength=len(self.prompt)) > 0
+        found: NDArray[Any] = (
+            self._last_has_loss & (self.length <= self.limit) & (self.length > 1) & (self.completion > 0)
+        )
+        return found
 
     def padding(self, batch_size: int, seed: int = 0) -> float:
         """Share of padding in batches of rows in random order, each as long as its longest row."""
@@ -72,24 +88,33 @@ class PairArrays:
             for name, size in sizes.items()
         }
 
-    def matches(self, column: str, pattern: str) -> NDArray[Any]:
-        """`[rows]` bool: whether the text of a column, or one of its messages, has the pattern (RE2)."""
-        values = self.table[column].combine_chunks()
-        if not pa.types.is_list(values.type) and not pa.types.is_large_list(values.type):
-            return np.asarray(pc.match_substring_regex(values, pattern))
-        row = np.asarray(pc.list_parent_indices(values))
-        hit = np.asarray(pc.match_substring_regex(pc.struct_field(pc.list_flatten(values), "content"), pattern))
-        return np.bincount(row[hit], minlength=len(values)) > 0
-
-    def _mask(self) -> NDArray[Any]:
-        """`[completion tokens]` bool; rows without a mask carry loss everywhere."""
-        column = self.table["loss_mask"].combine_chunks()
-        given = np.repeat(np.asarray(pc.is_valid(column)), self.completion)
-        mask = np.ones(len(self.completion_ids), dtype=bool)
-        mask[given] = np.asarray(pc.list_flatten(column)) != 0
-        return mask
+    @staticmethod
+    def _supervised(
+        prompt: NDArray[Any], completion: NDArray[Any], mask: NDArray[Any] | None, limit: float
+    ) -> NDArray[Any]:
+        if mask is None:
+            return np.maximum(np.minimum(prompt + completion, limit) - np.maximum(prompt, 1), 0).astype(np.int64)
+        row = row_of(completion)
+        place = np.arange(len(row)) - (completion.cumsum() - completion)[row] + prompt[row]
+        carries = mask & (place >= 1) & (place < limit)
+        return np.bincount(row[carries], minlength=len(prompt)).astype(np.int64)
 
 
-def _flat(column: pa.ChunkedArray) -> tuple[NDArray[Any], NDArray[Any]]:
-    lists = column.combine_chunks()
-    return np.asarray(pc.list_flatten(lists)), np.asarray(pc.list_value_length(lists)).astype(np.int64)
+def _inside(ids: NDArray[Any], sizes: NDArray[Any], looked_for: NDArray[Any]) -> NDArray[Any]:
+    """`[rows]` bool: whether one of the ids stands before the last place."""
+    if not len(looked_for) or not len(ids):
+        return np.zeros(len(sizes), bool)
+    inner = np.isin(ids, looked_for)
+    inner[sizes[sizes > 0].cumsum() - 1] = False
+    places = np.flatnonzero(inner)
+    hit = np.zeros(len(sizes), bool)
+    hit[np.searchsorted(sizes.cumsum(), places, side="right")] = True
+    return hit
+
+
+def _mask(column: pa.ChunkedArray, sizes: NDArray[Any]) -> NDArray[Any]:
+    """`[completion tokens]` bool; rows without a mask carry loss everywhere."""
+    given = np.repeat(pc.is_valid(column).to_numpy(), sizes)
+    mask = np.ones(len(given), dtype=bool)
+    mask[given] = flat(column)[0] != 0
+    return mask

@@ -184,12 +184,15 @@ def split_pairs(pairs: datasets.Dataset, held_out: int) -> tuple[datasets.Datase
     Raises:
         ValueError: nothing would be left on one of the sides.
     """
-    ids, by_prompt = pairs["prompt_ids"][:], rows_by_prompt(pairs).values()
+    by_prompt = rows_by_prompt(pairs).values()
     if not 0 < held_out < len(by_prompt):
         raise ValueError(
             f"held_out is {held_out}, but there are {len(by_prompt)} distinct prompts; at least one must be left on each side."
         )
-    prompts = sorted(by_prompt, key=lambda rows: fingerprint(ids[rows[0]]))
+    firsts = [rows[0] for rows in by_prompt]
+    ids = pairs.select_columns(["prompt_ids"]).select(firsts)["prompt_ids"]
+    names = {row: fingerprint(found) for row, found in zip(firsts, ids, strict=True)}
+    prompts = sorted(by_prompt, key=lambda rows: names[rows[0]])
     train, kept = (sorted(i for rows in side for i in rows) for side in (prompts[held_out:], prompts[:held_out]))
     return pairs.select(train), pairs.select(kept)
 

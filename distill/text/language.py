@@ -1,6 +1,6 @@
 """Which language a text is written in, and when that is better left unsaid; by `py3langid` (langid.py, Lui & Baldwin 2012)."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -8,7 +8,7 @@ from distill.text.words import letters
 
 
 def languages_of(
-    texts: Sequence[str], *, keep: Collection[str] = (), shortest: int = 40, probability: float = 0.9
+    texts: Iterable[str], *, keep: Collection[str] = (), shortest: int = 40, probability: float = 0.9
 ) -> list[str | None]:
     """The language of each text as an ISO 639 code; `None` where it cannot be said.
 

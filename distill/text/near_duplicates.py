@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from distill.basics.curation_step import Step
+from distill.basics.processes import is_main
 from distill.text.encode import Prompt
 from distill.text.words import numbers, words
 
@@ -65,7 +67,7 @@ def near_duplicates(
     buckets: dict[Hashable, list[int]] = defaultdict(list)
     shingles: dict[int, NDArray[np.uint64]] = {}
     repeated: list[int | None] = []
-    for i, text in enumerate(texts):
+    for i, text in enumerate(tqdm(texts, "comparing texts", unit="text", delay=3, leave=False, disable=not is_main())):
         key = i if groups is None else groups[i]
         found, must_agree = words(text), (None if contexts is None else contexts[i], *marks(text))
         same = seen.setdefault((" ".join(found) or text.strip(), must_agree), {})

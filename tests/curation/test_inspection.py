@@ -8,11 +8,13 @@ import sys
 import pytest
 from conftest import build_model, build_tokenizer
 from distill.recipes import clean, inspect_pairs
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, Group
 from test_contamination import QUESTION
 from test_preflight import row
 
 from distill import cli, load_pairs
+from distill.curation import inspection
 from distill.curation.inspection import example, findings_list, preflight_table, show
 from distill.curation.preflight import preflight
 from distill.pairs import save_pairs
@@ -80,6 +82,74 @@ def test_every_token_is_visible(tokenizer):
     assert any(set(piece) == {"·"} for piece in pieces)
     assert pieces[-2:] == ["<|im_end|>", "<no token 400>"]
     assert sum(piece.startswith("<") and len(piece) < 6 for piece in pieces) == 3  # the bytes of the euro sign
+
+
+def test_marks_stand_under_their_tokens_in_the_cells_of_any_terminal(tokenizer, monkeypatch):
+    """Wide characters take two cells, combining marks none, tabs one; a line never breaks by itself."""
+    texts = [
+        "天気",
+        "は",
+        "\u0e31\u0e19",
+        "e\u0301t\u0301",
+        "\t",
+        "🙂",
+        "\u200d",
+        "\x1b[31m",
+        "-" * 150,
+        "語" * 70,
+        "a",
+        "\n",
+        "x" * 39,
+        "y" * 40,
+    ]
+    monkeypatch.setattr(inspection, "_visible", lambda token, _: written(texts[token - 50]))
+    written = lambda text: real(FakeTokenizer(text))  # noqa: E731
+    pair = row(tokenizer, prompt_ids=[50, 51], completion_ids=[50 + i for i in range(len(texts))])
+    pair["loss_mask"] = [int(i % 3 > 0) for i in range(len(texts))]
+    for width in (20, 39, 80, 100):
+        lines = lines_of(Group(*example(pair, tokenizer).lines(width)), width)
+        found = []
+        for shown, marks in zip(lines, [*lines[1:], ""], strict=True):
+            assert cell_len(shown) <= width, "the terminal would break this line by itself"
+            if is_marks(shown):
+                continue
+            under, column = marks if is_marks(marks) else "", 0
+            for piece in re.split("(│)", shown):
+                cells = under[column : column + cell_len(piece)].ljust(cell_len(piece))
+                assert len(set(cells)) <= 1, "a whole part of a token or none of it"
+                column += cell_len(piece)
+                if piece not in ("", "│"):
+                    found.append((piece, MARK in cells))
+        carries = [False, False, *map(bool, pair["loss_mask"])]
+        expected = iter([(written(text), loss) for text, loss in zip([*texts[:2], *texts], carries, strict=True)])
+        whole, loss = next(expected)
+        for piece, under in found:  # a token may take several lines, and is marked in all of them
+            assert whole.startswith(piece)
+            assert under == loss
+            whole = whole.removeprefix(piece)
+            if not whole:
+                whole, loss = next(expected, ("", False))
+        assert whole == "", "every token is shown whole"
+
+
+def real(tokenizer):
+    return VISIBLE(0, tokenizer)
+
+
+VISIBLE = inspection._visible
+
+
+class FakeTokenizer:
+    """Its only token is a text."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def __len__(self):
+        return 1
+
+    def decode(self, *ids, **settings):
+        return self.text
 
 
 def test_of_a_long_row_the_borders_of_the_loss_stay_visible(tokenizer):

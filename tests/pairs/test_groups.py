@@ -3,7 +3,7 @@
 from conftest import build_pairs
 
 from distill.pairs import pairs_from_rows
-from distill.pairs.groups import ids_as_bytes, rows_by_prompt
+from distill.pairs.groups import ids_digests, rows_by_prompt
 
 PROMPTS = [[5, 6], [5], [5, 6], [], [6, 5], [5], [5, 6, 0], []]
 
@@ -30,4 +30,4 @@ def test_rows_of_equal_prompts_are_found_in_the_order_of_the_file():
 
 def test_keys_of_two_datasets_agree():
     whole, part = rows_by_prompt(pairs_of(PROMPTS)), rows_by_prompt(pairs_of([[6, 5], [9]]))
-    assert whole.keys() & part.keys() == set(ids_as_bytes(pairs_of([[6, 5]]), "prompt_ids"))
+    assert whole.keys() & part.keys() == set(ids_digests(pairs_of([[6, 5]]), "prompt_ids"))
