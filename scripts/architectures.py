@@ -33,10 +33,11 @@ import distill
 from distill import AttentionMaps, HiddenStates, Logits
 from distill.models.students import find_layers
 from distill.objectives import Objective, Term
+from distill.objectives.attention_layers import Window, window_of
 from distill.objectives.divergences import forward_kl
 from distill.objectives.logits import LogitsTerm
 from distill.pairs.collate import PairCollator, supervised_rows
-from distill.signals import Signals, run_with_taps
+from distill.signals import Signals, layers_with_attention, record_attention, run_with_taps
 from distill.signals.hidden import place_of
 from distill.trainers.causality import check_causal
 
@@ -58,10 +59,17 @@ biases that matter. Written by `python scripts/architectures.py`; a test holds e
 - **attention**: the divergence equals that of the model's own eager maps (`output_attentions=True`), in value and in the
   gradient of every parameter. `layers 1, 3 of 4`: these layers of the tiny model have maps and the others, of another kind
   (Mamba, convolution, linear attention), are refused.
+- **windows**: what the layers with maps see, as the config says and as the masks that they are given show, which is checked: all
+  (`full`), the last few tokens (`sliding`), those of their own chunk (`chunked`). `"auto"` pairs layers of one kind; where one
+  side sees what the other cannot, the windows are refused unless the rows are as short as them.
+- **sinks**: whether a column of attention's softmax belongs to no token. On both sides it is part of the map; if one side has
+  it, the maps are compared over the tokens alone.
+- **flash**: which of `flash_attention_2` and `flex_attention` transformers offers for the family, and whether `AttentionMaps` takes
+  a student that was loaded with them. (Next-token distributions and hidden states do not ask how attention is computed.)
 - A number is that of the sentence below with which the objective refuses when the trainer is constructed.
 
-| family | model class | logits | hidden | attention |
-|---|---|---|---|---|
+| family | model class | logits | hidden | attention | windows | sinks | flash |
+|---|---|---|---|---|---|---|---|
 """
 
 
@@ -74,6 +82,9 @@ class Outcome:
     logits: str
     hidden: str
     attention: str
+    windows: str
+    sinks: str
+    flash: str
 
 
 def exists(family: str) -> bool:
@@ -93,7 +104,10 @@ def outcome(family: str) -> Outcome:
     check_causal(first[0])
     name, logits = type(first[0]).__name__, check_logits(*first)
     hidden, attention = (check(*pair(family)) for check in (check_hidden, check_attention))
-    return Outcome(family, name, logits, hidden, attention)
+    windows, sinks = ("", "") if attention.endswith(".") else check_windows(pair(family)[0])
+    return Outcome(
+        family, name, logits, hidden, attention, windows, sinks, "" if not windows else check_flash(*pair(family))
+    )
 
 
 def pair(family: str) -> tuple[PreTrainedModel, PreTrainedModel]:
@@ -191,6 +205,44 @@ def check_attention(student: PreTrainedModel, teacher: PreTrainedModel) -> str:
         compare("attention", value, expected)
         compare_gradients("attention", value, student, expected, twins[0])
     return _listed(layers, count)
+
+
+def check_windows(model: PreTrainedModel) -> tuple[str, str]:
+    """What the layers with maps see, held against the masks they are given; and whether they have sinks."""
+    layers, inputs = layers_with_attention(model), {"input_ids": torch.arange(5, 29)[None]}
+    with torch.no_grad(), record_attention(model, set(layers)) as taps:
+        model(**inputs, use_cache=False)
+    windows = [window_of(model.config, layer) for layer in layers]
+    for layer, window in zip(layers, windows, strict=True):
+        mask = taps[layer].mask
+        found = mask_of(Window(), 24) if mask is None else mask[0, 0]
+        found = found if found.dtype == torch.bool else found > torch.finfo(found.dtype).min / 2
+        assert torch.equal(found, mask_of(window, 24)), f"layer {layer} {window}, and its mask is another"
+    kinds = [window.kind for window in windows]
+    sinks = [layer for layer in layers if taps[layer].sinks is not None]
+    has = "" if not sinks else "yes" if sinks == layers else f"layers {', '.join(map(str, sinks))}"
+    return kinds[0] if len(set(kinds)) == 1 else ", ".join(kinds), has
+
+
+def mask_of(window: Window, length: int) -> Tensor:
+    """`[T, T]`: what each position sees, by definition."""
+    t, s = torch.arange(length)[:, None], torch.arange(length)[None]
+    near = t // window.size == s // window.size if window.chunked else t - s < window.size
+    return (s <= t) & near
+
+
+def check_flash(student: PreTrainedModel, teacher: PreTrainedModel) -> str:
+    """What the class offers beside sdpa and eager, and whether it can be tapped."""
+    offered = {"flash_attention_2": student._supports_flash_attn, "flex_attention": student._supports_flex_attn}
+    names = [name for name, supported in offered.items() if supported]
+    said = set()
+    for name in names:
+        student.config.get_text_config(decoder=True)._attn_implementation = name
+        said.add(refusal(AttentionMaps(), student, teacher).replace(name, "..."))
+    assert len(said) <= 1, said
+    return (
+        f"{' and '.join(name.partition('_')[0] for name in names)}: {said.pop() or 'yes'}" if names else "not offered"
+    )
 
 
 def bound(kind: Any, student: PreTrainedModel, teacher: PreTrainedModel) -> tuple[list[int], int, str]:
@@ -293,11 +345,12 @@ def write_page(outcomes: list[Outcome], version: str) -> str:
     lines = []
     for row in outcomes:
         cells = [f"`{row.family}`", row.model, row.logits]
-        for cell in (row.hidden, row.attention):
-            if cell.endswith("."):
-                notes += [cell] if cell not in notes else []
-                cell = f"refused ({notes.index(cell) + 1})"
-            cells.append(cell)
+        for cell in (row.hidden, row.attention, row.windows, row.sinks, row.flash):
+            before, _, sentence = cell.rpartition(": ") if cell == row.flash else ("", "", cell)
+            if sentence.endswith("."):
+                notes += [sentence] if sentence not in notes else []
+                cell = f"{before}{': ' * bool(before)}refused ({notes.index(sentence) + 1})"
+            cells.append(cell or "-")
         lines.append(f"| {' | '.join(cells)} |\n")
     sentences = [f"{i}. {note}\n" for i, note in enumerate(notes, 1)]
     return INTRODUCTION.format(version=version) + "".join(lines) + "\n" + "".join(sentences)
@@ -306,9 +359,12 @@ def write_page(outcomes: list[Outcome], version: str) -> str:
 def read_page(text: str) -> tuple[list[Outcome], str]:
     """The opposite: outcomes and the version of transformers they are of."""
     notes = dict(re.findall(r"^(\d+)\. (.+)$", text, re.MULTILINE))
-    rows = re.findall(r"^\| `(.+)` \| (.+) \| (.+) \| (.+) \| (.+) \|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| `(.+)`" + 7 * r" \| (.+)" + r" \|$", text, re.MULTILINE)
     outcomes = [
-        Outcome(*(re.sub(r"^refused \((\d+)\)$", lambda found: notes[found[1]], cell) for cell in row)) for row in rows
+        Outcome(
+            *("" if cell == "-" else re.sub(r"refused \((\d+)\)$", lambda found: notes[found[1]], cell) for cell in row)
+        )
+        for row in rows
     ]
     version = re.search(r"transformers (\d[\w.]*):", text)
     assert version is not None

@@ -8,12 +8,16 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from distill.objectives import divergences
+from distill.objectives.attention_layers import Window, pair_by_kind, window_of
 from distill.objectives.base import LayerMap, Objective, Term, resolve_layers
 from distill.objectives.streamed_attention import attention_divergence, attention_scores
 from distill.signals import AttentionTap, SignalRequest, Signals, probe_attention
+
+logger = logging.get_logger(__name__)
 
 RELATIONS = ("query", "key", "value")
 
@@ -23,11 +27,13 @@ class AttentionMaps(Objective):
     """Divergence of the student's attention maps from the teacher's at every supervised position, mean over heads and layers.
 
     Queries and keys are captured through the attention interface of `transformers`; the models keep their fast attention,
-    their outputs do not change, and the maps are never formed (`distill.objectives`).
+    their outputs do not change, and the maps are never formed (`distill.objectives`). Attention sinks (gpt-oss) are part of a map if
+    both sides have them; if one has, the maps are compared over the tokens alone.
 
     Args:
-        layers: which pairs; see `distill.objectives.base.resolve_layers`. For a cut student, `"auto"` pairs each student
-            layer with the teacher layer its weights came from.
+        layers: which pairs; see `distill.objectives.base.resolve_layers`. `"auto"` pairs layers of one kind with each other
+            (`distill.objectives.attention_layers.pair_by_kind`), and each layer of a cut student with the teacher layer its weights
+            came from.
         heads: pairs (student head, teacher head) to compare, as a mapping or a list; None: all, each with its own number.
         relations: compare, in place of the maps, how positions relate within queries, keys or values (any of `"query"`,
             `"key"`, `"value"`): the map softmax(A A^T / sqrt(d)) of each, split into `relation_heads` anew. It works with
@@ -80,34 +86,51 @@ class AttentionMaps(Objective):
         *,
         vocabulary: int | None = None,
         whole_weights: bool = True,
+        longest: int | None = None,
     ) -> "AttentionMapsTerm":
         """See `Objective.bind`."""
-        pairs = resolve_layers(self.layers, student, teacher, span_end=False)
+        if self.layers == "auto":
+            pairs = pair_by_kind(student, teacher, longest)
+        else:
+            pairs = resolve_layers(self.layers, student, teacher, span_end=False)
         taps = []
         for model, layers in ((student, {s for s, _ in pairs}), (teacher, {t for _, t in pairs})):
             found, outputs = probe_attention(model, frozenset(layers))
             for layer, tap in found.items():
                 _check_tap(tap, outputs[layer], layer, model)
             taps.append(found)
+        alike_up_to = min(self._check_windows(student, teacher, s, t, longest) for s, t in pairs)
+        if self.relations is not None:
+            heads = self._relation_heads([taps[0][s] for s, _ in pairs], [taps[1][t] for _, t in pairs])
+            return AttentionMapsTerm(self, pairs, heads, alike_up_to)
         for s, t in pairs:
-            self._check_windows(_window(student.config, s), _window(teacher.config, t), s, t)
-            if self.relations is None:
-                self._check_heads(taps[0][s], taps[1][t], s, t)
-        if self.relations is None:
-            return AttentionMapsTerm(self, pairs)
-        return AttentionMapsTerm(
-            self, pairs, self._relation_heads([taps[0][s] for s, _ in pairs], [taps[1][t] for _, t in pairs])
-        )
-
-    def _check_windows(self, ours: float, theirs: float, s: int, t: int) -> None:
-        """A KL is infinite where one side may look and the other cannot; the mixed and skewed ones are not."""
-        blind = {"forward_kl": ours < theirs, "reverse_kl": theirs < ours}.get(self.divergence, False)
-        if blind and self.relations is None:
-            raise ValueError(
-                f"Student layer {s} sees the last {ours} tokens and teacher layer {t} the last {theirs}, and {self.divergence} "
-                "is infinite where only one of them sees. Pair layers of equal windows, layers={student: teacher}, or give "
-                "divergence='generalized_jsd', which is bounded."
+            self._check_heads(taps[0][s], taps[1][t], s, t)
+        one_sided = [(s, t) for s, t in pairs if (taps[0][s].sinks is None) is not (taps[1][t].sinks is None)]
+        if one_sided:
+            logger.warning_once(
+                f"Only one side has attention sinks in layers {dict(one_sided)} (student: teacher); their maps are compared over the tokens "
+                "alone, as if the other side had none either."
             )
+        return AttentionMapsTerm(self, pairs, 1, alike_up_to)
+
+    def _check_windows(
+        self, student: PreTrainedModel, teacher: PreTrainedModel, s: int, t: int, longest: int | None
+    ) -> float:
+        """In rows of up to how many tokens this pair can be compared.
+
+        A KL is infinite where one side may look and the other cannot; the mixed and skewed ones are not.
+        """
+        ours, theirs = window_of(student.config, s), window_of(teacher.config, t)
+        narrow, wide = {"forward_kl": (ours, theirs), "reverse_kl": (theirs, ours)}.get(self.divergence, (ours, ours))
+        if narrow.sees_all_of(wide):
+            return math.inf
+        if narrow.within(longest) == Window():
+            return narrow.size
+        raise ValueError(
+            f"Student layer {s} {ours} and teacher layer {t} {theirs}, and {self.divergence} is infinite where only one of them sees"
+            f"{'' if longest is None else f' (rows have up to {longest} tokens)'}. Pair layers of equal windows, "
+            f"layers={{student: teacher}}, give max_length={narrow.size} or less, or divergence='generalized_jsd', which is bounded."
+        )
 
     def _check_heads(self, ours: AttentionTap, theirs: AttentionTap, s: int, t: int) -> None:
         counts = ours.query.shape[1], theirs.query.shape[1]
@@ -147,13 +170,20 @@ class AttentionMapsTerm(Term):
         objective: its settings.
         pairs: (student layer, teacher layer).
         split_into: relation heads.
+        alike_up_to: in longer rows one side would see what the other does not.
     """
 
     objective: AttentionMaps
 
-    def __init__(self, objective: AttentionMaps, pairs: Sequence[tuple[int, int]], split_into: int = 1) -> None:
+    def __init__(
+        self,
+        objective: AttentionMaps,
+        pairs: Sequence[tuple[int, int]],
+        split_into: int = 1,
+        alike_up_to: float = math.inf,
+    ) -> None:
         super().__init__(objective)
-        self.pairs, self.split_into = list(pairs), split_into
+        self.pairs, self.split_into, self.alike_up_to = list(pairs), split_into, alike_up_to
         self.divergence, self.heads = divergences.by_name(objective.divergence), objective.head_pairs()
         sides, with_values = (
             [frozenset(side) for side in zip(*pairs, strict=True)],
@@ -171,6 +201,12 @@ class AttentionMapsTerm(Term):
                 "No gradient reaches the student's attention: nothing before it is trained, or checkpointing is reentrant "
                 "(give gradient_checkpointing_kwargs={'use_reentrant': False})."
             )
+        if student.rows.shape[1] > self.alike_up_to:
+            raise ValueError(
+                f"A batch is {student.rows.shape[1]} tokens long, and in rows of more than {self.alike_up_to} tokens student and teacher see "
+                "different ones; give max_length=, or keep longer rows out of the evaluation."
+            )
+        taps = [_without_lone_sinks(*pair) for pair in taps]
         sides = [[part for pair in taps for part in self._compared(pair[side], side)] for side in (0, 1)]
         return attention_divergence(sides[0], sides[1], student.where(), self.divergence)
 
@@ -179,6 +215,16 @@ class AttentionMapsTerm(Term):
         if self.objective.relations is not None:
             return [_relation(tap, name, self.split_into) for name in self.objective.relations]
         return [tap if self.heads is None else _choose(tap, [pair[side] for pair in self.heads])]
+
+
+def _without_lone_sinks(ours: AttentionTap, theirs: AttentionTap) -> tuple[AttentionTap, AttentionTap]:
+    """Maps over the tokens alone where one side only has a sink: what it takes has no counterpart, and a KL would be infinite.
+
+    Over the tokens both are distributions again: where a head looks, given that it looks at all.
+    """
+    if (ours.sinks is None) is (theirs.sinks is None):
+        return ours, theirs
+    return dataclasses.replace(ours, sinks=None), dataclasses.replace(theirs, sinks=None)
 
 
 def _relation(tap: AttentionTap, name: str, heads: int) -> AttentionTap:
@@ -211,14 +257,3 @@ def _check_tap(tap: AttentionTap, output: Tensor, layer: int, model: PreTrainedM
             f"The attention of {type(model).__name__}, layer {layer}, is not softmax(query . key + mask) as far as it can be "
             "seen, so its map is not known; choose other layers, or leave AttentionMaps out."
         )
-
-
-def _window(config: PreTrainedConfig, layer: int) -> float:
-    """How many tokens a layer sees, as far as its config says; `inf`: all."""
-    config = config.get_text_config(decoder=True)
-    kind = (getattr(config, "layer_types", None) or [None] * (layer + 1))[layer]
-    if kind is not None and "chunked" in kind:
-        return getattr(config, "attention_chunk_size", None) or math.inf
-    slides = "sliding" in kind if kind is not None else getattr(config, "use_sliding_window", True)
-    window = getattr(config, "sliding_window", None) or getattr(config, "attention_window_size", None)
-    return window if window and slides else math.inf

@@ -1,5 +1,6 @@
 """What an objective is: the settings of one term of the white-box loss; and what a term is: an objective bound to two models."""
 
+import inspect
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -58,6 +59,7 @@ class Objective:
         *,
         vocabulary: int | None = None,
         whole_weights: bool = True,
+        longest: int | None = None,
     ) -> "Term":
         """Check that both models can give what is needed; what runs is returned, with new projections if it has any.
 
@@ -65,6 +67,7 @@ class Objective:
             student, teacher: the models.
             vocabulary: number of tokens to compare where the two heads have different sizes; None: all.
             whole_weights: whether weights can be read outside of a forward pass (not so under FSDP1 and ZeRO 3).
+            longest: tokens of the longest row that is known to come, with its padding; None: not known.
 
         Raises:
             ValueError: something needed cannot be had; names both sides and the way out.
@@ -107,6 +110,13 @@ class Term(nn.Module):
         raise NotImplementedError
 
 
+def bound_to(objective: Objective, student: PreTrainedModel, teacher: PreTrainedModel, **known: Any) -> Term:
+    """`objective.bind`, with what is known beside the models as far as it names it: one's own objective need not take all."""
+    takes = inspect.signature(objective.bind).parameters
+    every = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in takes.values())
+    return objective.bind(student, teacher, **{name: value for name, value in known.items() if every or name in takes})
+
+
 def values_of(term: Term, student: Signals, teacher: Signals, rows: int) -> dict[str, Tensor]:
     """What a term gives for a batch, checked: `{name: [N]}`.
 
@@ -134,6 +144,18 @@ def values_of(term: Term, student: Signals, teacher: Signals, rows: int) -> dict
     return values
 
 
+def cut_from(student: PreTrainedModel, teacher: PreTrainedModel) -> list[int] | None:
+    """Which layers of the teacher a student kept; None if it was not cut from such a one."""
+    kept, depth = (getattr(student.config, name, None) for name in (KEPT_LAYERS, TEACHER_DEPTH))
+    own, theirs = (model.config.get_text_config(decoder=True).num_hidden_layers for model in (student, teacher))
+    return list(kept) if kept and len(kept) == own and depth == theirs else None
+
+
+def evenly(count: int, among: int) -> list[int]:
+    """`count` of the numbers below `among`, evenly spread; the last is the last."""
+    return [round((i + 1) * among / count) - 1 for i in range(count)]
+
+
 def resolve_layers(
     layers: LayerMap, student: PreTrainedModel, teacher: PreTrainedModel, *, span_end: bool
 ) -> list[tuple[int, int]]:
@@ -151,9 +173,8 @@ def resolve_layers(
     """
     n_student = student.config.get_text_config(decoder=True).num_hidden_layers
     n_teacher = teacher.config.get_text_config(decoder=True).num_hidden_layers
-    kept = getattr(student.config, KEPT_LAYERS, None)
-    depth = getattr(student.config, TEACHER_DEPTH, None)
-    if layers == "auto" and kept and len(kept) == n_student and depth == n_teacher:
+    kept = cut_from(student, teacher)
+    if layers == "auto" and kept:
         ends = [layer - 1 for layer in kept[1:]] + [n_teacher - 1]
         return list(enumerate(ends if span_end else kept))
     if layers in ("auto", "even"):
@@ -162,7 +183,7 @@ def resolve_layers(
                 f"The student has {n_student} layers and the teacher {n_teacher}, so layers={layers!r} cannot pair them; "
                 "give an explicit map {student layer: teacher layer}."
             )
-        return [(i, round((i + 1) * n_teacher / n_student) - 1) for i in range(n_student)]
+        return list(enumerate(evenly(n_student, n_teacher)))
     if layers == "last":
         return [(n_student - 1, n_teacher - 1)]
     if isinstance(layers, str):

@@ -61,6 +61,7 @@ class HiddenStates(Objective):
         *,
         vocabulary: int | None = None,
         whole_weights: bool = True,
+        longest: int | None = None,
     ) -> "HiddenStatesTerm":
         """See `Objective.bind`."""
         pairs = resolve_layers(self.layers, student, teacher, span_end=True)

@@ -72,6 +72,7 @@ class Logits(Objective):
         *,
         vocabulary: int | None = None,
         whole_weights: bool = True,
+        longest: int | None = None,
     ) -> "LogitsTerm":
         """See `Objective.bind`."""
         ours, theirs = (probe_head(model) if whole_weights else None for model in (student, teacher))

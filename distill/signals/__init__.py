@@ -3,7 +3,7 @@
 Taps let them out of a forward pass without touching the model; a request says which; a source is whoever gives the teacher's.
 """
 
-from distill.signals.attention import AttentionTap, probe_attention, record_attention
+from distill.signals.attention import AttentionTap, layers_with_attention, probe_attention, record_attention
 from distill.signals.head import HeadTap, LogitTransform, probe_head
 from distill.signals.hidden import probe_hidden
 from distill.signals.requests import SignalRequest, Signals, run_with_taps
@@ -16,6 +16,7 @@ __all__ = [
     "SignalRequest",
     "Signals",
     "SupervisedRows",
+    "layers_with_attention",
     "probe_attention",
     "probe_head",
     "probe_hidden",

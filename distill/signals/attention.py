@@ -177,6 +177,19 @@ def probe_attention(
     return taps, outputs
 
 
+@torch.no_grad()
+def layers_with_attention(model: PreTrainedModel) -> list[int]:
+    """The layers whose attention can be tapped: not those of other kinds (Mamba, linear attention).
+
+    Raises:
+        ValueError: see `record_attention`.
+    """
+    count = model.config.get_text_config(decoder=True).num_hidden_layers
+    with evaluating(model), record_attention(model, set(range(count))) as taps:
+        model(input_ids=probe_tokens(model), use_cache=False)
+    return sorted(taps)
+
+
 def _eager_function(module: Any) -> Any:
     """What `transformers` calls for "eager": a function of the file in which the layer's class is written."""
     for kind in type(module).__mro__:

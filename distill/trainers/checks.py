@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from distill.pairs.collate import PairCollator
 from distill.pairs.packing import PackedPairs
 from distill.pairs.row_limits import RowLimits
+from distill.trainers.length_order import row_lengths
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,29 @@ def check_pairs(pairs: datasets.Dataset, name: str, max_length: int | None, limi
         raise ValueError(f"{name} has token id {max(highest)}, but {limits.unknown_token()}")
     if limits.labels is not None and highest[1] >= limits.labels:
         raise ValueError(f"{name} has token id {highest[1]} in a completion, but {limits.unshared_label()}")
+
+
+def longest_row(trainer: Any) -> int | None:
+    """Tokens of the longest row that can come, with its padding, as far as a trainer's datasets and settings say; None: it is not known."""
+    collator = trainer.data_collator
+    if not isinstance(collator, PairCollator) or collator.flatten_bins:
+        return None
+    evaluation = trainer.eval_dataset
+    several = [trainer.train_dataset, *(evaluation.values() if isinstance(evaluation, dict) else [evaluation])]
+    lengths = [
+        rows.capacity if isinstance(rows, PackedPairs) else _longest(rows) for rows in several if rows is not None
+    ]
+    known = [length for length in lengths if length is not None]
+    bounds = [max(known)] if known and len(known) == len(lengths) else []
+    bounds += [bound for bound in (collator.max_length, trainer.row_limits.positions) if bound is not None]
+    multiple = collator.pad_to_multiple_of or 1
+    return -(-min(bounds) // multiple) * multiple if bounds else None
+
+
+def _longest(rows: Any) -> int | None:
+    if isinstance(rows, datasets.Dataset | list | tuple):
+        return max(row_lengths(rows, None))
+    return None
 
 
 def check_processes(rows: Any, args: TrainingArguments) -> None:

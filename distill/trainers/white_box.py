@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from distill.models.adapters import base_of, check_no_virtual_tokens
 from distill.objectives import HiddenStates, Logits, Objective, Schedule
-from distill.objectives.base import values_of
+from distill.objectives.base import bound_to, values_of
 from distill.objectives.streaming import only_summed
 from distill.pairs.collate import EMPTY, supervised_rows
 from distill.pairs.packing import PackedPairs
@@ -21,7 +21,7 @@ from distill.signals.sources import is_students_own, teacher_side
 from distill.teachers.local import LocalTeacher
 from distill.text.vocabulary import shared_vocabulary
 from distill.trainers.base import PairTrainer
-from distill.trainers.checks import limits_of
+from distill.trainers.checks import limits_of, longest_row
 from distill.trainers.fsdp import check_teacher_is_everywhere
 from distill.trainers.identity import describe_teacher, describe_terms
 from distill.trainers.packing_check import check_packing
@@ -124,8 +124,10 @@ class WhiteBoxTrainer(PairTrainer):
         self.objectives = tuple(objectives)
         # FSDP2 keeps the head whole from the forward pass until its gradient is there; FSDP1 and ZeRO do not
         whole = not (self.is_deepspeed_enabled or (self.is_fsdp_enabled and not self.accelerator.is_fsdp2))
+        longest = longest_row(self)
         bound = [
-            o.bind(self.student, self.teacher, vocabulary=vocabulary, whole_weights=whole) for o in self.objectives
+            bound_to(o, self.student, self.teacher, vocabulary=vocabulary, whole_weights=whole, longest=longest)
+            for o in self.objectives
         ]
         self.terms = torch.nn.ModuleList(bound)  # one for each objective, in their order
         self.projections = Projections(self.terms, self)

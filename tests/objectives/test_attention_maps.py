@@ -81,7 +81,7 @@ def test_relations_compare_models_of_any_width():
 
 def test_windows_that_do_not_fit_are_refused():
     full, slides = build_model(), family("mistral")
-    with pytest.raises(ValueError, match="sees the last 4 tokens and teacher layer 0 the last inf"):
+    with pytest.raises(ValueError, match="sees the last 4 tokens and teacher layer 0 sees all tokens before it"):
         AttentionMaps().bind(slides, full)
     AttentionMaps().bind(full, slides)
     with pytest.raises(ValueError, match="reverse_kl is infinite where only one of them sees"):
