@@ -13,6 +13,19 @@ from distill.models.tokenizer import from_pretrained, load_tokenizer, resolve_mo
 __all__ = ["fast_dtype", "load_model", "load_tokenizer", "resolve_model", "weights_fingerprint"]
 
 
+def tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that lies where a loaded model says that it came from; None if there is none, or the model does not say."""
+    name = getattr(model.config, "_name_or_path", "")
+    if not name:
+        return None
+    try:
+        return load_tokenizer(name)
+    except (
+        Exception
+    ):  # whatever a folder of weights holds in its place; there is another way to say which tokenizer it is
+        return None
+
+
 def load_model(name: str | os.PathLike[str], dtype: torch.dtype | str = "auto", **kwargs: Any) -> PreTrainedModel:
     """A causal language model in evaluation mode, by any name `resolve_model` takes.
 

@@ -65,6 +65,7 @@ class Signals:
         zero_loss: a zero that hangs on the model's output. Added to the loss of a wrapped model, it lets the wrapper (DDP) see
             all its parameters used, whatever was tapped.
         supervised: the same positions as `rows`, already looked up; see `where`.
+        router_loss: of a mixture of experts that was told to give it: as it comes, before its coefficient; else None.
     """
 
     rows: Tensor
@@ -75,6 +76,7 @@ class Signals:
     labels: Tensor | None = None
     zero_loss: Tensor | None = None
     supervised: SupervisedRows | None = None
+    router_loss: Tensor | None = None
 
     def where(self) -> SupervisedRows:
         """The supervised positions as numbers."""
@@ -126,6 +128,7 @@ def run_with_taps(
         labels=labels,
         zero_loss=_zero_loss(output.logits),
         supervised=where,
+        router_loss=found if isinstance(found := output.get("aux_loss"), Tensor) else None,
     )
 
 

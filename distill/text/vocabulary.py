@@ -11,11 +11,19 @@ def shared_vocabulary(
     teacher: "PreTrainedModel",
     student_tokenizer: "PreTrainedTokenizerBase | None",
     teacher_tokenizer: "PreTrainedTokenizerBase | None",
+    *,
+    looked_up: bool = False,
 ) -> int | None:
     """How many columns of the two heads to compare; None if the heads are of one size and all can be.
 
     Models of one family may pad their heads to different sizes (Qwen2.5: 151,936 and 152,064, for 151,665 tokens). Their
     real tokens are the same, and only those are compared.
+
+    Args:
+        student, teacher: the models.
+        student_tokenizer, teacher_tokenizer: theirs, where they are known.
+        looked_up: one of them was found by the name of its model, and not given: it may lack tokens that were added since. Then it
+            only counts whether one id stands for two tokens.
 
     Raises:
         ValueError: the tokens differ (some are named), or the sizes do and the tokens cannot be checked.
@@ -23,7 +31,7 @@ def shared_vocabulary(
     sizes = [model.get_output_embeddings().weight.shape[0] for model in (student, teacher)]
     if student_tokenizer is not None and teacher_tokenizer is not None:
         ours, theirs = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
-        if ours != theirs:
+        if ours != theirs and not (looked_up and sizes[0] == sizes[1] and not _contradict(ours, theirs)):
             raise ValueError(describe_difference(ours, theirs))
         if sizes[0] == sizes[1]:  # equally padded slots too: a teacher can emit them, and then they are labels
             return None
@@ -40,6 +48,12 @@ def shared_vocabulary(
             "only be told from both tokenizers: give processing_class= and teacher=LocalTeacher(model, tokenizer)."
         )
     return None
+
+
+def _contradict(ours: dict[str, int], theirs: dict[str, int]) -> bool:
+    """Whether an id stands for two tokens."""
+    by_id = {number: token for token, number in theirs.items()}
+    return any(by_id.get(number, token) != token for token, number in ours.items())
 
 
 def describe_difference(ours: dict[str, int], theirs: dict[str, int]) -> str:

@@ -7,10 +7,10 @@ import datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from distill.generation.asking import generate
-from distill.models.adapters import base_of
 from distill.teachers.base import Teacher
 from distill.text.encode import Prompt
 from distill.trainers.base import PairTrainer
+from distill.trainers.router_loss import check_one_batch_a_step
 
 
 class BlackBoxTrainer(PairTrainer):
@@ -59,10 +59,5 @@ class BlackBoxTrainer(PairTrainer):
                 "micro-batches, and the loss would depend on how a batch is split. Use gradient_accumulation_steps=1 in one "
                 "process, or give compute_loss_func=."
             )
-        routed = getattr(base_of(self.model).config, "output_router_logits", False)
-        if routed and not (self.compute_loss_func or one_batch_a_step):
-            raise ValueError(
-                f"{type(self.model).__name__} has output_router_logits=True, so it adds its auxiliary loss once for each micro-batch "
-                "of each process, and the loss would depend on how a batch is split. Set model.config.output_router_logits = False, "
-                "use gradient_accumulation_steps=1 in one process, or give compute_loss_func=."
-            )
+        if not self.compute_loss_func:
+            check_one_batch_a_step(self, ", or give compute_loss_func=")

@@ -9,13 +9,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import PreTrainedModel, TrainingArguments
+from transformers.utils import logging as transformers_logging
 
+from distill.models.adapters import base_of
+from distill.models.load import tokenizer_of
 from distill.pairs.collate import PairCollator
 from distill.pairs.packing import PackedPairs
 from distill.pairs.row_limits import RowLimits
+from distill.text.vocabulary import shared_vocabulary
 from distill.trainers.length_order import row_lengths
 
 logger = logging.getLogger(__name__)
+warn_once = transformers_logging.get_logger(__name__).warning_once
 
 
 def limits_of(model: Any, whose: str = "the model") -> RowLimits:
@@ -157,6 +162,40 @@ def check_processes(rows: Any, args: TrainingArguments) -> None:
             f"train_dataset has {len(rows)} rows, too few for {processes} processes to have one each; give more rows, or start at "
             f"most {len(rows)} processes."
         )
+
+
+def compared_tokens(student: Any, teacher: Any, student_tokenizer: Any, teacher_tokenizer: Any) -> int | None:
+    """As `distill.text.vocabulary.shared_vocabulary`; a tokenizer that was not given is looked for where its model came from.
+
+    Args:
+        student, teacher: the models, perhaps with adapters.
+        student_tokenizer, teacher_tokenizer: those that were given; also a processor, which has one.
+
+    Raises:
+        ValueError: the tokens differ, or it cannot be told and the heads have different sizes.
+    """
+    given = [getattr(one, "tokenizer", one) for one in (student_tokenizer, teacher_tokenizer)]
+    models = [base_of(student), base_of(teacher)]
+    found = [one or tokenizer_of(model) for one, model in zip(given, models, strict=True)]
+    if None in found:
+        whose = [name for name, one in zip(("student", "teacher"), found, strict=True) if one is None]
+        warn_once(
+            f"Whether student and teacher have the same tokens cannot be told: the tokenizer of the {' and the '.join(whose)} is not known. "
+            "Give processing_class= and teacher=LocalTeacher(model, tokenizer)."
+        )
+    return shared_vocabulary(models[0], models[1], found[0], found[1], looked_up=found != given)
+
+
+def check_other_losses(args: TrainingArguments) -> None:
+    """Refuse settings that a white box cannot follow.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    if args.label_smoothing_factor:
+        raise ValueError("label_smoothing_factor belongs to cross-entropy; WhiteBoxTrainer has no labels to smooth.")
+    if args.n_gpu > 1:
+        raise ValueError("Several GPUs in one process (DataParallel) are not supported; use `accelerate launch`.")
 
 
 def _unmasked(column: pa.ChunkedArray, prompt: Any, completion: Any, limit: float, name: str) -> Any:

@@ -16,16 +16,16 @@ from distill.objectives.streaming import only_summed
 from distill.pairs.collate import EMPTY, supervised_rows
 from distill.pairs.packing import PackedPairs
 from distill.pairs.row_limits import RowLimits
-from distill.signals import SignalRequest, SupervisedRows, run_with_taps
+from distill.signals import SignalRequest, Signals, SupervisedRows, run_with_taps
 from distill.signals.sources import is_students_own, teacher_side
 from distill.teachers.local import LocalTeacher
-from distill.text.vocabulary import shared_vocabulary
 from distill.trainers.base import PairTrainer
-from distill.trainers.checks import limits_of, longest_row
+from distill.trainers.checks import check_other_losses, compared_tokens, limits_of, longest_row
 from distill.trainers.fsdp import check_teacher_is_everywhere
 from distill.trainers.identity import describe_teacher, describe_terms
 from distill.trainers.packing_check import check_packing
 from distill.trainers.projections import Projections
+from distill.trainers.router_loss import ROUTER_LOSS, check_one_batch_a_step, router_coefficient
 from distill.trainers.term_sums import TermSums
 
 logger = logging.get_logger(__name__)
@@ -36,7 +36,8 @@ class WhiteBoxTrainer(PairTrainer):
 
     Each objective is summed over the supervised rows and divided once by their number in the whole accumulation window
     over all processes, so the gradient does not depend on how a batch is split. Every objective's value is logged under
-    its own name, and as `eval_...` in evaluation, where the mean is over tokens.
+    its own name, and as `eval_...` in evaluation, where the mean is over tokens. A mixture of experts with
+    `config.output_router_logits` adds its router's loss as it does to cross-entropy, logged as `router_loss` before its coefficient.
 
     Args:
         model: the student.
@@ -92,12 +93,8 @@ class WhiteBoxTrainer(PairTrainer):
         if isinstance(teacher, str) and not of_itself:
             teacher = LocalTeacher(teacher)
         teacher_model = teacher.model if isinstance(teacher, LocalTeacher) else model if of_itself else teacher
-        vocabulary = shared_vocabulary(
-            base_of(model),
-            base_of(teacher_model),
-            processing_class,
-            teacher.tokenizer if isinstance(teacher, LocalTeacher) else None,
-        )
+        given = teacher.tokenizer if isinstance(teacher, LocalTeacher) else None
+        vocabulary = None if of_itself else compared_tokens(model, teacher_model, processing_class, given)
         super().__init__(
             model=model,
             args=args,
@@ -106,7 +103,9 @@ class WhiteBoxTrainer(PairTrainer):
             processing_class=processing_class,
             **kwargs,
         )
-        self._refuse_other_losses()
+        check_other_losses(self.args)
+        check_one_batch_a_step(self)
+        self.router_coefficient = router_coefficient(self.model)
         self.limit_rows(limits_of(base_of(teacher_model), "the teacher"))
         if any(isinstance(o, Logits) and o.cross_entropy for o in objectives):
             self.limit_rows(RowLimits(labels=vocabulary))
@@ -165,7 +164,7 @@ class WhiteBoxTrainer(PairTrainer):
             logger.warning_once(
                 "A batch has no supervised position: it adds nothing. Is max_length shorter than prompts?"
             )
-        values, zero_loss = self._values(model, inputs, where, where.next_tokens(labels), weights)
+        values, student = self._values(model, inputs, where, where.next_tokens(labels), weights)
         for value in values.values():
             only_summed(value)
         sums = {name: value.sum() for name, value in values.items()}
@@ -174,8 +173,12 @@ class WhiteBoxTrainer(PairTrainer):
         # weight 0 still shows the term in the log; it must not turn inf into NaN
         terms = [weight * sums[name] for name, weight in weights.items() if weight > 0]
         if model is not self.student or self.args.world_size > 1 or not terms:
-            terms.append(zero_loss)
+            assert student.zero_loss is not None
+            terms.append(student.zero_loss.float())
         loss = torch.stack(terms).sum() / items
+        if self.router_coefficient and student.router_loss is not None:  # as the model adds it to its own: once a batch
+            loss = loss + self.router_coefficient * student.router_loss.float()
+            sums[ROUTER_LOSS] = student.router_loss.detach().float() * (items if self.student.training else len(where))
         self.finite.remember({name: values[name] for name, weight in weights.items() if weight > 0}, rows, ids)
         if not torch.is_grad_enabled() or self.is_deepspeed_enabled:  # whose backward pass takes the step as well
             self.finite.check(loss.detach())
@@ -206,8 +209,8 @@ class WhiteBoxTrainer(PairTrainer):
         rows: SupervisedRows,
         tokens: Tensor,
         weights: dict[str, float],
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """`[N]` of every objective, and what objectives show beside it; and a zero that hangs on the model's output."""
+    ) -> tuple[dict[str, Tensor], Signals]:
+        """`[N]` of every objective, and what objectives show beside it; and the student's signals."""
         values: dict[str, Tensor] = {}
         # The teacher first: what it needs while it runs is gone before the student's activations are there.
         with self.rates.teacher(), self.teacher_side.forward_pass() as forward:
@@ -227,8 +230,7 @@ class WhiteBoxTrainer(PairTrainer):
                     )
                 values.update(found)
         self.teacher_side.release()
-        assert student.zero_loss is not None
-        return values, student.zero_loss.float()
+        return values, student
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the value of every objective to Trainer's training logs."""
@@ -247,7 +249,8 @@ class WhiteBoxTrainer(PairTrainer):
         if means := self._sums.evaluation_means():
             prefix = kwargs.get("metric_key_prefix", "eval")
             output.metrics.update({f"{prefix}_{name}": value for name, value in means.items()})
-            output.metrics[f"{prefix}_loss"] = sum(weight * means[name] for name, weight in self.weights().items())
+            weights = self.weights() | ({ROUTER_LOSS: self.router_coefficient} if ROUTER_LOSS in means else {})
+            output.metrics[f"{prefix}_loss"] = sum(weight * means[name] for name, weight in weights.items())
         return output
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -298,11 +301,3 @@ class WhiteBoxTrainer(PairTrainer):
         """As `PairTrainer.take_up_window`, and the sums of the terms."""
         super().take_up_window(window, last_logged)
         self._sums.take_up_window(window)
-
-    def _refuse_other_losses(self) -> None:
-        if self.args.label_smoothing_factor:
-            raise ValueError(
-                "label_smoothing_factor belongs to cross-entropy; WhiteBoxTrainer has no labels to smooth."
-            )
-        if self.args.n_gpu > 1:
-            raise ValueError("Several GPUs in one process (DataParallel) are not supported; use `accelerate launch`.")
