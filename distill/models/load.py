@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.basics.fingerprint import fingerprint
 from distill.models.tokenizer import from_pretrained, load_tokenizer, resolve_model
@@ -20,9 +20,7 @@ def tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
         return None
     try:
         return load_tokenizer(name)
-    except (
-        Exception
-    ):  # whatever a folder of weights holds in its place; there is another way to say which tokenizer it is
+    except Exception:  # whatever lies in its place: there is another way to say which tokenizer it is
         return None
 
 
