@@ -25,7 +25,7 @@ _MADE = {
 def is_text(columns: Any) -> bool:
     """Whether rows with these columns have text, or messages, that can be tokenised, and no token ids."""
     names = set(columns or ())
-    return "prompt_ids" not in names and ("messages" in names or names >= {"prompt", "completion"})
+    return not names & {"prompt_ids", "completion_ids"} and ("messages" in names or names >= {"prompt", "completion"})
 
 
 def tokenised(
@@ -55,7 +55,7 @@ def tokenised(
     elif isinstance(rows, datasets.Dataset):
         columns = rows.column_names
     else:
-        columns = list(rows[0]) if isinstance(rows, list) and rows and isinstance(rows[0], Mapping) else []
+        columns = list(rows[0]) if isinstance(rows, list) and len(rows) and isinstance(rows[0], Mapping) else []
     if not is_text(columns):
         return rows
     if tokenizer is None:
