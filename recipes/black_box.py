@@ -17,6 +17,7 @@ from distill.reports.card import write_card
 from distill.reports.provenance import drawn_as
 from distill.running.flags import BlackBoxArguments, parse_recipe, settings_of
 from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume
+from distill.running.publishing import Publication
 from distill.running.stages import block_sample, in_tokens_of, load_student, load_teacher, prepare_pairs, split_pairs
 from distill.running.tuning import tuning_of
 from distill.teachers import LocalTeacher
@@ -27,9 +28,10 @@ from distill.trainers.fsdp import whole_student
 def main(argv: list[str] | None = None) -> None:
     """Pairs, student, training, evaluation."""
     args, training = parse_recipe(
-        BlackBoxArguments, argv, output_dir="runs/black_box", description=__doc__, several=True
+        BlackBoxArguments, argv, output_dir="runs/black_box", description=__doc__, several=True, publishes=True
     )
     tuning, callbacks = tuning_of(args, training)
+    publication = Publication(training, args.push_pairs)
     teacher = load_teacher(args)  # first: a mistyped address should leave no folder behind
     run = RunFolder(str(training.output_dir), settings_of(args, training))
 
@@ -74,6 +76,7 @@ def main(argv: list[str] | None = None) -> None:
         metrics=metrics,
     )
     save_student(student, tokenizer, run / "student", card)
+    publication.publish(run / "student", train)
     say(
         f"The student is in {run / 'student'}, its model card beside it; checkpoints and the log of every step in {run.path}."
     )

@@ -4,22 +4,30 @@
     distill generate --num_prompts 100 --output pairs.jsonl          (the teacher writes the prompts, too)
     distill generate --teacher http://localhost:8000/v1 --tokenizer Qwen/Qwen3-0.6B --prompts prompts.txt
 
+Started with `accelerate launch`, every process generates its share (docs/how-to/generate-at-scale.md).
+
 The key of a server, if it wants one, is read from the environment variable OPENAI_API_KEY (--api_key_env: another one).
 
 Interrupt it when you like: the same command goes on from there.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from distill import generate
+from distill.basics import processes
 from distill.basics.processes import say
+from distill.models.quantising import in_bits
 from distill.reports.provenance import write_steps
 from distill.running.flags import ServerArguments, parse
 from distill.running.folder import one_sentence
-from distill.running.stages import prompts_of, teacher_behind, written_prompts
+from distill.running.stages import prompts_of, refuse_flags_of_servers, teacher_behind, written_prompts
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address
+from distill.text.encode import Prompt
+
+DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
 @dataclass
@@ -29,8 +37,13 @@ class GenerateArguments(ServerArguments):
     output: str = field(default="pairs.jsonl", metadata={"help": "JSONL file to write, and to continue."})
     teacher: str = field(
         default="smollm2-135m",
-        metadata={"help": "Embedded name, local folder, Hub id, or the http:// address of a server."},
+        metadata={"help": "Embedded name, local folder, Hub id, or http:// addresses of servers, divided by commas."},
     )
+    teacher_dtype: str | None = field(
+        default=None, metadata={"help": "Of a local teacher's weights: float32, bfloat16, float16, auto (as stored)."}
+    )
+    teacher_bits: int | None = field(default=None, metadata={"help": "Load a local teacher in 8 or 4 bits."})
+    system: str | None = field(default=None, metadata={"help": "A system text before every prompt."})
     tokenizer: str | None = field(default=None, metadata={"help": "The student's, for a teacher behind a server."})
     prompts: str | None = field(default=None, metadata={"help": "Prompt file (.jsonl, or one a line)."})
     near: bool | None = field(
@@ -49,10 +62,24 @@ class GenerateArguments(ServerArguments):
 
 
 def load_teacher(args: GenerateArguments) -> LocalTeacher | ServerTeacher:
-    """The teacher; refused is a server without the tokenizer of a student, or without prompts."""
+    """The teacher.
+
+    Raises:
+        ValueError: a server without the tokenizer of a student, or without prompts; flags that this kind of teacher does not
+            read.
+    """
     chat = False if args.plain else None
     if not is_address(args.teacher):
-        return LocalTeacher(args.teacher, chat=chat)
+        refuse_flags_of_servers(args, "tokenizer", "top_logprobs")
+        if args.teacher_dtype not in (None, *DTYPES):
+            raise ValueError(f"teacher_dtype is {args.teacher_dtype!r}; it must be one of {', '.join(DTYPES)}.")
+        bits = in_bits(args.teacher_bits) if args.teacher_bits else None
+        return LocalTeacher(args.teacher, dtype=args.teacher_dtype, quantization_config=bits, chat=chat)
+    if args.teacher_dtype or args.teacher_bits:
+        raise ValueError(
+            "teacher_dtype and teacher_bits load a teacher here, and this one runs behind a server, which was told when it was "
+            "started; leave them out."
+        )
     if not args.tokenizer or not args.prompts:
         raise ValueError(
             "A server gives text and takes prompts: name the student's tokenizer with --tokenizer, and a file with "
@@ -61,20 +88,48 @@ def load_teacher(args: GenerateArguments) -> LocalTeacher | ServerTeacher:
     return teacher_behind(args.teacher, args, args.tokenizer, chat=chat, top_logprobs=args.top_logprobs)
 
 
+def with_system(prompts: Sequence[Prompt], text: str | None) -> list[Prompt]:
+    """The prompts with a system turn before each; a bare text becomes a user turn.
+
+    Raises:
+        ValueError: a prompt that has a system turn of its own.
+    """
+    if text is None:
+        return list(prompts)
+    turn = {"role": "system", "content": text}
+    made: list[Prompt] = []
+    for number, prompt in enumerate(prompts, start=1):
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        if any(message["role"] in ("system", "developer") for message in messages):
+            raise ValueError(
+                f"--system: prompt {number} has a system turn of its own; leave --system out, or take it away."
+            )
+        made.append([turn, *messages])
+    return made
+
+
 @one_sentence
 def main(argv: list[str] | None = None) -> None:
     """Prompts, completions, a file."""
     (args,) = parse((GenerateArguments,), argv, defaults={}, description=__doc__)
+    if args.system is not None and args.plain:
+        raise ValueError(
+            "--system is a turn of a chat, and --plain asks without the chat template; leave one of them out."
+        )
+    several = processes.meet()
     teacher = load_teacher(args)
     if args.prompts or not isinstance(teacher, LocalTeacher):
         source = Path(str(args.prompts))
         kept, step = prompts_of(str(source), near=bool(args.near))
     else:
         source = Path(args.output).with_suffix(".prompts.jsonl")
-        kept, step = written_prompts(teacher, args.num_prompts, source, near=args.near, seed=args.seed)
+        with (
+            processes.first_then_others()
+        ):  # of several processes the first lets it write them, and the others read the file
+            kept, step = written_prompts(teacher, args.num_prompts, source, near=args.near, seed=args.seed)
     pairs = generate(
         teacher,
-        kept,
+        with_system(kept, args.system),
         samples=args.samples,
         max_new_tokens=args.max_new_tokens,
         temperature=args.temperature,
@@ -84,8 +139,10 @@ def main(argv: list[str] | None = None) -> None:
         batch_size=args.batch_size,
         output=args.output,
         allow_refusals=args.allow_refusals,
+        share=several,
     )
-    write_steps(args.output, [step], source=source)  # now: a file of another run was refused
+    if processes.is_main():
+        write_steps(args.output, [step], source=source)  # now: a file of another run was refused
     stopped = pairs["finish_reason"].count("stop")
     say(f"{len(pairs)} pairs in {args.output}; {stopped} ended by themselves, {len(pairs) - stopped} were cut.")
 

@@ -23,6 +23,7 @@ from distill.reports.card import write_card
 from distill.reports.provenance import drawn_as
 from distill.running.flags import DataArguments, build_objectives, parse_recipe, settings_of
 from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume
+from distill.running.publishing import Publication, PublishingArguments
 from distill.running.stages import block_sample, in_tokens_of, load_student, local_teacher, prepare_pairs, split_pairs
 from distill.running.tuning import TuningArguments, tuning_of
 from distill.signals.sources import SELF
@@ -32,7 +33,7 @@ from distill.trainers.fsdp import whole_student
 
 
 @dataclass
-class WhiteBoxArguments(DataArguments, TuningArguments):
+class WhiteBoxArguments(DataArguments, TuningArguments, PublishingArguments):
     """Where pairs and student come from, and what is matched."""
 
     objectives: str = field(
@@ -59,9 +60,10 @@ class WhiteBoxArguments(DataArguments, TuningArguments):
 def main(argv: list[str] | None = None) -> None:
     """Pairs, student, training, evaluation."""
     args, training = parse_recipe(
-        WhiteBoxArguments, argv, output_dir="runs/white_box", description=__doc__, several=True
+        WhiteBoxArguments, argv, output_dir="runs/white_box", description=__doc__, several=True, publishes=True
     )
     tuning, callbacks = tuning_of(args, training)
+    publication = Publication(training, args.push_pairs)
     objectives = build_objectives(
         args.objectives,
         divergence=args.divergence,
@@ -123,6 +125,7 @@ def main(argv: list[str] | None = None) -> None:
         metrics={**metrics, **(points[-1]["held_out"] if points else {})},
     )
     save_student(student, tokenizer, run / "student", card)
+    publication.publish(run / "student", train)
     say(
         f"The student is in {run / 'student'}, its model card beside it; checkpoints and the log of every step in {run.path}."
     )

@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from tqdm.auto import tqdm
+
+from distill.basics.terminal import printable
+
 if TYPE_CHECKING:
     import torch
 
@@ -32,6 +36,16 @@ def count() -> int:
     """Processes of this run."""
     distributed = _met()
     return int(distributed.get_world_size()) if distributed else 1
+
+
+def meet() -> bool:
+    """Whether a launcher started several processes; they have met then, and each has its device."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        import torch
+        from accelerate import PartialState
+
+        PartialState(cpu=not torch.cuda.is_available())
+    return count() > 1
 
 
 def is_main() -> bool:
@@ -63,7 +77,13 @@ def say(*values: Any) -> None:
     process is meant.
     """
     if is_main():
-        print(*values, flush=True)
+        print(*(printable(str(value)) for value in values), flush=True)
+
+
+def tell(sentence: str) -> None:
+    """As `say`, to standard error and beside a progress bar: what a user should know and no output is."""
+    if is_main():
+        tqdm.write(printable(sentence), file=sys.stderr)
 
 
 def only_the_first_speaks() -> None:
@@ -101,6 +121,21 @@ def first_then_others() -> Iterator[None]:
         if is_main():
             distributed.barrier(group=group)
         distributed.barrier(group=group)
+    finally:
+        distributed.destroy_process_group(group)
+
+
+def from_all(value: Any) -> list[Any]:
+    """The value of every process, in their order; waits as long as it takes (see `first_then_others`). Plain values."""
+    if count() == 1:
+        return [value]
+    from torch import distributed
+
+    group = distributed.new_group(backend="gloo", timeout=timedelta(days=30))
+    try:
+        found: list[Any] = [None] * count()
+        distributed.all_gather_object(found, value, group=group)
+        return found
     finally:
         distributed.destroy_process_group(group)
 

@@ -4,7 +4,7 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,11 @@ _BARE_HOST = re.compile(
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _HOME = re.compile(r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\n'\"]+")  # a user's name may have spaces
 _PATH = re.compile(
-    r"(?<![\w/:.<\\~-])(?:~|(?=/))/(?:[\w.@+-]+/)+[\w.@+-]*|(?<!\w)(?:[A-Za-z]:|\\)[\\/](?:[^\\/\s]+[\\/])*[^\\/\s]*"
+    r"(?<![\w/:.<\\~-])(?:~|(?=/))/(?:[\w.@+-]+/)+[\w.@+-]*"
+    r"|(?<!\w)(?:[A-Za-z]:[\\/]|\\\\[\w.-]+\\(?=[\w$]))(?:[^\\/\s]+[\\/])*[^\\/\s]*"
 )
+# a share of a network has a host and a name behind two strokes: one stroke alone is a command of TeX or a regular expression
+_BEGINS_A_PATH = re.compile(r"[/~]|[A-Za-z]:\\|\\\\[\w.-]+\\[\w$]")
 _HUB_CACHE = re.compile(r"models--(.+?)[/\\]snapshots[/\\]([0-9a-f]{40})")
 _PRIVATE_ENDINGS = ("local", "localdomain", "localhost", "internal", "intranet", "lan", "corp", "home", "private")
 
@@ -58,7 +61,7 @@ def clean(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping):
-        return {clean(str(k)): clean(v) for k, v in value.items() if not _SECRET_NAME.search(str(k))}
+        return _distinct((clean(str(k)), clean(v)) for k, v in value.items() if not _SECRET_NAME.search(str(k)))
     if isinstance(value, list | tuple | set | frozenset):
         return [clean(item) for item in value]
     return _clean_text(str(value))
@@ -98,11 +101,11 @@ def public_name(name: str | os.PathLike[str]) -> str:
         return found[0]
     if "://" in text:
         return _clean_text(text)
-    folder = Path(text).expanduser()
+    folder = Path(os.path.expanduser(text))  # where there is no home, ~ stays
     if text and (folder.is_dir() or folder.is_absolute() or text[0] in ".~" or text.count("/") > 1 or "\\" in text):
         absolute = os.path.abspath(folder)
         last = re.split(r"[/\\]", absolute.rstrip("/\\"))[-1]
-        return _clean_text(last) if last and absolute != str(Path.home()) else "a local folder"
+        return _clean_text(last) if last and absolute != _home() else "a local folder"
     return _clean_text(text)
 
 
@@ -118,15 +121,35 @@ def _clean_text(text: str) -> str:
     text = _URL.sub(lambda found: _public_url(found[0]), text)
     text = _MAIL.sub(REMOVED, _SECRET_SHAPE.sub(REMOVED, text))
     text = _BARE_HOST.sub("private-host", text)
-    home = str(Path.home())
-    text = _HOME.sub("~", text if home == os.sep else text.replace(home, "~"))
-    if re.match(r"[/~\\]|[A-Za-z]:\\", text) and (len(re.findall(r"[/\\]", text)) > 1 or Path(text).exists()):
+    home = _home()
+    text = _HOME.sub("~", text if home in (None, os.sep) else text.replace(home, "~"))
+    if _BEGINS_A_PATH.match(text) and (len(re.findall(r"[/\\]", text)) > 1 or Path(text).exists()):
         text = re.split(r"[/\\]", text.rstrip("/\\"))[-1]  # all of it is a path, which may have spaces
     text = _PATH.sub(lambda found: re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], text)
     machine = socket.gethostname()
     if len(machine) > 3 and machine != "localhost":
         text = re.sub(rf"(?<![\w-]){re.escape(machine)}(?![\w-])", REMOVED, text)
     return text
+
+
+def _home() -> str | None:
+    """The home folder; None for a process that has none (no HOME, and no such user: in a container, say)."""
+    try:
+        return str(Path.home())
+    except RuntimeError:
+        return None
+
+
+def _distinct(items: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A mapping of all of them: names that are one after cleaning are numbered."""
+    found: dict[Any, Any] = {}
+    for name, value in items:
+        number, own = 1, name
+        while own in found:
+            number += 1
+            own = f"{name} ({number})"
+        found[own] = value
+    return found
 
 
 def _public_url(url: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from distill.basics.terminal import printable
 from distill.curation.contamination import Overlap
 from distill.curation.marked_tokens import MARK, MarkedTokens
 from distill.curation.preflight import Preflight
@@ -59,9 +60,14 @@ def show(parts: Sequence[Any], *, svg: str | Path | None = None, title: str = "d
 def preflight_table(report: Preflight, name: str) -> Any:
     """The figures of a preflight, two columns of names and values."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(
-        title=name, title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 2, 0, 0)
+        title=Text(printable(name), style="bold"),
+        title_justify="left",
+        box=None,
+        show_header=False,
+        padding=(0, 2, 0, 0),
     )
     table.caption, table.caption_justify = "Tokens: least · median · 99% · most.", "left"
     for style in ("dim", "bold", "dim", "bold"):
@@ -69,7 +75,8 @@ def preflight_table(report: Preflight, name: str) -> Any:
     rows = list(_figures(report.figures).items())
     half = -(-len(rows) // 2)
     for i in range(half):
-        table.add_row(*rows[i], *(rows[half + i] if half + i < len(rows) else ("", "")))
+        cells = (*rows[i], *(rows[half + i] if half + i < len(rows) else ("", "")))
+        table.add_row(*(Text(printable(cell)) for cell in cells))  # a plain text would be read as markup
     return table
 
 
@@ -80,13 +87,13 @@ def findings_list(report: Preflight, overlaps: Sequence[Overlap] = ()) -> Any:
 
     table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
     for finding in report.findings:
-        table.add_row(Text(finding.level, style=_STYLES[finding.level]), Text(finding.text))
+        table.add_row(Text(finding.level, style=_STYLES[finding.level]), Text(printable(finding.text)))
     for overlap in overlaps:
         level = "warning" if overlap.rows else "info"
-        said = Text(str(overlap))
+        said = Text(printable(str(overlap)))
         for hit in overlap.hits[:2]:
-            said.append(f"\n{hit.id}, {hit.part}, {hit.share:.0%} of question {hit.question}: ", style="dim")
-            said.append(hit.common, style="italic")
+            said.append(f"\n{printable(hit.id)}, {hit.part}, {hit.share:.0%} of question {hit.question}: ", style="dim")
+            said.append(printable(hit.common), style="italic")
         table.add_row(Text(level, style=_STYLES[level]), said)
     if not table.row_count:
         table.add_row(Text("ok", style="green"), Text("Nothing to say against these pairs."))
@@ -122,7 +129,7 @@ def example(
     ids, labels = (array.tolist() for array in ids_and_labels(pair, max_length))
     carries = [label != IGNORE for label in labels]
     cut = len(pair["prompt_ids"]) + len(pair["completion_ids"]) - len(ids)
-    head = Text(f"\nPair {pair['id']}", style="bold")
+    head = Text(f"\nPair {printable(pair['id'])}", style="bold")
     head.append(
         f", {len(ids)} tokens, {sum(carries)} with loss (green, {MARK * 3}); {pair['finish_reason']}"
         + (f"; {cut} tokens cut by max_length" if cut else ""),

@@ -3,22 +3,23 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import datasets
 from tqdm.auto import tqdm
 
 from distill.basics.fingerprint import fingerprint
-from distill.generation.journal import Journal, settings_there
-from distill.generation.refusals import RefusalFile, Refused, Request, tell_refused
-from distill.pairs.schema import complete_row, pairs_from_rows
-from distill.teachers.base import Ask, Completion, ConcurrentTeacher, Refusal, Sampling, Teacher
+from distill.basics.processes import is_main, tell
+from distill.generation.journal_settings import settings_there
+from distill.generation.kept import MOST_AT_ONCE, Kept, kept_in
+from distill.generation.refusals import Refused, tell_refused
+from distill.generation.requests import Request, ask_of, batches_of, listed, requests_of, row_of, row_or_refusal
+from distill.pairs.schema import pairs_from_rows
+from distill.teachers.base import Completion, ConcurrentTeacher, Refusal, Sampling, Teacher
 from distill.text.dates import on_day
 from distill.text.encode import Prompt
 
 Keep = Callable[[list[dict[str, Any]], list[Refused]], None]
-MOST_AT_ONCE = 256  # rows in one write
 
 
 def generate(
@@ -35,6 +36,7 @@ def generate(
     output: str | os.PathLike[str] | None = None,
     progress: bool = True,
     allow_refusals: bool = False,
+    share: bool = False,
 ) -> datasets.Dataset:
     """Ask the teacher for `samples` completions of every prompt.
 
@@ -55,6 +57,8 @@ def generate(
         progress: show a progress bar.
         allow_refusals: return without the completions that were refused (a prompt beyond the context, a content filter, an
             answer that cannot be used), and say how many; otherwise they are an error after all others are finished.
+        share: every process of this run (`accelerate launch`) makes this call: each asks for its share, and all return the same
+            pairs, those that one process would have drawn. The output lies on a disk they share.
 
     Returns:
         Pairs (columns: see `distill.pairs`), in the order of the prompts, in whatever order they finished.
@@ -71,57 +75,37 @@ def generate(
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
     with on_day(settings_there(output).get("template_day")):
         settings = {**teacher.identity(), **sampling.as_dict()}
-        requests = _requests(teacher, _listed(prompts), samples, settings)
-
+        requests = requests_of(teacher, listed(prompts), samples, settings)
     incidental: dict[str, Any] = getattr(teacher, "incidental", dict)()
-    journal = Journal(output, settings, incidental=incidental) if output is not None else None
-    if journal and journal.torn:
-        _tell(f"{journal.path} ended in a torn line of {journal.torn} bytes; its pair is asked for again.")
-    refused: list[Refused] = []
-    with journal or nullcontext():
-        file = RefusalFile(journal.path) if journal else None
-        kept: dict[str, dict[str, Any]] = {}
-        rows: Mapping[str, dict[str, Any]] = journal.rows if journal else kept
-        with tqdm(
-            total=len(requests), initial=sum(r.id in rows for r in requests), desc="generating", unit="pair",
-            disable=not progress,
-        ) as bar:  # fmt: skip
+    with kept_in(output, settings, incidental, share) as kept, _bar(requests, kept, progress) as bar:
 
-            def keep(finished: list[dict[str, Any]], turned_down: list[Refused]) -> None:
-                if journal:
-                    journal.append(finished)
-                else:
-                    kept.update((row["id"], row) for row in finished)
-                if file:
-                    file.add(turned_down)
-                refused.extend(turned_down)
-                bar.update(len(finished))
+        def keep(finished: list[dict[str, Any]], refused: list[Refused]) -> None:
+            kept.keep(finished, refused)
+            bar.update(len(finished))
 
-            missing = _read_again(teacher, requests, rows, file, refused, keep)
-            if isinstance(teacher, ConcurrentTeacher):
-                if file and missing and not allow_refusals:
-                    file.check_not_alike(rows.__contains__)
-                _ask_each(teacher, missing, sampling, keep)
-            else:
-                possible = _without_impossible(teacher, requests, sampling, keep)
-                _ask_batches(teacher, _batches(possible, batch_size), sampling, rows, keep)
-        if file:
-            file.close(rows.__contains__)
-        finished = [rows[request.id] for request in requests if request.id in rows]
+        if isinstance(teacher, ConcurrentTeacher):
+            missing = _read_again(teacher, kept.share_of(requests), kept, keep)
+            if kept.file and missing and not allow_refusals:
+                kept.file.check_not_alike(kept.rows.__contains__)
+            _ask_each(teacher, missing, sampling, keep)
+        else:
+            possible = _without_impossible(teacher, requests, sampling, keep)
+            batches = [b for b in batches_of(possible, batch_size) if any(r.id not in kept.rows for r in b)]
+            _ask_batches(teacher, kept.share_of(batches), sampling, kept.rows, keep)
+    finished = [kept.rows[request.id] for request in requests if request.id in kept.rows]
     if isinstance(teacher, ConcurrentTeacher):
         _tell_identical(teacher, finished, sampling)
-    tell_refused(refused, len(requests), output, allow_refusals and bool(finished), _tell)
+    tell_refused(kept.refused, len(requests), output, allow_refusals and bool(finished), tell)
     return pairs_from_rows(finished, where="the prompts")
 
 
-def _read_again(
-    teacher: Teacher | ConcurrentTeacher,
-    requests: Sequence[Request],
-    rows: Mapping[str, Any],
-    file: RefusalFile | None,
-    refused: list[Refused],
-    keep: Keep,
-) -> list[Request]:
+def _bar(requests: Sequence[Request], kept: Kept, progress: bool) -> Any:
+    mine = len(kept.share_of(requests))  # of several processes, the first shows its own share
+    there = len(kept.share_of([r for r in requests if r.id in kept.rows]))
+    return tqdm(total=mine, initial=there, desc="generating", unit="pair", disable=not progress or not is_main())
+
+
+def _read_again(teacher: ConcurrentTeacher, requests: Sequence[Request], kept: Kept, keep: Keep) -> list[Request]:
     """Requests that are to be asked: not those that are there, nor those that were answered in a way that cannot be used.
 
     Their answers were paid for, and are read again: more may be known today of what they mean.
@@ -129,13 +113,15 @@ def _read_again(
     read: Callable[..., Completion | Refusal] | None = getattr(teacher, "read_again", None)
     missing, used = [], []
     for request in requests:
-        earlier = file.rows.get(request.id) if file and request.id not in rows else None
-        if earlier is None or earlier.answer is None or read is None:
-            missing += [request] if request.id not in rows else []
+        if request.id in kept.rows:
             continue
-        row = _row_or_refusal(teacher.name, request, read(request.prompt, earlier.answer))
+        earlier = kept.file.rows.get(request.id) if kept.file else None
+        if earlier is None or earlier.answer is None or read is None:
+            missing.append(request)
+            continue
+        row = row_or_refusal(teacher.name, request, read(request.prompt, earlier.answer))
         if isinstance(row, Refusal):
-            refused.append((request, row))
+            kept.refused.append((request, row))
         else:
             used.append(row)
     if used:
@@ -149,7 +135,8 @@ def _without_impossible(
     """Those that a local teacher can complete; a prompt beyond its positions is refused, and the others go on."""
     refusal_of: Callable[..., Refusal | None] = getattr(teacher, "refusal_of", lambda *_: None)
     judged = [(request, refusal_of(request.prompt_ids, sampling)) for request in requests]
-    if impossible := [(request, refusal) for request, refusal in judged if refusal]:
+    impossible = [(request, refusal) for request, refusal in judged if refusal]
+    if impossible and is_main():
         keep([], impossible)
     return [request for request, refusal in judged if not refusal]
 
@@ -167,13 +154,13 @@ def _ask_each(teacher: ConcurrentTeacher, requests: Sequence[Request], sampling:
     """Keep every completion, and every refusal, as it comes."""
     if not requests:
         return
-    answers = teacher.complete_each([_ask(i, r, sampling) for i, r in enumerate(requests)], sampling)
+    answers = teacher.complete_each([ask_of(i, r, sampling) for i, r in enumerate(requests)], sampling)
     ready: Callable[[], bool] = getattr(answers, "ready", lambda: False)
     waiting: list[dict[str, Any]] = []
     refused: list[Refused] = []
 
     def take(index: int, answer: Completion | Refusal) -> None:
-        made = _row_or_refusal(teacher.name, requests[index], answer)
+        made = row_or_refusal(teacher.name, requests[index], answer)
         if isinstance(made, Refusal):
             refused.append((requests[index], made))
         else:
@@ -203,22 +190,6 @@ def _ask_each(teacher: ConcurrentTeacher, requests: Sequence[Request], sampling:
             getattr(answers, "close", lambda: None)()
 
 
-def _row_or_refusal(teacher: str, request: Request, answer: Completion | Refusal) -> dict[str, Any] | Refusal:
-    """The row of a completion; a refusal where it is none that a file of pairs can hold."""
-    if isinstance(answer, Refusal):
-        return answer
-    row = _row(teacher, request, answer)
-    try:
-        return complete_row(row, "its answer")
-    except ValueError as error:
-        return Refusal(str(error))
-
-
-def _ask(index: int, request: Request, sampling: Sampling) -> Ask:
-    own_seed = int(fingerprint(sampling.seed, request.id)[:8], 16) % 2**31  # every server takes 31 bits
-    return Ask(index, request.prompt, request.prompt_ids, own_seed)
-
-
 def _tell_identical(teacher: ConcurrentTeacher, rows: Sequence[dict[str, Any]], sampling: Sampling) -> None:
     """Say it where samples of one prompt are the same: a server may ignore the seed or the temperature without a word."""
     if sampling.temperature == 0:
@@ -229,76 +200,13 @@ def _tell_identical(teacher: ConcurrentTeacher, rows: Sequence[dict[str, Any]], 
     several = [samples for samples in by_prompt.values() if len(samples) > 1]
     repeated = [samples for samples in several if len(set(samples)) < len(samples)]
     if repeated:
-        _tell(
+        tell(
             f"{len(repeated)} of {len(several)} prompts have identical samples at temperature {sampling.temperature:g}; "
             f"short answers do repeat, but if these are many, {teacher.name} ignores the seed or the temperature."
         )
 
 
-def _tell(sentence: str) -> None:
-    """To the user, beside a progress bar."""
-    tqdm.write(sentence, file=sys.stderr)
-
-
-def _listed(prompts: Iterable[Prompt] | datasets.Dataset) -> list[Prompt]:
-    if isinstance(prompts, str):
-        raise ValueError(
-            "prompts is one string; give a list of prompts, or read a file with distill.pairs.prompts.read_prompts."
-        )
-    if isinstance(prompts, datasets.Dataset):
-        if "prompt" not in prompts.column_names:
-            raise ValueError(f"The dataset has columns {prompts.column_names}, but no column 'prompt'.")
-        prompts = prompts["prompt"]
-    if isinstance(prompts, Mapping):
-        raise ValueError(f"prompts has the splits {', '.join(map(str, prompts))}; give one of them: prompts[split].")
-    listed = list(prompts)
-    if not listed:
-        raise ValueError("There are no prompts; give at least one.")
-    return listed
-
-
-def _requests(
-    teacher: Teacher | ConcurrentTeacher, prompts: Sequence[Prompt], samples: int, settings: dict[str, Any]
-) -> list[Request]:
-    requests: dict[str, Request] = {}
-    for number, prompt in enumerate(prompts, start=1):
-        try:
-            asked, ids = teacher.resolve_prompt(prompt)
-        except (TypeError, UnicodeError):  # the tokenizer's words for it name neither the prompt nor the reason
-            raise ValueError(
-                f"Prompt {number} of {len(prompts)} is no text that can be encoded: {ascii(prompt)[:80]}. Half of a character (a "
-                "lone surrogate) is none; remove or mend it."
-            ) from None
-        for sample in range(samples):
-            key = fingerprint(settings, ids, sample)
-            requests.setdefault(key, Request(key, asked, ids, sample))
-    if repeated := len(prompts) - len(requests) // samples:
-        _tell(f"{repeated} of {len(prompts)} prompts repeat others and are asked once; for more answers raise samples.")
-    return list(requests.values())
-
-
-def _batches(requests: Sequence[Request], batch_size: int) -> list[list[Request]]:
-    """Prompts of like length together (little padding), the longest first (too little memory shows at once)."""
-    ordered = sorted(requests, key=lambda r: (-len(r.prompt_ids), r.id))
-    return [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
-
-
 def _complete(teacher: Teacher, batch: Sequence[Request], sampling: Sampling) -> list[dict[str, Any]]:
     batch_seed = int(fingerprint(sampling.seed, [request.id for request in batch])[:12], 16)
     completions = teacher.complete([request.prompt_ids for request in batch], sampling, batch_seed)
-    return [_row(teacher.name, *both) for both in zip(batch, completions, strict=True)]
-
-
-def _row(teacher: str, request: Request, completion: Completion) -> dict[str, Any]:
-    return {
-        "id": request.id,
-        "prompt": request.prompt,
-        "completion": completion.text,
-        "prompt_ids": request.prompt_ids,
-        "completion_ids": completion.ids,
-        "finish_reason": completion.finish_reason,
-        "sample": request.sample,
-        "teacher": teacher,
-        "token_source": completion.token_source,
-        **({} if completion.top_logprobs is None else {"top_logprobs": completion.top_logprobs}),
-    }
+    return [row_of(teacher.name, *both) for both in zip(batch, completions, strict=True)]

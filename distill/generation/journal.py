@@ -4,24 +4,22 @@ Beside `pairs.jsonl` lie `pairs.jsonl.settings.json`, which says whose rows thes
 checksum of its own (see `distill.basics.jsonl`).
 """
 
-import json
 import os
 import threading
-import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from distill.basics.disk import make_folder, sync_folder, write_all, write_durably
-from distill.basics.jsonl import is_intact, parse_line, sealed_id, sealed_line
-from distill.pairs.schema import COLUMNS, OPTIONAL, complete_row
+from distill.basics.disk import make_folder, sync_folder, write_all
+from distill.basics.jsonl import parse_line, sealed_line
+from distill.generation.journal_rows import JournalRows
+from distill.generation.journal_settings import check_settings
+from distill.pairs.schema import complete_row
 
-FORMAT = 2
 SYNC_SECONDS = 0.02
-INCIDENTAL = "incidental"  # in the file of settings: what decides nothing
 
 
 class Journal:
@@ -76,7 +74,7 @@ class Journal:
                 f"{self.path} is being written by another process; wait for it or give another path."
             ) from None
         try:
-            self._check_settings(settings, dict(incidental or {}))
+            check_settings(self.path, settings, dict(incidental or {}))
             if not self.path.exists():
                 self.path.touch()
                 sync_folder(self.path.parent)
@@ -127,6 +125,17 @@ class Journal:
                 raise
         self._request_sync()
 
+    def flush(self) -> None:
+        """All rows so far are on the disk itself when this returns.
+
+        Raises:
+            OSError: the disk could not take them.
+        """
+        self._sync()
+        if self._sync_error:
+            with self._guard:
+                raise self._give_up(self._sync_error)
+
     def close(self) -> None:
         """Flush what is not on the disk yet, give up the file and the lock.
 
@@ -176,10 +185,7 @@ class Journal:
 
     def _request_sync(self) -> None:
         if self._sync_seconds == 0:
-            self._sync()
-            if self._sync_error:
-                with self._guard:
-                    raise self._give_up(self._sync_error)
+            self.flush()
             return
         if self._syncer is None:
             self._syncer = threading.Thread(target=self._keep_syncing, name="journal", daemon=True)
@@ -215,153 +221,3 @@ class Journal:
             error.errno,
             f"could not write to {self.path} ({error.strerror}); the {len(self.rows)} pairs written before are safe",
         )
-
-    def _check_settings(self, settings: dict[str, Any], incidental: dict[str, Any]) -> None:
-        beside = settings_file(self.path)
-        size = self.path.stat().st_size if self.path.exists() else 0
-        if size and not beside.is_file():
-            raise ValueError(
-                f"{self.path} exists but {beside.name} does not, so its rows cannot be told from another run's; "
-                "give another path."
-            )
-        there = _read_settings(beside) if size else {}
-        if size and there.get("journal_format") != FORMAT:
-            raise ValueError(
-                f"{self.path} is a journal of format {there.get('journal_format', 1)!r}, from another version of distill; this one "
-                f"reads {FORMAT}. Give another path (load_pairs reads the rows of any format), or use that version."
-            )
-        found = {name: value for name, value in there.items() if name != INCIDENTAL}
-        wanted = {"journal_format": FORMAT, **json.loads(json.dumps(settings))}
-        if found != wanted and size and _has_a_line(self.path):
-            absent = "nothing"
-            names = [n for n in {**found, **wanted} if found.get(n, absent) != wanted.get(n, absent)]
-            differences = "; ".join(
-                f"{n}: {found.get(n, absent)!r} there, {wanted.get(n, absent)!r} now" for n in names
-            )
-            raise ValueError(
-                f"{self.path} holds pairs of another run ({differences}). Give another path, or the old settings."
-            )
-        more = _together(there.get(INCIDENTAL), json.loads(json.dumps(incidental)))
-        whole = {**wanted, **({INCIDENTAL: more} if more else {})}
-        if whole != there:
-            write_durably(settings_file(self.path, old=False), json.dumps(whole, indent=1))
-
-
-def settings_file(path: Path, old: bool = True) -> Path:
-    """Where the settings of a journal lie: beside it, under its whole name.
-
-    Args:
-        path: of the journal.
-        old: also under the name that earlier versions gave it, without the ending, if only that one is there.
-    """
-    beside, earlier = path.with_name(f"{path.name}.settings.json"), path.with_suffix(".settings.json")
-    return earlier if old and path.suffix == ".jsonl" and earlier.is_file() and not beside.exists() else beside
-
-
-def settings_there(path: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """The settings of a journal that is there already; nothing without one."""
-    beside = None if path is None else settings_file(Path(path).resolve())
-    return _read_settings(beside) if beside is not None and beside.is_file() else {}
-
-
-def _together(before: Any, now: dict[str, Any]) -> dict[str, Any]:
-    """What is incidental, of all calls: of lists every value, of the rest the last."""
-    found = dict(before) if isinstance(before, dict) else {}
-    for name, value in now.items():
-        earlier = found.get(name)
-        if isinstance(value, list) and isinstance(earlier, list):
-            value = [*earlier, *(one for one in value if one not in earlier)]
-        found[name] = value
-    return found
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes().decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}), so nobody knows whose rows lie beside it.") from None
-    if not isinstance(found, dict):
-        raise ValueError(
-            f"{path} holds a {type(found).__name__}, not settings, so nobody knows whose rows lie beside it."
-        )
-    return found
-
-
-def _has_a_line(path: Path) -> bool:
-    """Whether there is a whole line."""
-    with path.open("rb") as file:
-        return file.readline().endswith(b"\n")
-
-
-class JournalRows(Mapping[str, dict[str, Any]]):
-    """The rows of a journal by id, read from the file when they are asked for: memory holds only where each one lies.
-
-    A sealed line whose checksum agrees is not parsed until then; any other line is parsed and checked at once.
-
-    Args:
-        path: the journal.
-
-    Raises:
-        ValueError: a line that is no row of a journal, or two rows with one id and different contents.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._at, self.end = path, dict[str, tuple[int, int]](), 0
-        self._file, self._guard = path.open("rb", buffering=0), threading.Lock()
-        weakref.finalize(self, self._file.close)  # rows are still asked for when the journal is closed
-        with path.open("rb", buffering=2**20) as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    break
-                if not line.isspace():
-                    self._read(line, f"{path}:{number}")
-                self.end += len(line)
-
-    def __getitem__(self, key: str) -> dict[str, Any]:
-        return self._row_of(self.line(key), f"{self._path}: the pair {key}", self._at[key][0])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._at)
-
-    def __len__(self) -> int:
-        return len(self._at)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._at
-
-    def line(self, key: str) -> bytes:
-        """The bytes of a row's line."""
-        offset, length = self._at[key]
-        with self._guard:
-            self._file.seek(offset)
-            return self._file.read(length)
-
-    def add(self, key: str, offset: int, length: int) -> None:
-        """A row was written there."""
-        self._at[key] = (offset, length)
-
-    def forget_from(self, end: int) -> None:
-        """The file ends there; rows beyond are gone."""
-        self._at = {key: at for key, at in self._at.items() if at[0] < end}
-
-    def _read(self, line: bytes, where: str) -> None:
-        key = sealed_id(line) if is_intact(line) else None
-        row = None if key else self._row_of(line, where, self.end)
-        key = key or str(row and row["id"])
-        if key not in self._at:
-            self.add(key, self.end, len(line))
-            return
-        if self.line(key) != line and self[key] != (row or self._row_of(line, where, self.end)):
-            raise ValueError(
-                f"{where}: a second row with the id {key}, with another content than the first; remove one of them."
-            )
-
-    def _row_of(self, line: bytes, where: str, offset: int) -> dict[str, Any]:
-        row = parse_line(line, where, first=offset == 0, sealed=True)
-        strange = row.keys() - {*COLUMNS, *OPTIONAL} | set(COLUMNS) - row.keys()
-        if strange:
-            raise ValueError(
-                f"{where}: not a line that a journal wrote (see {', '.join(sorted(strange)):.60}); remove it, and its pair "
-                "is asked for again."
-            )
-        return complete_row(row, where)

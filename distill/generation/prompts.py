@@ -82,7 +82,8 @@ class _Attempts:
         self.beside: dict[str, str] = {}  # the day that the template wrote
         if self.path is not None and self.path.exists():
             data = self.path.read_bytes()
-            self.path.write_bytes(data[: data.rfind(b"\n") + 1])  # a torn last line never counted
+            if data and not data.endswith(b"\n"):  # only then: several processes may read a whole file at once
+                self.path.write_bytes(data[: data.rfind(b"\n") + 1])  # a torn last line never counted
             for where, row in read_jsonl(self.path):
                 if row.get("settings") != key:
                     raise ValueError(

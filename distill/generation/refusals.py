@@ -4,20 +4,11 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from distill.generation.requests import Request
 from distill.teachers.base import DOZEN, Refusal
 from distill.text.encode import Prompt
-
-
-class Request(NamedTuple):
-    """One completion to ask for."""
-
-    id: str
-    prompt: Prompt
-    prompt_ids: list[int]
-    sample: int
-
 
 Refused = tuple[Request, Refusal]
 
@@ -30,23 +21,24 @@ class RefusalFile:
 
     Args:
         journal: the path of the pairs.
+        before: another one, whose refusals count here too; of a part, the whole.
 
     Attributes:
         rows: by id; the last line of an id counts.
     """
 
-    def __init__(self, journal: Path) -> None:
-        self.path = journal.with_name(f"{journal.name}.refused.jsonl")
+    def __init__(self, journal: Path, before: Path | None = None) -> None:
+        self.path = _beside(journal)
         self.rows: dict[str, Refusal] = {}
-        data = self.path.read_bytes() if self.path.is_file() else b""
-        for line in data.splitlines():
-            try:
-                row = json.loads(line)
-                self.rows.pop(row["id"], None)  # so that the order is that of the last lines
-                self.rows[row["id"]] = Refusal(row["reason"], row["answer"], row["of_prompt"])
-            except (ValueError, KeyError, TypeError, RecursionError):
-                continue
-        self._torn = bool(data) and not data.endswith(b"\n")
+        for data in (_bytes_of(_beside(before)) if before else b"", own := _bytes_of(self.path)):
+            for line in data.splitlines():
+                try:
+                    row = json.loads(line)
+                    self.rows.pop(row["id"], None)  # so that the order is that of the last lines
+                    self.rows[row["id"]] = Refusal(row["reason"], row["answer"], row["of_prompt"])
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    continue
+        self._torn = bool(own) and not own.endswith(b"\n")
 
     def add(self, refused: Iterable[Refused]) -> None:
         """Write refusals, each as a line."""
@@ -55,9 +47,18 @@ class RefusalFile:
             self.rows[request.id] = refusal
             row = {"id": request.id, "reason": refusal.reason, "of_prompt": refusal.of_prompt, "prompt": request.prompt}
             lines.append(json.dumps({**row, "sample": request.sample, "answer": refusal.answer}) + "\n")
-        if lines:
+        self._write("".join(lines).encode("ascii"))
+
+    def take_in(self, other: "RefusalFile") -> None:
+        """Write the lines of another one, of a part, behind these."""
+        data = _bytes_of(other.path)
+        self._write(data if data.endswith(b"\n") or not data else data + b"\n")
+        self.rows |= other.rows
+
+    def _write(self, data: bytes) -> None:
+        if data:
             with self.path.open("ab") as file:
-                file.write(b"\n" * self._torn + "".join(lines).encode("ascii"))
+                file.write(b"\n" * self._torn + data)
             self._torn = False
 
     def close(self, done: Callable[[str], bool]) -> None:
@@ -78,6 +79,14 @@ class RefusalFile:
                 f"The last {DOZEN} answers could not be used, all for one reason, so no more are asked for: {last[0].reason}. "
                 f"They are kept in {self.path}; allow_refusals=True (--allow_refusals) asks for the others all the same."
             )
+
+
+def _beside(journal: Path) -> Path:
+    return journal.with_name(f"{journal.name}.refused.jsonl")
+
+
+def _bytes_of(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
 
 
 def tell_refused(

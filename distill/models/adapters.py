@@ -1,6 +1,7 @@
 """Adapters (LoRA) through `peft`: a few trained weights beside a frozen student."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers.utils import is_bitsandbytes_available
 
 from distill.basics.processes import say
 from distill.basics.redact import public_name
+from distill.models.load import load_model
 from distill.models.quantising import in_bits, is_quantised
 
 _REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # ways to start a LoRA, of peft
@@ -74,6 +76,35 @@ def is_adapted(model: Any) -> bool:
 def base_of(model: Any) -> Any:
     """The model inside a `PeftModel`, with the adapter's layers in it; any other model as it is."""
     return model.get_base_model() if is_adapted(model) else model
+
+
+def is_adapter_folder(name: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds an adapter alone, to be put on the model it names."""
+    folder = Path(os.fspath(name)).expanduser()
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
+def load_adapted(folder: str | os.PathLike[str], **kwargs: Any) -> Any:
+    """The `peft.PeftModel` of a folder that holds an adapter alone, on the model that it names.
+
+    Args:
+        folder: with `adapter_config.json`.
+        kwargs: how the model below it is loaded; see `distill.models.load.load_model`.
+
+    Raises:
+        ValueError: peft is not installed; the folder does not say on which model the adapter belongs, or that one cannot be
+            loaded.
+    """
+    place = Path(os.fspath(folder)).expanduser()
+    base = json.loads((place / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    way = "load that model yourself, and give peft.PeftModel.from_pretrained(model, folder) in place of the folder"
+    if not base:
+        raise ValueError(f"{place} holds an adapter that does not say on which model it belongs; {way}.")
+    try:
+        model = load_model(base, **kwargs)
+    except ValueError as error:
+        raise ValueError(f"{place} holds an adapter on {base!r}, which cannot be loaded ({error}); {way}.") from None
+    return _peft().PeftModel.from_pretrained(model, place).eval()
 
 
 @contextmanager

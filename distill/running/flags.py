@@ -15,6 +15,7 @@ from distill.models.load import fast_dtype
 from distill.models.students import STRATEGIES
 from distill.objectives import AttentionMaps, HiddenStates, Logits, Objective
 from distill.running.parsing import parse as parse
+from distill.running.publishing import PublishingArguments
 from distill.running.tuning import TuningArguments
 
 Arguments = TypeVar("Arguments")
@@ -44,15 +45,17 @@ def parse_recipe(
     output_dir: str,
     description: str | None,
     several: bool = False,
+    publishes: bool = False,
     **own_defaults: Any,
 ) -> tuple[Arguments, TrainingArguments]:
     """Flags of a training recipe: its own, and all of `TrainingArguments` with the demo's defaults or the recipe's own.
 
     Args:
         several: the recipe runs in several processes (`accelerate launch`).
+        publishes: it uploads its student if asked to (`distill.running.publishing`).
 
     Raises:
-        ValueError: it does not, and there are several; a flag that is wrong.
+        ValueError: it does not, and there are several processes, or it is asked to; a flag that is wrong.
     """
     defaults = {**DEMO_TRAINING, **own_defaults, "output_dir": output_dir}
     args, training = parse((arguments, TrainingArguments), argv, defaults=defaults, description=description)
@@ -61,6 +64,11 @@ def parse_recipe(
         raise ValueError(
             f"This recipe runs in one process, and there are {training.world_size}; start it without a launcher. "
             "recipes/black_box.py and recipes/white_box.py run in several."
+        )
+    if training.push_to_hub and not publishes:
+        raise ValueError(
+            "push_to_hub would upload the whole run folder, and this recipe makes several students; upload the folder of the one "
+            "you want: hf upload NAME FOLDER. recipes/black_box.py and recipes/white_box.py upload theirs."
         )
     processes.only_the_first_speaks()
     training._n_gpu = min(training.n_gpu, 1)  # else Trainer would spread one process over all GPUs (DataParallel)
@@ -74,7 +82,7 @@ class DataArguments:
     teacher: str = field(
         default="smollm2-135m",
         metadata={
-            "help": "Embedded name, local folder, Hub id; for the black box also the http:// address of a server."
+            "help": "Embedded name, local folder, Hub id; for the black box also the http:// address of a server, or several divided by commas."
         },
     )
     teacher_bits: int | None = field(
@@ -112,14 +120,17 @@ class ServerArguments:
 
     teacher_model: str | None = field(default=None, metadata={"help": "The teacher's name on a server with several."})
     api_key_env: str = field(default="OPENAI_API_KEY", metadata={"help": "Environment variable with a server's key."})
-    concurrency: int = field(default=32, metadata={"help": "Requests to a server under way at once."})
+    concurrency: int = field(default=32, metadata={"help": "Requests under way at once, at each address."})
     timeout: float = field(default=600.0, metadata={"help": "Seconds a server may take for one completion."})
+    finish_reasons: str | None = field(
+        default=None, metadata={"help": "What a server's own finish reasons mean: done=stop,null=stop."}
+    )
     extra_body: str | None = field(default=None, metadata={"help": "JSON: further fields of requests to a server."})
     allow_refusals: bool = field(default=False, metadata={"help": "Go on without completions that a server refused."})
 
 
 @dataclass
-class BlackBoxArguments(DataArguments, TuningArguments, ServerArguments):
+class BlackBoxArguments(DataArguments, TuningArguments, ServerArguments, PublishingArguments):
     """Pairs, student, and a teacher that may be behind a server."""
 
 
@@ -157,7 +168,18 @@ def settings_of(args: Any, training: TrainingArguments) -> dict[str, Any]:
     own = {
         k: value
         for k, value in dataclasses.asdict(args).items()
-        if k not in ("seeds", "answers", "ablation", "concurrency", "timeout", "api_key_env", "allow_refusals")
+        if k
+        not in (
+            "seeds",
+            "answers",
+            "ablation",
+            "concurrency",
+            "timeout",
+            "api_key_env",
+            "allow_refusals",
+            "finish_reasons",
+            "push_pairs",
+        )
     }
     contents = {
         f"{name}_sha256": hashlib.sha256(Path(own[name]).read_bytes()).hexdigest()

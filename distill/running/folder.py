@@ -110,6 +110,8 @@ def train_or_resume(trainer: Any) -> None:
 def save_student(model: Any, tokenizer: Any, folder: Path, card: Callable[[Path], Any] | None = None) -> None:
     """Save model and tokenizer in one rename; an existing folder of that name is replaced, but not an edited README.md.
 
+    The card comes after: whatever goes wrong with it is said, and never costs the student.
+
     A student with an adapter is merged, so that it loads anywhere, and its adapter saved beside it (`distill.models.adapters`).
     Of several processes the first one saves and the others wait.
 
@@ -128,10 +130,15 @@ def _save_student(model: Any, tokenizer: Any, folder: Path, card: Callable[[Path
     tokenizer.save_pretrained(part)
     if is_edited(folder):
         shutil.copy2(folder / CARD, part / CARD)
-    if card:
-        card(part)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)
+    if card:
+        try:
+            card(folder)
+        except Exception as error:  # a card is words; the weights took hours
+            processes.say(
+                f"The student is saved in {folder}, but its card could not be written: {type(error).__name__}: {error}"
+            )
 
 
 def _check_space(trainer: Any, folder: Path, checkpoints: int) -> None:

@@ -1,5 +1,6 @@
 """The stages of a recipe, from a teacher and prompts to pairs and a student."""
 
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ def load_teacher(args: BlackBoxArguments) -> LocalTeacher | ServerTeacher | None
     if args.pairs and args.student:
         return None
     if not is_address(args.teacher):
+        refuse_flags_of_servers(args)
         return local_teacher(args)
     if args.teacher_bits:
         raise ValueError("teacher_bits loads a teacher here, and this one runs behind a server; leave it out.")
@@ -53,6 +55,26 @@ def load_teacher(args: BlackBoxArguments) -> LocalTeacher | ServerTeacher | None
     if not args.prompts:
         raise ValueError("A server is asked prompts that are there already; give a file with --prompts.")
     return teacher_behind(args.teacher, args, load_tokenizer(args.student))
+
+
+def refuse_flags_of_servers(args: Any, *more: str) -> None:
+    """Refuse what a teacher that runs here does not read: a flag that changes nothing is a misunderstanding.
+
+    Args:
+        args: the recipe's, where `allow_refusals` is for both kinds of teacher.
+        more: names of further flags that only a server reads.
+
+    Raises:
+        ValueError: flags that differ from their defaults.
+    """
+    names = {f.name: f.default for f in dataclasses.fields(args)}
+    own = [f.name for f in dataclasses.fields(ServerArguments) if f.name != "allow_refusals"]
+    given = [f"--{name}" for name in (*own, *more) if name in names and getattr(args, name) != names[name]]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)}: only a teacher behind a server (--teacher http://...) reads this, and {args.teacher!r} runs here; "
+            "leave it out."
+        )
 
 
 def local_teacher(args: DataArguments) -> LocalTeacher:
@@ -81,6 +103,7 @@ def teacher_behind(
         concurrency=args.concurrency,
         timeout=args.timeout,
         extra_body=args.extra_body,
+        finish_reasons=args.finish_reasons,
         **settings,
     )
 

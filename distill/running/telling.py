@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distill.basics import processes
+from distill.basics.terminal import printable
 
 
 def one_sentence(main: Callable[..., None]) -> Callable[..., None]:
@@ -41,7 +42,7 @@ def one_sentence(main: Callable[..., None]) -> Callable[..., None]:
 
 
 def _end(sentence: str, status: int) -> None:
-    print(f"\n{sentence}", file=sys.stderr, flush=True)
+    print(f"\n{printable(sentence)}", file=sys.stderr, flush=True)
     raise SystemExit(status)
 
 

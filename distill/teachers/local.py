@@ -1,8 +1,10 @@
 """A teacher that runs here, in this process."""
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,11 +12,13 @@ from accelerate.utils import align_module_device
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.basics.fingerprint import fingerprint
+from distill.models.adapters import base_of, is_adapted, is_adapter_folder, load_adapted
 from distill.models.eos import eos_ids
 from distill.models.evaluating import evaluating
 from distill.models.load import fast_dtype, load_model, load_tokenizer, weights_fingerprint
+from distill.models.positions import positions_of
 from distill.models.quantising import is_dispatched, is_quantised
-from distill.teachers.base import Completion, Sampling
+from distill.teachers.base import Completion, Refusal, Sampling
 from distill.teachers.endpoint import checked_url
 from distill.text.dates import day_settings
 from distill.text.encode import Prompt, as_prompt, encode_prompt
@@ -24,7 +28,8 @@ class LocalTeacher:
     """A causal language model of `transformers`, used for generation and for its inside.
 
     Args:
-        model: a name (`"smollm2-135m"`, a folder, a Hub id) or a loaded model.
+        model: a name (`"smollm2-135m"`, a folder, a folder with an adapter alone, a Hub id), or a loaded model; it may have an
+            adapter (`peft.PeftModel`) or be compiled.
         tokenizer: needed with a loaded model; loaded by name otherwise.
         dtype: of the weights when loaded by name; by default bfloat16 where the machine is fast at it.
         quantization_config: when loaded by name, one of `transformers`' quantisers, e.g. `distill.models.quantising.in_bits(4)`.
@@ -33,7 +38,7 @@ class LocalTeacher:
         name: what pairs are labelled with; by default the model's name.
 
     Raises:
-        ValueError: no such model; a loaded model without a tokenizer, or with a setting of how to load it.
+        ValueError: no such model, or something else; a loaded model without a tokenizer, or with a setting of how to load it.
 
     Example:
         >>> teacher = LocalTeacher("smollm2-135m")
@@ -42,7 +47,7 @@ class LocalTeacher:
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | PreTrainedModel,
+        model: str | os.PathLike[str] | PreTrainedModel | Any,
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         dtype: torch.dtype | str | None = None,
@@ -51,27 +56,40 @@ class LocalTeacher:
         chat: bool | None = None,
         name: str | None = None,
     ) -> None:
-        if isinstance(model, PreTrainedModel):
+        loaded: Any = getattr(model, "_orig_mod", model)  # of torch.compile: generation compiles for itself
+        self.model: PreTrainedModel
+        if isinstance(loaded, PreTrainedModel) or is_adapted(loaded):
             if tokenizer is None:
                 raise ValueError("A loaded model needs its tokenizer: LocalTeacher(model, tokenizer).")
             if quantization_config is not None or device_map is not None:
                 raise ValueError(
                     "quantization_config and device_map say how a model is loaded, and this one is; give its name."
                 )
-            self.model, self.tokenizer = model, tokenizer
-            self.name = name or model.config.name_or_path or type(model).__name__
+            self.model, self.tokenizer = loaded, tokenizer
+            own_name = base_of(loaded).config.name_or_path or type(base_of(loaded)).__name__
+            self.name = name or (f"{own_name} with an adapter" if is_adapted(loaded) else own_name)
+        elif not isinstance(model, str | os.PathLike):
+            raise ValueError(
+                f"A teacher that runs here is the name of a model, a PreTrainedModel or a PeftModel, not a {type(model).__name__}."
+            )
         elif "://" in (address := os.fspath(model)):
             raise ValueError(
                 f"{checked_url(address)} is the address of a server, which gives text and shows no inside; the black box "
                 "and `distill generate` take it, everything else needs a model that runs here."
             )
         else:
-            self.tokenizer = tokenizer or load_tokenizer(model)
+            load: Any = load_model
+            tokens_of: Any = model
+            if is_adapter_folder(model):
+                load, folder = load_adapted, Path(model).expanduser()
+                if not (folder / "tokenizer_config.json").is_file():
+                    tokens_of = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
             more = {"quantization_config": quantization_config, "device_map": device_map}
-            self.model = load_model(
+            self.model = load(
                 model, dtype=dtype or fast_dtype(), **{name: value for name, value in more.items() if value is not None}
             )
-            if torch.cuda.is_available() and not is_quantised(self.model) and device_map is None:
+            self.tokenizer = tokenizer or load_tokenizer(tokens_of)
+            if torch.cuda.is_available() and not is_quantised(base_of(self.model)) and device_map is None:
                 self.model.to("cuda")  # type: ignore[arg-type]
             self.name = name or os.fspath(model)
         self.chat = chat
@@ -99,6 +117,19 @@ class LocalTeacher:
             **day_settings(self.tokenizer),
         }
 
+    def refusal_of(self, prompt_ids: Sequence[int], sampling: Sampling) -> Refusal | None:
+        """Why this prompt cannot be completed: it and the completion exceed the model's positions. None where they do not."""
+        positions, asked = positions_of(self.model), len(prompt_ids) + sampling.max_new_tokens
+        if positions is None or asked <= positions:
+            return None
+        room = positions - len(prompt_ids)
+        way = f"at most {room} new tokens fit" if room > 0 else "the prompt alone fills it"
+        return Refusal(
+            f"the prompt and the completion exceed the model's context: {len(prompt_ids)} and {sampling.max_new_tokens} tokens, "
+            f"and it has {positions} positions; {way}",
+            of_prompt=True,
+        )
+
     def eos_ids(self) -> set[int]:
         """Token ids that end a completion: those of the model's generation config and the tokenizer's EOS."""
         return eos_ids(self.model, self.tokenizer)
@@ -118,7 +149,13 @@ class LocalTeacher:
             sampling: how to draw; its own seed is not read here.
             seed: of this batch.
             stop_ids: tokens that end a completion; by default `eos_ids()`.
+
+        Raises:
+            ValueError: a prompt that, with the completion, exceeds the model's positions (`refusal_of`).
         """
+        for ids in prompts:
+            if refusal := self.refusal_of(ids, sampling):
+                raise ValueError(f"A completion cannot be had: {refusal.reason}.")
         stops = self.eos_ids() if stop_ids is None else stop_ids
         pad_id = min(stops, default=0)
         longest = max(map(len, prompts))
@@ -141,7 +178,8 @@ class LocalTeacher:
             **settings, max_new_tokens=sampling.max_new_tokens, pad_token_id=pad_id, eos_token_id=sorted(stops) or None
         )
         devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), _own_generation_config(self.model, config), evaluating(self.model):
+        own_config = _own_generation_config([self.model, base_of(self.model)], config)
+        with torch.random.fork_rng(devices=devices), own_config, evaluating(self.model):
             torch.manual_seed(seed)
             generate: Any = self.model.generate
             output = generate(input_ids=input_ids, attention_mask=mask, generation_config=config)
@@ -156,14 +194,20 @@ class LocalTeacher:
 
 
 @contextmanager
-def _own_generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """generate() fills every unset value from the model's own generation config; hide that one meanwhile."""
-    before = model.generation_config
-    model.generation_config = config
+def _own_generation_config(models: Sequence[Any], config: GenerationConfig) -> Iterator[None]:
+    """generate() fills every unset value from the model's own generation config; hide that one meanwhile.
+
+    Args:
+        models: the model, and the one below its adapter: peft copies the config of the one to the other.
+    """
+    before = [model.generation_config for model in models]
+    for model in models:
+        model.generation_config = config
     try:
         yield
     finally:
-        model.generation_config = before
+        for model, own in zip(models, before, strict=True):
+            model.generation_config = own
 
 
 def _weights_fingerprint(model: PreTrainedModel, quantised: bool = False) -> str:

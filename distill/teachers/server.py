@@ -3,14 +3,13 @@
 import itertools
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from distill.basics.fingerprint import fingerprint
+from distill.basics.processes import tell
 from distill.basics.redact import secret_in
 from distill.models.load import load_tokenizer
 from distill.teachers.answers import Answer, completion_of, read_answers
@@ -194,7 +193,7 @@ class ServerTeacher:
         chat = not isinstance(prompt, str)
         body: dict[str, Any] = {
             "model": self.model,
-            **({"prompt": prompt} if isinstance(prompt, str) else {"messages": as_sent(prompt)}),
+            **({"messages": as_sent(prompt)} if not isinstance(prompt, str) else {"prompt": prompt}),
             "max_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -257,7 +256,7 @@ class ServerTeacher:
         key = sentence.partition("(")[0]
         if key not in self._said:
             self._said.add(key)
-            tqdm.write(sentence, file=sys.stderr)
+            tell(sentence)
 
 
 def is_address(teacher: str) -> bool:

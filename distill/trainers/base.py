@@ -23,6 +23,7 @@ from distill.trainers.identity import describe_student
 from distill.trainers.packing_check import packed
 from distill.trainers.resume import Resumption
 from distill.trainers.row_sharing import arranged
+from distill.trainers.saving_check import check_can_be_saved
 from distill.trainers.text_rows import tokenised_for
 from distill.trainers.throughput import Rates
 
@@ -99,6 +100,7 @@ class PairTrainer(Trainer):
         self._eval_sum = self._eval_items = 0.0
         check_student_keeps_gradients(self.model, self.args.device)
         check_causal(self.model, self.args.device)
+        check_can_be_saved(self.model)
         if is_adapted(self.model) and self.args.gradient_checkpointing:
             # the frozen embeddings' output has no gradient, so a checkpointed layer would have none either
             student: Any = self.model

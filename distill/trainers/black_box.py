@@ -21,7 +21,8 @@ class BlackBoxTrainer(PairTrainer):
         args: `TrainingArguments`.
         train_dataset: pairs. Or give, in its place:
         teacher, prompts: the pairs are generated first.
-        generation: with `teacher`, keyword arguments of `distill.generate` (`max_new_tokens`, `output`, ...).
+        generation: with `teacher`, keyword arguments of `distill.generate` (`max_new_tokens`, `output`, ...). Several processes
+            share the work.
         processing_class: the student's tokenizer.
         kwargs: `max_length`, `packing`, `peft_config` as for `PairTrainer`, and as for `transformers.Trainer`.
 
@@ -50,7 +51,9 @@ class BlackBoxTrainer(PairTrainer):
                 raise ValueError(
                     "Give either train_dataset=pairs, or both teacher= and prompts= to generate the pairs."
                 )
-            train_dataset = generate(teacher, prompts, **(generation or {}))
+            if args is not None:
+                _ = args.device  # here several processes meet; then they share the work
+            train_dataset = generate(teacher, prompts, **{"share": True, **(generation or {})})
         super().__init__(model, args, train_dataset=train_dataset, processing_class=processing_class, **kwargs)
         one_batch_a_step = self.args.gradient_accumulation_steps == 1 and self.args.world_size == 1
         if not (self.model_accepts_loss_kwargs or self.compute_loss_func or one_batch_a_step):

@@ -71,3 +71,24 @@ def test_a_secret_is_found_wherever_it_is_and_not_shown():
         "key_length": 3,
     }
     assert secret_in(kept) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [r"\boxed\{", r"\boxed\{(.*?)\}", r"\\boxed\\{", r"\frac\{a\}\{b\}", r"^\d+\.\d+$", r"\s*\n\s*", "\\(x\\)"],
+)
+def test_regular_expressions_and_tex_are_no_paths(text):
+    assert clean(text) == text
+    assert clean({"pattern": f"at least {text} times"}) == {"pattern": f"at least {text} times"}
+
+
+def test_shares_and_drives_still_are():
+    assert clean("\\\\host\\share\\jo\\model") == "model"
+    assert clean("it is in \\\\host\\share\\jo\\model, there") == "it is in model,"[:-1] + ", there"
+    assert clean("C:\\data\\jo\\model") == "model"
+
+
+def test_two_names_that_become_one_are_both_kept():
+    """Evaluation sets of one name in two folders: neither takes the place of the other."""
+    found = clean({"/a/test.jsonl": 1, "/b/test.jsonl": 2, "/c/test.jsonl": 3, "other": 4})
+    assert found == {"test.jsonl": 1, "test.jsonl (2)": 2, "test.jsonl (3)": 3, "other": 4}

@@ -1,0 +1,107 @@
+"""Requests: what is asked for, one completion each, and the row that an answer becomes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import datasets
+
+from distill.basics.fingerprint import fingerprint
+from distill.basics.processes import tell
+from distill.pairs.schema import complete_row
+from distill.teachers.base import Ask, Completion, ConcurrentTeacher, Refusal, Sampling, Teacher
+from distill.text.encode import Prompt
+
+
+class Request(NamedTuple):
+    """One completion to ask for."""
+
+    id: str
+    prompt: Prompt
+    prompt_ids: list[int]
+    sample: int
+
+
+def listed(prompts: Iterable[Prompt] | datasets.Dataset) -> list[Prompt]:
+    """The prompts as a list.
+
+    Raises:
+        ValueError: one string, a dataset without the column `prompt`, splits, or nothing.
+    """
+    if isinstance(prompts, str):
+        raise ValueError(
+            "prompts is one string; give a list of prompts, or read a file with distill.pairs.prompts.read_prompts."
+        )
+    if isinstance(prompts, datasets.Dataset):
+        if "prompt" not in prompts.column_names:
+            raise ValueError(f"The dataset has columns {prompts.column_names}, but no column 'prompt'.")
+        prompts = prompts["prompt"]
+    if isinstance(prompts, Mapping):
+        raise ValueError(f"prompts has the splits {', '.join(map(str, prompts))}; give one of them: prompts[split].")
+    found = list(prompts)
+    if not found:
+        raise ValueError("There are no prompts; give at least one.")
+    return found
+
+
+def requests_of(
+    teacher: Teacher | ConcurrentTeacher, prompts: Sequence[Prompt], samples: int, settings: dict[str, Any]
+) -> list[Request]:
+    """Every sample of every prompt, once: its id is a hash of all that decides the answer.
+
+    Raises:
+        ValueError: a prompt that cannot be encoded.
+    """
+    requests: dict[str, Request] = {}
+    for number, prompt in enumerate(prompts, start=1):
+        try:
+            asked, ids = teacher.resolve_prompt(prompt)
+        except (TypeError, UnicodeError):  # the tokenizer's words for it name neither the prompt nor the reason
+            raise ValueError(
+                f"Prompt {number} of {len(prompts)} is no text that can be encoded: {ascii(prompt)[:80]}. Half of a character (a "
+                "lone surrogate) is none; remove or mend it."
+            ) from None
+        for sample in range(samples):
+            key = fingerprint(settings, ids, sample)
+            requests.setdefault(key, Request(key, asked, ids, sample))
+    if repeated := len(prompts) - len(requests) // samples:
+        tell(f"{repeated} of {len(prompts)} prompts repeat others and are asked once; for more answers raise samples.")
+    return list(requests.values())
+
+
+def batches_of(requests: Sequence[Request], batch_size: int) -> list[list[Request]]:
+    """Prompts of like length together (little padding), the longest first (too little memory shows at once)."""
+    ordered = sorted(requests, key=lambda r: (-len(r.prompt_ids), r.id))
+    return [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
+
+
+def ask_of(index: int, request: Request, sampling: Sampling) -> Ask:
+    """A request as a teacher behind a server is asked, with a seed of its own."""
+    own_seed = int(fingerprint(sampling.seed, request.id)[:8], 16) % 2**31  # every server takes 31 bits
+    return Ask(index, request.prompt, request.prompt_ids, own_seed)
+
+
+def row_or_refusal(teacher: str, request: Request, answer: Completion | Refusal) -> dict[str, Any] | Refusal:
+    """The row of a completion; a refusal where it is none that a file of pairs can hold."""
+    if isinstance(answer, Refusal):
+        return answer
+    row = row_of(teacher, request, answer)
+    try:
+        return complete_row(row, "its answer")
+    except ValueError as error:
+        return Refusal(str(error))
+
+
+def row_of(teacher: str, request: Request, completion: Completion) -> dict[str, Any]:
+    """The row of a completion; columns: see `distill.pairs`."""
+    return {
+        "id": request.id,
+        "prompt": request.prompt,
+        "completion": completion.text,
+        "prompt_ids": request.prompt_ids,
+        "completion_ids": completion.ids,
+        "finish_reason": completion.finish_reason,
+        "sample": request.sample,
+        "teacher": teacher,
+        "token_source": completion.token_source,
+        **({} if completion.top_logprobs is None else {"top_logprobs": completion.top_logprobs}),
+    }

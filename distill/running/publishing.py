@@ -1,0 +1,97 @@
+"""Publishing: a finished student to the Hub. Only the student and its card go there, and nobody sees them unless that is said."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import TrainingArguments
+
+from distill.basics.processes import is_main, say
+
+
+@dataclass
+class PublishingArguments:
+    """What goes to the Hub beside what TrainingArguments say (--push_to_hub, --hub_model_id, --hub_private_repo, --hub_token)."""
+
+    push_pairs: bool = field(
+        default=False,
+        metadata={"help": "With --push_to_hub: upload the training pairs, too, as the data set HUB_MODEL_ID-pairs."},
+    )
+
+
+class Publication:
+    """Where a student will be published; found out before the training, because afterwards is late.
+
+    Trainer would upload its whole output folder, and a run's folder has the pairs in it, its settings and its locks. So
+    Trainer's own switch is turned off, and the finished student's folder is uploaded in its place.
+
+    Args:
+        training: its `push_to_hub` is turned off.
+        push_pairs: upload the pairs, too.
+
+    Raises:
+        ValueError: the Hub cannot be reached, or takes no repository of that name; there is a public one, and nobody said that
+            it may be public; pairs without `push_to_hub`.
+    """
+
+    def __init__(self, training: TrainingArguments, push_pairs: bool = False) -> None:
+        self.wanted, training.push_to_hub = bool(training.push_to_hub), False
+        if push_pairs and not self.wanted:
+            raise ValueError(
+                "push_pairs uploads the pairs beside a published student; give --push_to_hub True with it."
+            )
+        self._pairs, self._token = push_pairs, training.hub_token
+        self.private = training.hub_private_repo is not False  # unless said otherwise
+        self.name = training.hub_model_id or Path(str(training.output_dir)).name
+        self.repository = self._made() if self.wanted and is_main() else self.name
+
+    def publish(self, folder: Path, pairs: datasets.Dataset) -> None:
+        """Upload the student's folder, and the pairs if they were asked for. The first process does it.
+
+        Args:
+            folder: with weights, tokenizer and card, all of which goes to the Hub.
+            pairs: what it was trained on.
+
+        Raises:
+            ValueError: the upload failed; the student is on the disk.
+        """
+        if not self.wanted or not is_main():
+            return
+        try:
+            self._hub().upload_folder(
+                repo_id=self.repository, folder_path=str(folder), commit_message="Student and model card"
+            )
+            if self._pairs:
+                pairs.push_to_hub(f"{self.repository}-pairs", private=self.private, token=self._token)
+        except Exception as error:
+            raise ValueError(
+                f"The student is saved in {folder}, but could not be uploaded ({type(error).__name__}: {error}). Give the same "
+                f"command again, or: hf upload {self.repository} {folder}"
+            ) from None
+        seen = "private" if self.private else "public"
+        say(f"Published to {self.repository} ({seen}): the student and its card{', and the pairs' * self._pairs}.")
+
+    def _made(self) -> str:
+        hub = self._hub()
+        try:
+            there = hub.repo_info(self.name)
+        except Exception:  # none of that name, or nobody answers, which is told next
+            there = None
+        if there is not None and there.private is False and self.private:
+            raise ValueError(
+                f"{self.name} is public, and a student is published privately unless you say otherwise; give --hub_private_repo "
+                "False, or another --hub_model_id."
+            )
+        try:
+            return str(hub.create_repo(repo_id=self.name, private=self.private, exist_ok=True).repo_id)
+        except Exception as error:
+            raise ValueError(
+                f"push_to_hub: no repository {self.name} could be made ({type(error).__name__}: {error}). Log in with `hf auth "
+                "login`, or train without it and upload the student's folder later."
+            ) from None
+
+    def _hub(self) -> Any:
+        from huggingface_hub import HfApi
+
+        return HfApi(token=self._token)

@@ -1,0 +1,129 @@
+"""Publishing: only the finished student and its card, private unless said otherwise; and a card never costs the student."""
+
+import fnmatch
+from pathlib import Path
+from types import SimpleNamespace
+
+import datasets
+import huggingface_hub
+import pytest
+from conftest import build_model, build_pairs, build_tokenizer, save_teacher
+from distill.recipes import black_box, compare
+from transformers import AutoModelForCausalLM, TrainingArguments
+
+from distill.reports.card import write_card
+from distill.running.folder import save_student
+from distill.running.publishing import Publication
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub that remembers what it was sent; `.there` is a repository that it has already."""
+    seen = SimpleNamespace(made=[], files=[], pairs=[], there=None, wrong=None)
+
+    def create_repo(self, repo_id, *, private, exist_ok):
+        if seen.wrong:
+            raise seen.wrong
+        seen.made.append((repo_id, private))
+        return SimpleNamespace(repo_id=repo_id)
+
+    def upload_folder(self, *, repo_id, folder_path, ignore_patterns=(), **kwargs):
+        if seen.wrong:
+            raise seen.wrong
+        names = [str(p.relative_to(folder_path)) for p in Path(folder_path).rglob("*") if p.is_file()]
+        seen.files += [n for n in names if not any(fnmatch.fnmatch(n, i) for i in ignore_patterns)]
+
+    def repo_info(self, name):
+        if seen.there is None:
+            raise OSError("no such repository")
+        return seen.there
+
+    for function in (create_repo, upload_folder, repo_info):
+        monkeypatch.setattr(huggingface_hub.HfApi, function.__name__, function)
+    monkeypatch.setattr(
+        datasets.Dataset,
+        "push_to_hub",
+        lambda self, name, *, private, token: seen.pairs.append((name, private, len(self))),
+    )
+    return seen
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    return save_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+def training(teacher, folder, *more):
+    flags = f"--teacher {teacher} --prompts {teacher}/prompts.txt --layers 2 --strategy even --max_new_tokens 8 --held_out 3"
+    return [*flags.split(), *["--max_steps", "1", "--bf16", "False", "--disable_tqdm", "True", "--save_strategy", "no"],
+            "--output_dir", str(folder), "--push_to_hub", "True", *more]  # fmt: skip
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_only_the_student_goes_to_the_hub(hub, teacher, tmp_path, pairs):
+    black_box.main(training(teacher, tmp_path / "run", "--hub_model_id", "me/it", *["--push_pairs"] * pairs))
+    assert hub.made == [("me/it", True)], "private, and made before the training"
+    assert {"README.md", "provenance.json", "model.safetensors", "config.json", "tokenizer.json"} <= set(hub.files)
+    assert not [
+        n for n in hub.files if "pairs" in n or "run.json" in n or n.endswith((".lock", ".bin", ".pt", ".jsonl"))
+    ]
+    assert set(hub.files) == {p.name for p in (tmp_path / "run" / "student").iterdir()}
+    assert [(name, private) for name, private, _ in hub.pairs] == [("me/it-pairs", True)] * pairs
+
+
+def test_a_public_repository_is_used_only_where_that_is_said(hub, tmp_path):
+    def args(**changes):
+        return TrainingArguments(str(tmp_path / "mine"), push_to_hub=True, use_cpu=True, **changes)
+
+    hub.there = SimpleNamespace(private=False)
+    with pytest.raises(ValueError, match="mine is public.*--hub_private_repo False"):
+        Publication(args())
+    said = args(hub_private_repo=False)
+    assert Publication(said).private is False
+    assert said.push_to_hub is False, "Trainer uploads nothing"
+    hub.wrong = OSError("no token")
+    with pytest.raises(ValueError, match="no repository mine could be made .*no token.*hf auth"):
+        Publication(args(hub_private_repo=False))
+    with pytest.raises(ValueError, match="give --push_to_hub True with it"):
+        Publication(TrainingArguments(str(tmp_path), use_cpu=True), push_pairs=True)
+
+
+def test_a_failed_upload_leaves_the_student_and_says_how_to_go_on(hub, tmp_path):
+    publication = Publication(TrainingArguments(str(tmp_path), push_to_hub=True, hub_model_id="me/it", use_cpu=True))
+    hub.wrong = OSError("gone")
+    with pytest.raises(ValueError, match=r"is saved in .*student.*\(OSError: gone\).*hf upload me/it"):
+        publication.publish(tmp_path / "student", build_pairs(3))
+
+
+def test_a_recipe_of_several_students_publishes_none(hub, capsys):
+    with pytest.raises(SystemExit):
+        compare.main(["--push_to_hub", "True"])
+    assert "this recipe makes several students" in capsys.readouterr().err
+    assert not hub.made
+
+
+# ------------------------------------------------------------------------------------------------ save order
+def test_a_card_that_fails_never_costs_the_student(tmp_path, capsys):
+    def card(folder):
+        assert (folder / "model.safetensors").is_file(), "the student is there before its card"
+        raise RuntimeError("no words")
+
+    save_student(build_model(), build_tokenizer(), tmp_path / "student", card)
+    AutoModelForCausalLM.from_pretrained(tmp_path / "student")
+    assert "is saved in" in (said := capsys.readouterr().out)
+    assert "its card could not be written: RuntimeError: no words" in said
+
+
+def test_without_a_home_there_is_a_card(tmp_path, monkeypatch):
+    def nobody(self=None):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(Path, "home", nobody)
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    pairs = build_pairs(4)
+    save_student(
+        build_model(), build_tokenizer(), tmp_path / "student",
+        lambda folder: write_card(folder, student=build_model(), pairs=pairs, how="black box"),
+    )  # fmt: skip
+    assert (tmp_path / "student" / "README.md").is_file()
