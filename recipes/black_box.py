@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         eval_dataset=held_out,
         processing_class=tokenizer,
         max_length=args.max_length,
+        supervised_only=args.supervised_only,
         callbacks=callbacks,
         **tuning,
     )

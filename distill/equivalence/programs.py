@@ -139,13 +139,13 @@ def by_hand(job: Job) -> Trail:
     return trail.finish(model)
 
 
-def black_box(job: Job, *, max_length: int | None = None, **changes: Any) -> Trail:
+def black_box(job: Job, *, max_length: int | None = None, supervised_only: bool = False, **changes: Any) -> Trail:
     """`distill.BlackBoxTrainer`; `changes` are of its `TrainingArguments`."""
 
     def build(folder: str, **common: Any) -> Trainer:
         return BlackBoxTrainer(
             args=job.settings.arguments(folder, **changes), processing_class=job.tokenizer, max_length=max_length,
-            train_dataset=job.pairs, **common,
+            train_dataset=job.pairs, supervised_only=supervised_only, **common,
         )  # fmt: skip
 
     return _trained(build, job)

@@ -45,6 +45,7 @@ SAME = [
 ]
 ROUNDING = [
     Rung("TRL SFTTrainer as it comes", "rounding", lambda job: trl(job, plain=False), needs_trl=True),
+    Rung("logits of supervised positions alone", "rounding", lambda job: black_box(job, supervised_only=True)),
     Rung("eager attention for SDPA", "rounding", lambda job: black_box(_with_kernel(job, "eager"))),
     Rung("rows padded to 64", "rounding", lambda job: plain_trainer(job, PairCollator(job.tokenizer, None, "right", 64))),
     Rung("a window as one batch", "rounding", lambda job: black_box(_one_batch(job))),

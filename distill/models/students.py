@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from distill.models.evaluating import evaluating
 from distill.models.quantising import is_dispatched, is_quantised
@@ -64,7 +65,11 @@ def make_student(
     student_config = _cut_config(teacher.config, kept, total)
     try:
         # _from_config and not .to(dtype): the latter would also round the rotary frequencies, which stay float32
-        student: PreTrainedModel = type(teacher)._from_config(student_config, dtype=dtype)
+        with (
+            no_init_weights()
+        ):  # a random start is nine tenths of the time, and every one of its weights is written over
+            student: PreTrainedModel = type(teacher)._from_config(student_config, dtype=dtype)
+        student.tie_weights()
         student.load_state_dict(_cut_weights(teacher.state_dict(), prefix, kept))
     except (RuntimeError, ValueError, KeyError, IndexError, TypeError) as error:
         raise ValueError(
@@ -72,7 +77,6 @@ def make_student(
             "Keep layers of one kind, or start from another student of the same tokenizer."
         ) from error
     student.to(teacher.device)  # type: ignore[arg-type]
-    student.tie_weights()
     student.generation_config = copy.deepcopy(teacher.generation_config)
     return student.eval()
 

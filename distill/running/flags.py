@@ -133,6 +133,13 @@ class ServerArguments:
 class BlackBoxArguments(DataArguments, TuningArguments, ServerArguments, PublishingArguments):
     """Pairs, student, and a teacher that may be behind a server."""
 
+    supervised_only: bool = field(
+        default=False,
+        metadata={
+            "help": "Make no logits of prompts and padding: less memory at a large vocabulary, equal up to rounding."
+        },
+    )
+
 
 def build_objectives(
     names: str, *, divergence: str = "forward_kl", temperature: float = 1.0, cross_entropy: float = 0.0

@@ -75,6 +75,19 @@ def rows_of(states: Tensor, rows: SupervisedRows) -> Tensor:
     return rows.take(states) if states.shape[:2] == rows.mask.shape else states.reshape(-1, states.shape[-1])
 
 
+class _InGraph(torch.autograd.Function):
+    """The states, with the head in their graph, where DDP looks for the parameters in use. It gets no gradient from here: a gradient of
+    zeros would be as large as the head, beside the one that the loss gives it."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, *head: Tensor | None) -> Tensor:
+        return states.clone()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:
+        return upstream, None, None
+
+
 @contextmanager
 def replaced_head(
     model: PreTrainedModel, rows: SupervisedRows, transform: LogitTransform, with_logits: bool = False
@@ -92,9 +105,7 @@ def replaced_head(
         taps.append(HeadTap(rows_of(hidden, rows), head.weight, head.bias, transform, dtype))
         if with_logits:
             return nn.functional.linear(hidden, head.weight, head.bias)
-        # the zero keeps the head in the graph of what is returned, where DDP looks for the parameters in use
-        bias = 0 if head.bias is None else head.bias[0]
-        return hidden[..., :1] + 0 * (head.weight[0, 0] + bias)
+        return _InGraph.apply(hidden[..., :1], head.weight, head.bias)
 
     head.forward = forward  # type: ignore[assignment, method-assign]
     try:

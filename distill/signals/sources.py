@@ -13,8 +13,15 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
-from distill.models.adapters import adapter_off, base_of, check_no_virtual_tokens, check_off_is_base, is_adapted
-from distill.models.evaluating import evaluating
+from distill.models.adapters import (
+    adapter_off,
+    base_of,
+    check_no_virtual_tokens,
+    check_off_is_base,
+    is_adapted,
+    switches_of,
+)
+from distill.models.evaluating import evaluating, modules_of
 from distill.models.quantising import is_dispatched, is_quantised
 from distill.signals.sharding import shard
 from distill.teachers.local import LocalTeacher
@@ -132,11 +139,20 @@ class AdapterOff:
     def __init__(self, student: Any) -> None:
         check_off_is_base(student)
         self.student, self.model = student, base_of(student)
+        self._adapters: list[str] = []
 
     @contextmanager
     def forward_pass(self) -> Iterator[Any]:
         """See `TeacherSide`. What was in training is in training again when it ends."""
-        with evaluating(self.student), adapter_off(self.student), torch.no_grad():
+        if self._adapters != (
+            adapters := list(self.student.peft_config)
+        ):  # looked for once, and again when one is added
+            self._adapters, self._modules, self._switches = (
+                adapters,
+                modules_of(self.student),
+                switches_of(self.student),
+            )
+        with evaluating(self.student, self._modules), adapter_off(self.student, self._switches), torch.no_grad():
             yield self.student
 
     def release(self) -> None:

@@ -13,7 +13,7 @@ from transformers.trainer_utils import TrainOutput
 
 from distill.models.adapters import add_adapter, base_of, is_adapted
 from distill.models.quantising import check_student_keeps_gradients
-from distill.pairs.collate import PairCollator, document_tokens, supervised_rows
+from distill.pairs.collate import PairCollator, document_tokens, in_arrays, supervised_rows
 from distill.pairs.row_limits import RowLimits
 from distill.trainers import fsdp
 from distill.trainers.causality import check_causal
@@ -179,6 +179,8 @@ class PairTrainer(Trainer):
         self, dataset: Any, description: str, batch_size: int, sampler_fn: Any = None, **kwargs: Any
     ) -> torch.utils.data.DataLoader:
         """As Trainer's; in several processes every row comes once, where accelerate would repeat some; by length, if that is asked for."""
+        if isinstance(self.data_collator, PairCollator):
+            dataset = in_arrays(dataset)
         rows, order = arranged(self, dataset, description, batch_size, sampler_fn, kwargs.get("is_training", False))
         loader: Any = super()._get_dataloader(rows, description, batch_size, order, **kwargs)
         if rows is not dataset and hasattr(rows, "order"):

@@ -1,6 +1,7 @@
 """Black-box distillation: supervised fine-tuning on the teacher's pairs. Look for a loss in here: there is none."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -11,6 +12,7 @@ from distill.teachers.base import Teacher
 from distill.text.encode import Prompt
 from distill.trainers.base import PairTrainer
 from distill.trainers.router_loss import check_one_batch_a_step
+from distill.trainers.supervised_only import check_supervised_only
 
 
 class BlackBoxTrainer(PairTrainer):
@@ -24,11 +26,15 @@ class BlackBoxTrainer(PairTrainer):
         generation: with `teacher`, keyword arguments of `distill.generate` (`max_new_tokens`, `output`, ...). Several processes
             share the work.
         processing_class: the student's tokenizer.
+        supervised_only: let the batch name its supervised positions (`logits_to_keep` and `shift_labels`, which are the model's own
+            arguments), so that no logits of prompts and padding are made. Less memory and time at a large vocabulary; the loss stays the
+            model's own, but sums are taken in another order than in plain `transformers.Trainer`: equal up to rounding, not in bits.
         kwargs: `max_length`, `packing`, `peft_config` as for `PairTrainer`, and as for `transformers.Trainer`.
 
     Raises:
         ValueError: pairs and teacher both or neither; pairs that cannot be learned from; a model whose loss Trainer cannot
-            normalise over an accumulation window, or of which a part (a router's loss) is not.
+            normalise over an accumulation window, or of which a part (a router's loss) is not; `supervised_only` with a model that
+            does not give the same loss then, or with something that reads logits beside labels.
 
     Example:
         >>> BlackBoxTrainer(model=student, args=args, train_dataset=pairs, processing_class=tokenizer).train()
@@ -44,6 +50,7 @@ class BlackBoxTrainer(PairTrainer):
         prompts: Iterable[Prompt] | datasets.Dataset | None = None,
         generation: dict[str, Any] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
+        supervised_only: bool = False,
         **kwargs: Any,
     ) -> None:
         if teacher is not None or prompts is not None:
@@ -64,3 +71,13 @@ class BlackBoxTrainer(PairTrainer):
             )
         if not self.compute_loss_func:
             check_one_batch_a_step(self, ", or give compute_loss_func=")
+        self.supervised_only = supervised_only
+        if supervised_only:
+            others = {"compute_loss_func": self.compute_loss_func, "compute_metrics": self.compute_metrics}
+            check_supervised_only(self.model, self.args, self.data_collator, others, self.model_accepts_loss_kwargs)
+            collator: Any = self.data_collator
+            self.data_collator = replace(collator, supervised_only=True)
+
+    def identity(self) -> dict[str, Any]:
+        """As every trainer's; and whether sums are taken over the supervised positions alone."""
+        return super().identity() | ({"supervised_only": True} if self.supervised_only else {})

@@ -22,7 +22,9 @@ class TermSums:
     def begin_training_window(self) -> None:
         """After a log."""
         self._train: dict[str, Tensor] = {}  # sums of values already divided
-        self._steps = 0  # and over how many optimiser steps
+        self._steps: dict[
+            str, int
+        ] = {}  # and over how many optimiser steps: a term of weight 0 is not there in all of them
 
     def begin_evaluation(self) -> None:
         """Before an evaluation."""
@@ -31,15 +33,16 @@ class TermSums:
     def keep_training(self, sums: dict[str, Tensor], items: Tensor) -> None:
         """A micro-batch: the sum over its rows of every term; `items` are the rows of the whole step."""
         _add(self._train, {name: value.detach() / items for name, value in sums.items()})
-        self._steps += self.accelerator.sync_gradients  # True in the last micro-batch of a step
+        for name in sums if self.accelerator.sync_gradients else ():  # the last micro-batch of a step
+            self._steps[name] = self._steps.get(name, 0) + 1
 
     def keep_evaluation(self, sums: dict[str, Tensor], rows: Tensor) -> None:
         """A batch of an evaluation and how many rows it has."""
         _add(self._eval, {name: value.detach() for name, value in sums.items()} | {"rows": rows})
 
     def training_means(self) -> dict[str, float]:
-        """Mean over the optimiser steps since the last log; a new window begins."""
-        means = {name: value / max(self._steps, 1) for name, value in self._gathered(self._train).items()}
+        """Mean over the optimiser steps since the last log that had the term; a new window begins."""
+        means = {name: value / max(self._steps.get(name, 1), 1) for name, value in self._gathered(self._train).items()}
         self.begin_training_window()
         return means
 
@@ -51,11 +54,12 @@ class TermSums:
 
     def open_window(self) -> dict[str, Any]:
         """The training sums as plain values."""
-        return {"terms": {name: float(value) for name, value in self._train.items()}, "steps": self._steps}
+        return {"terms": {name: float(value) for name, value in self._train.items()}, "steps": dict(self._steps)}
 
     def take_up_window(self, window: dict[str, Any]) -> None:
         """Put back what `open_window` gave."""
-        self._steps = window["steps"]
+        steps: Any = window["steps"]  # one number for all of them in older checkpoints
+        self._steps = dict(steps) if isinstance(steps, dict) else dict.fromkeys(window["terms"], steps)
         self._train = {
             name: torch.tensor(value, dtype=torch.float64, device=self.device)
             for name, value in window["terms"].items()

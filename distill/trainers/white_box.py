@@ -7,6 +7,7 @@ import datasets
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from distill.models.adapters import base_of, check_no_virtual_tokens
@@ -38,6 +39,8 @@ class WhiteBoxTrainer(PairTrainer):
     over all processes, so the gradient does not depend on how a batch is split. Every objective's value is logged under
     its own name, and as `eval_...` in evaluation, where the mean is over tokens. A mixture of experts with
     `config.output_router_logits` adds its router's loss as it does to cross-entropy, logged as `router_loss` before its coefficient.
+    An objective of weight 0 is only looked at: computed, and its signals asked for, in the steps that are logged (every `logging_steps`),
+    and the log has that step's value in place of a mean over steps.
 
     Args:
         model: the student.
@@ -139,8 +142,6 @@ class WhiteBoxTrainer(PairTrainer):
                     "HiddenStates(distance='cka') compares the states of a whole row, and a packed row holds several pairs; "
                     "leave packing out, or choose distance='mse' or 'cosine'."
                 )
-        self._student_request = SignalRequest.union(term.student_request for term in bound)
-        self._teacher_request = SignalRequest.union(term.teacher_request for term in bound)
         self._sums = TermSums(self.accelerator, self.args.device)
         self._last_weights: dict[str, float] = {}
         # so that Trainer counts the supervised positions whatever the model's forward accepts
@@ -210,15 +211,21 @@ class WhiteBoxTrainer(PairTrainer):
         tokens: Tensor,
         weights: dict[str, float],
     ) -> tuple[dict[str, Tensor], Signals]:
-        """`[N]` of every objective, and what objectives show beside it; and the student's signals."""
+        """`[N]` of every objective that counts or is shown, and what it shows beside it; and the student's signals."""
         values: dict[str, Tensor] = {}
+        shown = self._step_is_shown()
+        every: Any = self.terms
+        terms: list[Any] = [term for term in every if shown or weights[term.objective.name] > 0]
+        ours, theirs = (
+            SignalRequest.union(getattr(term, side) for term in terms)
+            for side in ("student_request", "teacher_request")
+        )
         # The teacher first: what it needs while it runs is gone before the student's activations are there.
         with self.rates.teacher(), self.teacher_side.forward_pass() as forward:
-            teacher = run_with_taps(forward, self.teacher, inputs, rows, self._teacher_request, tokens)
-        student = run_with_taps(model, self.student, inputs, rows, self._student_request, tokens)
+            teacher = run_with_taps(forward, self.teacher, inputs, rows, theirs, tokens)
+        student = run_with_taps(model, self.student, inputs, rows, ours, tokens)
         with torch.autocast(self.args.device.type, enabled=False):  # whatever the models run in, this is in float32
-            term: Any
-            for term in self.terms:
+            for term in terms:
                 # a term without weight is computed for the log alone
                 with torch.set_grad_enabled(torch.is_grad_enabled() and weights[term.objective.name] > 0):
                     found = values_of(term, student, teacher, len(tokens))
@@ -231,6 +238,15 @@ class WhiteBoxTrainer(PairTrainer):
                 values.update(found)
         self.teacher_side.release()
         return values, student
+
+    def _step_is_shown(self) -> bool:
+        """Whether what this batch gives will be seen whatever its weight: in an evaluation, or at the end of a step that is logged."""
+        args, state, step = self.args, self.state, self.state.global_step + 1
+        if not self.student.training or args.logging_strategy == IntervalStrategy.EPOCH:
+            return True  # which step ends an epoch is not known in it
+        if args.logging_strategy == IntervalStrategy.STEPS and step % max(int(state.logging_steps), 1) == 0:
+            return True
+        return step >= state.max_steps or (step == 1 and args.logging_first_step)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the value of every objective to Trainer's training logs."""

@@ -1,10 +1,12 @@
 """Every border of a row: where the prompt ends, where the EOS is, where padding begins, what is cut."""
 
+import numpy as np
 import pytest
 import torch
-from conftest import build_model, build_tokenizer
+from conftest import build_model, build_pairs, build_tokenizer
 
-from distill.pairs.collate import IGNORE, PairCollator, supervised_rows
+from distill.pairs.collate import IGNORE, PairCollator, in_arrays, supervised_rows
+from distill.pairs.schema import pairs_from_rows
 
 STOPPED = {"id": "a", "prompt_ids": [5, 6, 7], "completion_ids": [8, 9, 2]}
 CUT = {"id": "b", "prompt_ids": [5], "completion_ids": [8, 9, 10, 11, 12]}
@@ -89,3 +91,21 @@ def test_a_mask_equals_deletion(tokenizer):
 
 def _sum_loss(model, batch):
     return model(**batch, num_items_in_batch=torch.tensor(1)).loss
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_rows_read_as_arrays_give_the_same_batch(masked):
+    """Rows without a prompt and without a mask among them; a form that the caller chose is left alone."""
+    rows = list(build_pairs(6))
+    rows[2]["prompt_ids"] = []
+    for i, row in enumerate(rows if masked else ()):
+        row["loss_mask"] = None if i % 2 else [1] * len(row["completion_ids"])
+    pairs = pairs_from_rows(rows, where="test")
+    collate, read = PairCollator(build_tokenizer(), with_ids=True), in_arrays(pairs)
+    assert isinstance(read[0]["prompt_ids"], np.ndarray)
+    ours, theirs = collate([read[i] for i in range(6)]), collate([pairs[i] for i in range(6)])
+    assert ours.pop("ids") == theirs.pop("ids")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert in_arrays(pairs.with_format("torch")).format["type"] == "torch"
+    assert in_arrays(rows) is rows

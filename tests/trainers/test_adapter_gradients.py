@@ -88,4 +88,5 @@ def test_the_head_is_streamed_unless_it_has_an_adapter(arguments, kind, tied):
     for teacher in (build_model(seed=1), "self"):
         run = trainer(arguments, [Logits()], student=adapted, teacher=teacher)
         assert (run.terms[0].transforms is None) == ("head" in kind and "copy" not in kind)
-        assert run._student_request.logits == run._teacher_request.logits == (run.terms[0].transforms is None)
+        term = run.terms[0]
+        assert term.student_request.logits == term.teacher_request.logits == (term.transforms is None)

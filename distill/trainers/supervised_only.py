@@ -1,0 +1,83 @@
+"""May a batch say which rows the head sees? Asked of the model itself: its loss must be the one it gives without."""
+
+import inspect
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from distill.models.adapters import base_of
+from distill.models.evaluating import evaluating
+from distill.pairs.collate import PairCollator, supervised_rows, supervised_tokens
+
+
+def check_supervised_only(
+    model: Any, args: TrainingArguments, collator: Any, others: dict[str, Any], takes_items: bool
+) -> None:
+    """Refuse what does not go together with a batch that names its supervised positions.
+
+    Two short rows are run with and without `logits_to_keep` and `shift_labels`. A model whose weights are not here now (FSDP1,
+    DeepSpeed) is asked for the names of its arguments only.
+
+    Args:
+        model: the student, with its adapter if it has one.
+        args: of the training.
+        collator: of the trainer.
+        others: what of the trainer reads logits and labels side by side, by name; None where it is not used.
+        takes_items: whether the model takes `num_items_in_batch`.
+
+    Raises:
+        ValueError: names the class, or the setting.
+    """
+    used = [name for name, value in others.items() if value is not None]
+    used += ["label_smoothing_factor"] if args.label_smoothing_factor else []
+    used += ["use_liger_kernel, which makes no logits anyway"] if args.use_liger_kernel else []
+    used += ["several GPUs in one process (use accelerate launch)"] if args.n_gpu > 1 else []
+    config: Any = args.accelerator_config
+    if args.world_size > 1 and (config.dispatch_batches or config.split_batches):
+        used.append("dispatch_batches and split_batches of accelerator_config, which cut batches by rows")
+    if not isinstance(collator, PairCollator):
+        used.append(f"data_collator={type(collator).__name__}: a PairCollator makes what the model is given")
+    if used:
+        raise ValueError(
+            f"supervised_only=True gives the head the supervised positions alone, one behind the other; that does not go together with "
+            f"{'; '.join(used)}. Leave one of the two out."
+        )
+    base = base_of(model)
+    name = type(base).__name__
+    if "logits_to_keep" not in inspect.signature(base.forward).parameters:
+        raise ValueError(
+            f"{name} does not take logits_to_keep, so it makes the logits of all positions; leave supervised_only out."
+        )
+    weights = base.get_input_embeddings().weight
+    if weights.is_meta or weights.dim() != 2 or weights.device.type != args.device.type:
+        return
+    ids = torch.arange(12, device=weights.device).view(2, 6) % weights.shape[0]
+    labels = ids.clone()
+    labels[0, :2] = labels[1, :4] = -100
+    rows = supervised_rows(labels)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "use_cache": False}
+    if takes_items:
+        inputs["num_items_in_batch"] = rows.sum()
+    try:
+        with evaluating(model), torch.no_grad(), torch.random.fork_rng():
+            whole = model(**inputs)
+            kept = model(**inputs, logits_to_keep=rows, shift_labels=supervised_tokens(labels, rows))
+        wanted, found, shape = float(whole.loss), float(kept.loss), tuple(kept.logits.shape[:-1])
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        IndexError,
+        AttributeError,
+    ) as error:  # what a model's own code raises over shapes
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise ValueError(
+            f"{name} cannot be given supervised positions alone ({type(error).__name__}: {first[:120]}); leave supervised_only out."
+        ) from error
+    rounding = 10 * torch.finfo(whole.logits.dtype).eps
+    if shape != (int(rows.sum()),) or not abs(found - wanted) <= max(1e-5, rounding) * max(1.0, abs(wanted)):
+        raise ValueError(
+            f"{name} takes logits_to_keep and shift_labels, but gives logits {list(shape)} and the loss {found:.6g} in place of "
+            f"[{int(rows.sum())}] and {wanted:.6g}; leave supervised_only out."
+        )
