@@ -21,7 +21,24 @@ _SEAL = re.compile(b', "%s": "([0-9a-f]{8})"}\n$' % CHECKSUM.encode())
 _ID = re.compile(rb'\{"id": "([\x20-\x21\x23-\x5b\x5d-\x7e]+)"')  # printable ASCII that needs no escape
 _SEAL_BYTES = len(f', "{CHECKSUM}": "89abcdef"}}\n')
 _HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # may be half of a pair; only then is it worth a closer look
-_BLANK = b" \t\r\n"
+BLANK = b" \t\r\n"
+BOM = b"\xef\xbb\xbf"
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {next(n for n in names if names.count(n) > 1)!r} stands twice")
+    return made
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+# for json.loads and json.JSONDecoder: as strict as the standard
+STRICT: dict[str, Any] = {"object_pairs_hook": _object, "parse_constant": _refuse_constant}
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -35,7 +52,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, An
         raise ValueError(f"No file {source}.")
     with source.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if not line.isspace() or line.strip(_BLANK):  # the first is quick, the second is JSON's idea of blank
+            if not line.isspace() or line.strip(BLANK):  # the first is quick, the second is JSON's idea of blank
                 yield f"{source}:{number}", parse_line(line, f"{source}:{number}", first=number == 1)
 
 
@@ -52,13 +69,9 @@ def parse_line(line: bytes, where: str, first: bool = False, sealed: bool = Fals
         ValueError: not a JSON object in UTF-8; a name that stands twice; NaN or Infinity; text that is no Unicode; a
             number or a nesting too large to read; a checksum that does not agree.
     """
-    data = line.removeprefix(b"\xef\xbb\xbf") if first else line
+    data = line.removeprefix(BOM) if first else line
     try:
-        row: Any = json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_refuse_constant)
-        if data.count(b"[") + data.count(b"{") > MOST_LEVELS and _is_deeper(row, MOST_LEVELS):
-            raise ValueError(f"nested more than {MOST_LEVELS} levels deep")
-        if _HALF_SURROGATE.search(data):
-            json.dumps(row, ensure_ascii=False).encode("utf-8")
+        row = check_value(json.loads(data.decode("utf-8"), **STRICT), data)
         checksum = row.pop(CHECKSUM, None) if isinstance(row, dict) else None
         agrees = checksum is None or is_intact(line) or seal(row) == checksum
     except (ValueError, RecursionError) as error:
@@ -76,6 +89,19 @@ def parse_line(line: bytes, where: str, first: bool = False, sealed: bool = Fals
             f"If the change was meant, remove {CHECKSUM} from the line; if not, remove the line."
         )
     return row
+
+
+def check_value(value: Any, data: bytes) -> Any:
+    """A value that was read from `data` with the settings `STRICT`, if it is JSON in every respect.
+
+    Raises:
+        ValueError: text that is no Unicode, or a nesting too deep to work with.
+    """
+    if data.count(b"[") + data.count(b"{") > MOST_LEVELS and _is_deeper(value, MOST_LEVELS):
+        raise ValueError(f"nested more than {MOST_LEVELS} levels deep")
+    if _HALF_SURROGATE.search(data):
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return value
 
 
 def sealed_line(row: dict[str, Any]) -> bytes:
@@ -107,18 +133,6 @@ def seal(row: dict[str, Any]) -> str:
 
 def _dump(row: dict[str, Any]) -> bytes:
     return json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the name {next(n for n in names if names.count(n) > 1)!r} stands twice")
-    return made
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _is_deeper(value: Any, levels: int) -> bool:

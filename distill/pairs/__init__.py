@@ -9,9 +9,12 @@ from distill.basics.lazy import lazy_names
 
 if TYPE_CHECKING:
     from distill.pairs.collate import PairCollator, supervised_rows, supervised_tokens
+    from distill.pairs.columns import COLUMNS
     from distill.pairs.packing import pack_pairs
-    from distill.pairs.reading import are_tokens_of, load_pairs, pair_from_conversation, retokenize, save_pairs
-    from distill.pairs.schema import COLUMNS, complete_row, pairs_from_rows
+    from distill.pairs.reading import load_pairs, pair_from_conversation
+    from distill.pairs.schema import complete_row, pairs_from_rows
+    from distill.pairs.tokens import are_tokens_of, retokenize
+    from distill.pairs.writing import save_pairs
 
 __all__ = [
     "COLUMNS",
@@ -32,16 +35,16 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "COLUMNS": "distill.pairs.schema",
+        "COLUMNS": "distill.pairs.columns",
         "PairCollator": "distill.pairs.collate",
-        "are_tokens_of": "distill.pairs.reading",
+        "are_tokens_of": "distill.pairs.tokens",
         "complete_row": "distill.pairs.schema",
         "load_pairs": "distill.pairs.reading",
         "pack_pairs": "distill.pairs.packing",
         "pair_from_conversation": "distill.pairs.reading",
         "pairs_from_rows": "distill.pairs.schema",
-        "retokenize": "distill.pairs.reading",
-        "save_pairs": "distill.pairs.reading",
+        "retokenize": "distill.pairs.tokens",
+        "save_pairs": "distill.pairs.writing",
         "supervised_rows": "distill.pairs.collate",
         "supervised_tokens": "distill.pairs.collate",
     },

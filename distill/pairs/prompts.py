@@ -1,44 +1,75 @@
-"""Prompts read from a file."""
+"""Prompts, read from whatever people have; see `sources` for where from and `shapes` for what a row may look like."""
 
 import os
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
 
-from distill.basics.jsonl import read_jsonl
+from distill.basics.processes import say
+from distill.pairs.aside import Aside
+from distill.pairs.formats import CSV, TEXT, TSV
+from distill.pairs.shapes import parse_columns, shape_of_prompts
+from distill.pairs.sources import Part, find_parts
 from distill.text.encode import Prompt, check_messages
 
+_LOOKED_AT = 100
 
-def read_prompts(path: str | os.PathLike[str], column: str = "prompt") -> list[Prompt]:
-    """Prompts from a `.jsonl` file (one object a line) or a text file (one prompt a line; blank lines are skipped).
+
+def read_prompts(
+    path: str | os.PathLike[str],
+    column: str = "prompt",
+    *,
+    columns: str | Mapping[str, str] | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    skip_bad: str | os.PathLike[str] | None = None,
+) -> list[Prompt]:
+    """Prompts of a text file (one a line; blank lines are skipped), or of rows in any format that `load_pairs` reads.
+
+    Of a row, its prompt is taken, or its question, its instruction with its input, or its messages up to the last question; a
+    system text stands before it. Which it is, is decided once a file, and said.
 
     Args:
-        path: the file.
-        column: the key of the prompt in each JSON object; a text, or messages.
+        path: a file, a folder, or a dataset of the Hub; see `distill.pairs.sources.find_parts`.
+        column: where the prompt stands; the same as `columns={"prompt": column}`.
+        columns: which column is taken for what, as `"prompt=q"`.
+        split: of a dataset or a folder with several.
+        limit: take only so many, from the first on.
+        skip_bad: leave bad rows out, and write them to this file.
 
     Raises:
-        ValueError: no such file, no prompts in it, or a bad line (file and line number are named).
+        ValueError: no such file, no prompts in it, no known shape, or a bad row (file and line are named).
     """
-    source = Path(path)
+    named = parse_columns(columns) or ({"prompt": column} if column != "prompt" else {})
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; it must be at least 1.")
     prompts: list[Prompt] = []
-    if source.suffix == ".jsonl":
-        for where, row in read_jsonl(source):
-            if column not in row:
-                raise ValueError(f"{where}: no {column!r}; the line has {', '.join(row) or 'no keys'}.")
-            if not row[column]:
-                raise ValueError(f"{where}: the prompt is empty.")
-            try:
-                if not isinstance(row[column], str):
-                    check_messages(row[column])
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}") from None
-            prompts.append(row[column])
-    else:
-        if not source.is_file():
-            raise ValueError(f"No file {source}.")
-        try:
-            lines = source.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{source} is not text in UTF-8 ({error}).") from None
-        prompts.extend(line.strip() for line in lines if line.strip())
+    with Aside(skip_bad) as aside:
+        for part in find_parts(path, split, most=limit):
+            prompts.extend(islice(_prompts_of(part, named, aside), None if limit is None else limit - len(prompts)))
     if not prompts:
-        raise ValueError(f"{source} has no prompts; it needs at least one line.")
+        raise ValueError(f"{path} has no prompts; it needs at least one line{aside.so_far()}.")
     return prompts
+
+
+def _prompts_of(part: Part, columns: dict[str, str], aside: Aside) -> Iterator[Prompt]:
+    shape = None
+    for block in part.read():
+        if shape is None:
+            first = [row for _, row in islice(block.rows(), _LOOKED_AT) if not isinstance(row, ValueError)]
+            if first:
+                shape = shape_of_prompts(first, columns, part.name, part.kind in (CSV, TSV))
+                if part.kind != TEXT and shape.name != "prompt":
+                    say(f"{part.name}: {part.kind}, {shape.name}.")
+        for where, row in block.rows():
+            try:
+                if isinstance(row, ValueError):
+                    raise row
+                assert shape is not None, "a good row has decided it"
+                prompt: Any = shape.translate(row)["prompt"]
+                if not isinstance(prompt, str):
+                    check_messages(prompt)
+            except ValueError as error:
+                aside.put(where, row, error)
+            else:
+                yield prompt

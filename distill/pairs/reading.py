@@ -1,143 +1,283 @@
-"""Read and write files of pairs (what a row may look like: `schema`); tokenise them anew."""
+"""Read pairs from whatever people have: any file, folder or dataset of `sources`, in any of the `shapes`."""
 
-import json
+import hashlib
 import os
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
-from transformers import PreTrainedTokenizerBase
+import pyarrow as pa
+from tqdm.auto import tqdm
 
-from distill.basics.jsonl import read_jsonl
+from distill.basics.fingerprint import fingerprint
 from distill.basics.processes import say
-from distill.pairs.schema import COLUMNS, complete_row, complete_rows, pairs_from_rows
-from distill.text.encode import Messages, encode_prompt
-from distill.text.messages import read_tools, read_values, text_of
+from distill.pairs.aside import Aside
+from distill.pairs.blocks import BLOCK_ROWS, Block
+from distill.pairs.checking import checked_row, checked_table
+from distill.pairs.columns import COLUMNS
+from distill.pairs.fast_lines import read_lines, schema_of, with_types_of
+from distill.pairs.formats import ARROW, CSV, LINES, PARQUET, TEXT, TSV
+from distill.pairs.schema import complete_row, encoded
+from distill.pairs.shapes import IDS, Shape, parse_columns, shape_of_pairs
+from distill.pairs.sources import Part, find_parts
+from distill.pairs.storing import Store, stored
+from distill.pairs.tables import MixedPrompts, table_of
+from distill.text.encode import Messages
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LOOKED_AT = 100  # first rows of a file, which decide its shape
+_LARGE = 16 * 2**20  # bytes of files from which on it pays to keep what was read
 
 
 def load_pairs(
     path: str | os.PathLike[str],
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
     *,
     chat: bool | None = None,
     turns: str = "last",
+    columns: str | Mapping[str, str] | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    skip_bad: str | os.PathLike[str] | None = None,
 ) -> datasets.Dataset:
-    """Read pairs from a JSONL file (plain or journal) or an Arrow folder written by `save_pairs`.
+    """Read pairs: JSON Lines, JSON, CSV, YAML, Parquet or Arrow, packed or not, a folder of them, or a dataset of the Hub.
 
-    Rows that carry token ids are taken as they are. A row with only `prompt` and `completion` texts, e.g. one written
-    by a person, is tokenised once if a tokenizer is given; so is a row with `messages`, a whole conversation.
+    Rows that carry token ids are taken as they are. Others have texts: prompt/completion, `messages`, ShareGPT, Alpaca,
+    question/answer and their like; these are tokenised once with the tokenizer given. Which it is, is decided once a file by its
+    first rows, and said. Columns that are no pair's are carried through.
+
+    A large file is read once: what came of it is kept where `datasets` keeps its own, and mapped into memory.
 
     Args:
-        path: a `.jsonl` file, or a folder.
-        tokenizer: needed only for rows without token ids.
+        path: see `distill.pairs.sources.find_parts`.
+        tokenizer: the student's; needed only for rows without token ids.
         chat: for those rows, as in `distill.text.encode.as_prompt`.
         turns: of a conversation, whether its `"last"` or `"all"` of the assistant's turns carry loss.
+        columns: which column is taken for what, as `"prompt=q,completion=a"`.
+        split: of a dataset or a folder with several.
+        limit: take only so many rows, from the first on.
+        skip_bad: leave bad rows out, and write them to this file, with the reason and where each one stood.
 
     Returns:
-        A dataset with the columns of `distill.pairs.schema`, in the order of the file.
+        A dataset with the columns of `distill.pairs.columns`, and the file's own, in the order of the file.
 
     Raises:
-        ValueError: no such file, no rows, or a bad row; the message names the file and the line.
+        ValueError: no such file, no rows, no known shape, or a bad row; the message names the file and the line.
 
     Example:
         >>> pairs = load_pairs("runs/demo/pairs.jsonl")
         >>> pairs[0]["finish_reason"]
         'stop'
     """
-    source = Path(path)
-    if source.is_dir():
-        if not (source / "dataset_info.json").is_file():
+    named = parse_columns(columns)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}; it must be at least 1.")
+    parts = find_parts(path, split, most=limit)
+    if not named and len(parts) == 1 and parts[0].kind == "a saved dataset":
+        pairs = datasets.load_from_disk(parts[0].name)
+        if set(COLUMNS) <= set(pairs.column_names):  # save_pairs wrote it, of rows that were looked at
+            return pairs.select(range(min(limit or len(pairs), len(pairs))))
+    key = _key(parts, tokenizer, [chat, turns, sorted(named.items()), limit]) if skip_bad is None else None
+    if key and (found := stored(key)):
+        if found[1]:
+            say(found[1])
+        return found[0]
+    with Aside(skip_bad) as aside:
+        reader = _Reader(tokenizer, chat, turns, named, limit, aside, Store(key))
+        for i, part in enumerate(parts):
+            reader.read(part, others=len(parts) - 1 if i == 0 else 0)
+        if not reader.store.rows:
+            raise ValueError(f"{path} has no pairs{aside.so_far()}.")
+    return reader.store.dataset("\n".join(reader.said))
+
+
+class _Reader:
+    """Reads parts, one after another, into one store."""
+
+    def __init__(
+        self, tokenizer: Any, chat: bool | None, turns: str, columns: dict[str, str], limit: int | None, aside: Aside,
+        store: Store,
+    ) -> None:  # fmt: skip
+        self.tokenizer, self.chat, self.turns, self.columns, self.limit = tokenizer, chat, turns, columns, limit
+        self.aside, self.store, self.said = aside, store, list[str]()
+        self._shape: Shape | None = None
+        self._schema: pa.Schema | None = None
+
+    def read(self, part: Part, others: int) -> None:
+        """All rows of a part, as far as the limit.
+
+        Args:
+            part: a file, say.
+            others: files that follow.
+        """
+        self._shape = self._schema = None
+        with tqdm(desc=f"reading {Path(part.name).name}", unit="row", delay=5, initial=self.store.rows) as bar:
+            for block in part.read():
+                if self._shape is None:
+                    self._recognise(part, block, others)
+                if self._shape is not None and self._full():
+                    return
+                if self._shape is not None:
+                    self._add(part, block)
+                bar.update(self.store.rows - bar.n)
+
+    def _full(self) -> bool:
+        return self.limit is not None and self.store.rows >= self.limit
+
+    def _recognise(self, part: Part, block: Block, others: int) -> None:
+        first = list(islice(block.rows(), LOOKED_AT))
+        rows = [row for _, row in first if not isinstance(row, ValueError)]
+        if not rows:  # all bad: told, or set aside
+            for where, row in first:
+                self.aside.put(where, row, row)
+            return
+        if part.kind == TEXT:
             raise ValueError(
-                f"{source} is a folder without pairs; expected one that save_pairs wrote, or a .jsonl file."
+                f"{part.name} is text, and a pair needs a prompt and a completion; give a file that has both."
             )
-        pairs = datasets.load_from_disk(str(source))
-        missing = [name for name in COLUMNS if name not in pairs.column_names]
-        if missing:
-            raise ValueError(f"{source} has no column {', '.join(missing)}; pairs have {', '.join(COLUMNS)}.")
-        return pairs
-    return pairs_from_rows(
-        (pair for where, row in read_jsonl(source) for pair in complete_rows(row, where, tokenizer, chat, turns)),
-        where=str(source),
-    )
+        shape = shape_of_pairs(rows, self.columns, part.name, part.kind in (CSV, TSV))
+        if not shape.has_ids and self.tokenizer is None:
+            raise ValueError(
+                f"{first[0][0]}: no token ids; pass the student's tokenizer to load_pairs to make them from the text "
+                f"({shape.name})."
+            )
+        self._shape = shape
+        if shape.has_ids and not self.columns and part.kind == LINES:
+            self._schema = schema_of(rows)
+        if not shape.has_ids or part.kind not in (LINES, ARROW, PARQUET, "a saved dataset"):
+            self._say(part, shape, rows, others)
+
+    def _say(self, part: Part, shape: Shape, rows: list[dict[str, Any]], others: int) -> None:
+        names = dict.fromkeys(name for row in rows for name in row)
+        used = {*shape.made_of, *shape.covered, *COLUMNS, *self.columns.values(), "tools", "system"}
+        own = [str(name) for name in names if name not in used]
+        more = f" (and {others} more files)" if others else ""
+        sentence = f"{part.name}{more}: {part.kind}, {shape.name}."
+        sentence += f" Carried along: {', '.join(own)}." if own else ""
+        sentence += f" Left out, because pairs have their own: {', '.join(shape.covered)}." if shape.covered else ""
+        if not self.said or self.said[-1].partition(": ")[2] != sentence.partition(": ")[2]:
+            say(sentence)
+            self.said.append(sentence)
+
+    def _add(self, part: Part, block: Block) -> None:
+        table = self._whole(part, block)
+        if table is not None:
+            self.store.add(table if self.limit is None else table.slice(0, self.limit - self.store.rows))
+            return
+        rows = block.rows()
+        while some := list(islice(rows, self._most())):
+            self._add_rows(part, some)
+            if self._full():
+                return
+
+    def _most(self) -> int:
+        return BLOCK_ROWS if self.limit is None else min(BLOCK_ROWS, self.limit - self.store.rows)
+
+    def _whole(self, part: Part, block: Block) -> pa.Table | None:
+        """The block's pairs at once, if it has token ids and all its rows are good."""
+        assert self._shape is not None, "recognised before"
+        if not self._shape.has_ids or self.columns:
+            return None
+        if block.lines is None:
+            return None if block.table is None else checked_table(block.table)
+        if self._schema is None:
+            return None
+        found = read_lines(block.lines, self._schema, first=block.number == 1)
+        if found is None:  # it may have columns that the first rows had not
+            good = [row for _, row in block.rows() if not isinstance(row, ValueError)]
+            grown = with_types_of(self._schema, good)
+            if grown is not None and grown != self._schema:
+                self._schema = grown
+                found = read_lines(block.lines, grown, first=block.number == 1)
+        return None if found is None else checked_table(found)
+
+    def _add_rows(self, part: Part, some: list[tuple[str, Any]]) -> None:
+        """Rows that are looked at singly; texts among them are encoded together."""
+        assert self._shape is not None, "recognised before"
+        wheres: list[str] = []
+        rows: list[dict[str, Any]] = []
+        bad: dict[int, tuple[str, Any, ValueError]] = {}
+        for where, row in some:
+            try:
+                if isinstance(row, ValueError):
+                    raise row
+                rows.append(self._translated(row))
+                wheres.append(where)
+            except ValueError as error:
+                bad.setdefault(len(bad), (where, row, error))
+                if not self.aside:
+                    break
+        done = list(self._completed(rows, wheres, part.filled))
+        for where, row, error in bad.values():
+            self.aside.put(where, row, error)
+        if done:
+            try:
+                self.store.add(table_of(done))
+            except MixedPrompts as error:
+                raise ValueError(f"{part.name}: {error}") from None
+
+    def _translated(self, row: dict[str, Any]) -> dict[str, Any]:
+        assert self._shape is not None, "recognised before"
+        made = self._shape.translate(row)
+        has_ids = any(made.get(name) is not None for name in IDS)
+        if has_ids != self._shape.has_ids and all(made.get(name) is not None for name in ("prompt", "completion")):
+            there = "token ids, and others of this file have none" if has_ids else "no token ids, which others of this file have"
+            raise ValueError(f"{there}; keep the two kinds in two files.")
+        return made
+
+    def _completed(self, rows: list[dict[str, Any]], wheres: list[str], filled: bool) -> Iterator[dict[str, Any]]:
+        assert self._shape is not None, "recognised before"
+        if self._shape.has_ids:
+            for where, row in zip(wheres, rows, strict=True):
+                try:
+                    yield complete_row(row, where)
+                except ValueError as error:
+                    self.aside.put(where, row, error)
+            return
+        for where, row, made in zip(
+            wheres, rows, encoded(rows, self.tokenizer, self.chat, self.turns, filled), strict=True
+        ):
+            try:
+                if isinstance(made, ValueError):
+                    raise made
+                yield from [checked_row(one, where) for one in made]
+            except ValueError as error:
+                self.aside.put(where, row, error)
+
+
+def _key(parts: list[Part], tokenizer: Any, more: list[Any]) -> str | None:
+    """A name for what is made of these files with these settings; None if it is made quickly, or cannot be told from others."""
+    paths = [part.path for part in parts if part.path is not None]
+    if len(paths) < len(parts):
+        return None
+    facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    if sum(size for _, size, _ in facts) < _LARGE:
+        return None
+    told = None
+    if tokenizer is not None:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        told = [backend.to_str(), str(tokenizer.chat_template), str(tokenizer.special_tokens_map)]
+    return fingerprint(facts, told, more, _program())
+
+
+@lru_cache(maxsize=1)
+def _program() -> str:
+    """A hash of the code that makes pairs of files: other code keeps other rows."""
+    rooms = [Path(__file__).parent, Path(__file__).parent.parent / "text"]
+    return hashlib.sha256(
+        b"".join(file.read_bytes() for room in rooms for file in sorted(room.glob("*.py")))
+    ).hexdigest()
 
 
 def pair_from_conversation(
-    messages: Messages, tokenizer: PreTrainedTokenizerBase, *, turns: str = "last"
+    messages: Messages, tokenizer: "PreTrainedTokenizerBase", *, turns: str = "last"
 ) -> dict[str, Any]:
     """One pair from a conversation that ends with the assistant; see `distill.text.rows.encode_rows`."""
     return complete_row({"messages": messages}, "The conversation", tokenizer, turns=turns)
-
-
-def save_pairs(pairs: datasets.Dataset, path: str | os.PathLike[str]) -> None:
-    """Write pairs as JSONL if the path ends in `.jsonl`, else as an Arrow folder; replaces nothing that exists.
-
-    Raises:
-        ValueError: the path exists already.
-    """
-    target = Path(path)
-    if target.exists():
-        raise ValueError(f"{target} exists already; give a new path, or remove it first.")
-    if target.suffix != ".jsonl":
-        pairs.save_to_disk(str(target))
-        return
-    part = target.with_suffix(".jsonl.part")
-    with part.open("w", encoding="utf-8") as file:
-        for row in pairs:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    os.replace(part, target)
-
-
-def are_tokens_of(pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, rows: int = 16) -> bool:
-    """Whether the pairs' ids are this tokenizer's: do they decode to the text that stands beside them?
-
-    A chat template's tokens around the last turn are looked at, too: models of one family rename ids (151644 is
-    `<|im_start|>` in Qwen2.5 and `<｜User｜>` in DeepSeek-R1-Distill-Qwen), and their ordinary text decodes the same.
-    """
-    for row in pairs.select(range(min(rows, len(pairs)))):
-        # ids beyond the tokenizer (slots a padded head may emit) decode to nothing, on both sides
-        if row["completion"] not in str(tokenizer.decode(row["completion_ids"], skip_special_tokens=True)):
-            return False
-        if not isinstance(row["prompt"], str) and tokenizer.chat_template is not None:
-            # not the whole prompt: some templates write today's date into its beginning
-            asked = text_of(row["prompt"][-1])
-            there = str(tokenizer.decode(row["prompt_ids"])).rpartition(asked)
-            here = str(tokenizer.decode(_asked_ids(row, tokenizer))).rpartition(asked)
-            if asked and (there[0][-12:], there[2][:12]) != (here[0][-12:], here[2][:12]):
-                return False
-    return True
-
-
-def _asked_ids(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    beside = read_tools(row.get("tools")), read_values(row.get("chat_template_kwargs"))
-    return encode_prompt(row["prompt"], tokenizer, *beside)
-
-
-def retokenize(pairs: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> datasets.Dataset:
-    """The same pairs in another tokenizer's tokens, made from their text; for a student that has not the teacher's tokens.
-
-    Raises:
-        ValueError: a completion without text, or a prompt the tokenizer cannot encode; pairs with a loss mask, which is one of
-            tokens.
-    """
-    if "loss_mask" in pairs.column_names:
-        raise ValueError(
-            "These pairs have a loss_mask of other tokens, so they cannot be tokenised anew; load the conversations they were made "
-            "from with this student's tokenizer."
-        )
-    rows = [_as_text(row) for row in pairs if row["completion"] or row.get("message")]
-    if len(rows) < len(pairs):
-        say(
-            f"{len(pairs) - len(rows)} of {len(pairs)} pairs have an empty text (the teacher ended at once) and are left out."
-        )
-    return pairs_from_rows((complete_row(row, f"pair {row['id']}", tokenizer) for row in rows), where="the pairs")
-
-
-def _as_text(row: dict[str, Any]) -> dict[str, Any]:
-    """What a pair says without its tokens; a turn that is more than a text goes through the other template whole."""
-    text = (
-        "id", "prompt", "completion", "finish_reason", "sample", "teacher", "score", "score_error", "tools", "chat_template_kwargs",
-    )  # fmt: skip
-    kept = {name: row[name] for name in text if row.get(name) is not None}
-    if row.get("message") is None:
-        return kept
-    return {**kept, "prompt": row["prompt"], "completion": [json.loads(row["message"])]}
