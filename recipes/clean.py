@@ -29,20 +29,27 @@ from distill.curation.filters import (
     filter_repetition,
 )
 from distill.models.tokenizer import load_tokenizer
-from distill.pairs import save_pairs
+from distill.pairs.evaluation_sets import Question
+from distill.pairs.writing import output_kind, save_pairs
 from distill.reports.provenance import write_steps
 from distill.running.parsing import parse
+from distill.running.reading_flags import ReadingArguments, reading_of
 from distill.running.telling import one_sentence
 
 Cleaner = Callable[[datasets.Dataset], tuple[datasets.Dataset, Step]]
 
 
 @dataclass
-class CleanArguments:
+class CleanArguments(ReadingArguments):
     """What is left out."""
 
-    pairs: str = field(default="pairs.jsonl", metadata={"help": "Pairs (.jsonl or folder); may also stand first."})
-    output: str = field(default="clean.jsonl", metadata={"help": "Where the rest goes (.jsonl, or a folder)."})
+    pairs: str = field(
+        default="pairs.jsonl",
+        metadata={"help": "Pairs: a file of any format, a folder, a Hub dataset; may also stand first."},
+    )
+    output: str = field(
+        default="clean.jsonl", metadata={"help": "Where the rest goes: .jsonl, .jsonl.gz, .parquet, or a folder."}
+    )
     tokenizer: str | None = field(default=None, metadata={"help": "Only for pairs without token ids."})
     duplicates: str = field(default="draw", metadata={"help": f"Exact repetitions: none, {', '.join(DUPLICATES)}."})
     near: str | None = field(
@@ -57,7 +64,9 @@ class CleanArguments:
     must: str | None = field(default=None, metadata={"help": "Regular expression that a completion must have."})
     must_not: str | None = field(default=None, metadata={"help": "Regular expression that it must not have."})
     repetition: bool = field(default=False, metadata={"help": "Leave out completions that repeat themselves (Gopher)."})
-    against: list[str] = field(default_factory=list, metadata={"help": "Evaluation sets (.jsonl, or a text a line)."})
+    against: list[str] = field(
+        default_factory=list, metadata={"help": "Evaluation sets: files of any format, Hub datasets."}
+    )
     n: int = field(default=8, metadata={"help": "Words in a row that count as common with an evaluation set."})
     share: float = field(default=0.5, metadata={"help": "Of a question's words, how many must be in common; 0: any n."})
     report_only: bool = field(default=False, metadata={"help": "Only say what would be left out; write nothing."})
@@ -71,9 +80,11 @@ def main(argv: list[str] | None = None) -> None:
         argv = ["--pairs", *argv]
     (args,) = parse((CleanArguments,), argv, defaults={}, description=__doc__)
     against = {path: read_evaluation(path) for path in args.against}
+    output_kind(args.output)
     if not args.report_only and Path(args.output).exists():
         raise ValueError(f"{args.output} exists already; give another --output, or remove it first.")
-    pairs = load_pairs(args.pairs, load_tokenizer(args.tokenizer) if args.tokenizer else None)
+    reading = reading_of(args, args.output)
+    pairs = load_pairs(args.pairs, load_tokenizer(args.tokenizer) if args.tokenizer else None, **reading)
 
     steps: list[Step] = []
     whole = pairs
@@ -96,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
     say(f"\n{len(pairs)} pairs in {args.output}.")
 
 
-def _cleaners(args: CleanArguments, against: dict[str, list[str]]) -> list[Cleaner]:
+def _cleaners(args: CleanArguments, against: dict[str, list[Question]]) -> list[Cleaner]:
     """The steps asked for: cheap and certain ones first."""
     listed: list[tuple[Any, Cleaner]] = [
         (args.duplicates != "none", lambda pairs: drop_duplicates(pairs, args.duplicates)),

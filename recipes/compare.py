@@ -30,29 +30,32 @@ from distill.basics.progress import Stages
 from distill.evaluation import Agreement, AgreementCurve, HeldOut
 from distill.models.load import fast_dtype
 from distill.models.students import STRATEGIES
-from distill.pairs.prompts import read_prompts
 from distill.reports.card import write_card
 from distill.reports.pictures import check_report_extra
 from distill.reports.provenance import drawn_as
 from distill.reports.report import ABLATION, WAYS, ablation_table, write_report
 from distill.running.flags import build_objectives, parse_recipe, settings_of
 from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume, write_json
+from distill.running.reading_flags import WRITTEN, ReadingArguments, count_of
 from distill.running.stages import block_sample, prepare_prompts, split_pairs
 from distill.teachers import LocalTeacher, Sampling
 
 
 @dataclass
-class CompareArguments:
+class CompareArguments(ReadingArguments):
     """What is compared."""
 
     teacher: str = field(default="smollm2-135m", metadata={"help": "Embedded name, local folder, or Hub id."})
     prompts: str | None = field(
-        default=None, metadata={"help": "Prompt file (.jsonl or one a line); by default the teacher writes them."}
+        default=None, metadata={"help": "Prompts: a file of any format; by default the teacher writes them."}
     )
     near: bool | None = field(
         default=None, metadata={"help": "Leave out prompts that nearly repeat another; unsaid: only the teacher's own."}
     )
-    num_prompts: int = field(default=160, metadata={"help": "Training prompts the teacher writes, without a file."})
+    num_prompts: int | None = field(
+        default=None,
+        metadata={"help": f"Training prompts. Without a file, the teacher writes {WRITTEN}; of a file, all."},
+    )
     held_out: int = field(default=24, metadata={"help": "Further prompts kept aside for measuring."})
     samples: int = field(default=1, metadata={"help": "Completions a prompt."})
     max_new_tokens: int = field(default=64, metadata={"help": "Longest completion, in tokens."})
@@ -79,11 +82,12 @@ def main(argv: list[str] | None = None) -> None:
     run = RunFolder(str(training.output_dir), settings_of(args, training))
     begun = time.monotonic()
     teacher = LocalTeacher(args.teacher)
-    stages = Stages(_plan(args, training, teacher))
+    prompts = prepare_prompts(teacher, args, run) if args.prompts else []
+    count = len(prompts) or count_of(args.num_prompts, WRITTEN) + args.held_out
+    stages = Stages(_plan(args, training, teacher, count))
 
     with stages.stage("prompts"):
-        count = args.num_prompts + args.held_out
-        prompts = prepare_prompts(teacher, args.prompts, count, args.generation_seed, run, args.near)
+        prompts = prompts or prepare_prompts(teacher, args, run)
 
     with stages.stage("pairs"):
         pairs = generate(
@@ -267,7 +271,9 @@ def _as_text(prompt: Any) -> str:
     return prompt if isinstance(prompt, str) else prompt[-1]["content"]
 
 
-def _plan(args: CompareArguments, training: TrainingArguments, teacher: LocalTeacher) -> list[tuple[str, float]]:
+def _plan(
+    args: CompareArguments, training: TrainingArguments, teacher: LocalTeacher, prompts: int
+) -> list[tuple[str, float]]:
     """Stages with the seconds expected of each, from the speed of one forward pass of the teacher.
 
     A generated token costs about 4 tokens of a forward pass, a trained one 3 of the student's plus, for the white box, one
@@ -281,7 +287,6 @@ def _plan(args: CompareArguments, training: TrainingArguments, teacher: LocalTea
             teacher.model(input_ids=probe, logits_to_keep=1)
         times.append(time.monotonic() - begun)
     token = min(times) / probe.numel()
-    prompts = len(read_prompts(args.prompts)) if args.prompts else args.num_prompts + args.held_out
     row = 60 + args.max_new_tokens * 0.9
     ratio = 0.25 + 0.75 * args.layers / teacher.model.config.get_text_config(decoder=True).num_hidden_layers
     rows = training.per_device_train_batch_size * training.gradient_accumulation_steps

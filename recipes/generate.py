@@ -22,6 +22,7 @@ from distill.models.quantising import in_bits
 from distill.reports.provenance import write_steps
 from distill.running.flags import ServerArguments, parse
 from distill.running.folder import one_sentence
+from distill.running.reading_flags import ReadingArguments, count_of, reading_of
 from distill.running.stages import prompts_of, refuse_flags_of_servers, teacher_behind, written_prompts
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address
@@ -31,7 +32,7 @@ DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
 @dataclass
-class GenerateArguments(ServerArguments):
+class GenerateArguments(ReadingArguments, ServerArguments):
     """What is asked of whom."""
 
     output: str = field(default="pairs.jsonl", metadata={"help": "JSONL file to write, and to continue."})
@@ -45,11 +46,13 @@ class GenerateArguments(ServerArguments):
     teacher_bits: int | None = field(default=None, metadata={"help": "Load a local teacher in 8 or 4 bits."})
     system: str | None = field(default=None, metadata={"help": "A system text before every prompt."})
     tokenizer: str | None = field(default=None, metadata={"help": "The student's, for a teacher behind a server."})
-    prompts: str | None = field(default=None, metadata={"help": "Prompt file (.jsonl, or one a line)."})
+    prompts: str | None = field(default=None, metadata={"help": "Prompts: a file of any format, or a Hub dataset."})
     near: bool | None = field(
         default=None, metadata={"help": "Leave out prompts that nearly repeat another; unsaid: only the teacher's own."}
     )
-    num_prompts: int = field(default=100, metadata={"help": "Prompts the teacher writes, without a file."})
+    num_prompts: int | None = field(
+        default=None, metadata={"help": "Prompts. Without a file, the teacher writes 100; of a file, all are asked."}
+    )
     plain: bool = field(default=False, metadata={"help": "Continue plain text, without the chat template."})
     samples: int = field(default=1, metadata={"help": "Completions a prompt."})
     top_logprobs: int = field(default=0, metadata={"help": "Of a server: most likely tokens to keep at each place."})
@@ -120,13 +123,16 @@ def main(argv: list[str] | None = None) -> None:
     teacher = load_teacher(args)
     if args.prompts or not isinstance(teacher, LocalTeacher):
         source = Path(str(args.prompts))
-        kept, step = prompts_of(str(source), near=bool(args.near))
+        reading = reading_of(args, args.output)
+        kept, step = prompts_of(str(args.prompts), near=bool(args.near), most=args.num_prompts, **reading)
     else:
-        source = Path(args.output).with_suffix(".prompts.jsonl")
+        source = Path(f"{args.output}.prompts.jsonl")
         with (
             processes.first_then_others()
         ):  # of several processes the first lets it write them, and the others read the file
-            kept, step = written_prompts(teacher, args.num_prompts, source, near=args.near, seed=args.seed)
+            kept, step = written_prompts(
+                teacher, count_of(args.num_prompts, 100), source, near=args.near, seed=args.seed
+            )
     pairs = generate(
         teacher,
         with_system(kept, args.system),

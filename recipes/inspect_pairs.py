@@ -22,14 +22,18 @@ from distill.curation.preflight import preflight
 from distill.models.embedded import EMBEDDED
 from distill.models.tokenizer import load_tokenizer
 from distill.running.parsing import parse
+from distill.running.reading_flags import ReadingArguments, reading_of
 from distill.running.telling import one_sentence
 
 
 @dataclass
-class InspectArguments:
+class InspectArguments(ReadingArguments):
     """What is looked at."""
 
-    pairs: str = field(default="pairs.jsonl", metadata={"help": "Pairs (.jsonl or folder); may also stand first."})
+    pairs: str = field(
+        default="pairs.jsonl",
+        metadata={"help": "Pairs: a file of any format, a folder, a Hub dataset; may also stand first."},
+    )
     tokenizer: str | None = field(
         default=None, metadata={"help": "Model whose tokens these are; by default the teacher's, where it lies here."}
     )
@@ -40,7 +44,8 @@ class InspectArguments:
     )
     tokens: int = field(default=160, metadata={"help": "Most tokens of it that are shown."})
     against: list[str] = field(
-        default_factory=list, metadata={"help": "Evaluation sets (.jsonl, or a text a line) to look for in the pairs."}
+        default_factory=list,
+        metadata={"help": "Evaluation sets (files of any format, Hub datasets) to look for in the pairs."},
     )
     n: int = field(default=8, metadata={"help": "Words in a row that count as common with an evaluation set."})
     share: float = field(default=0.5, metadata={"help": "Of a question's words, how many must be in common; 0: any n."})
@@ -77,10 +82,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def _load(args: InspectArguments) -> tuple[PreTrainedTokenizerBase, datasets.Dataset]:
     """The pairs and the tokenizer of their ids."""
+    reading = reading_of(args, args.pairs if Path(args.pairs).exists() else Path(args.pairs).name)
     if args.tokenizer:
         tokenizer = load_tokenizer(args.tokenizer)
-        return tokenizer, load_pairs(args.pairs, tokenizer)
-    pairs = load_pairs(args.pairs)
+        return tokenizer, load_pairs(args.pairs, tokenizer, **reading)
+    pairs = load_pairs(args.pairs, **reading)
     teachers = sorted(set(pairs["teacher"][:]))
     if len(teachers) == 1 and (teachers[0] in EMBEDDED or Path(teachers[0]).is_dir()):
         return load_tokenizer(teachers[0]), pairs

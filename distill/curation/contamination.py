@@ -17,25 +17,23 @@ ConTAM (Singh et al. 2024) compared such rules by the advantage that flagged que
 13, and rare matches count. Hence the defaults: n = 8, half of the question. A paraphrase or a translation is not found by any of them.
 """
 
-import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby, pairwise
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import datasets
 
 from distill.basics.curation_step import Step
-from distill.basics.jsonl import read_jsonl
-from distill.curation.rows import PARTS, each_text, text_of
+from distill.curation.rows import PARTS, each_text
 from distill.pairs.batches import column
+from distill.pairs.evaluation_sets import Question, read_evaluation
 from distill.text.words import words
 
+__all__ = ["Hit", "Overlap", "drop_contaminated", "find_contamination", "read_evaluation"]
 Phrase = tuple[str, ...]
-_FIELDS = ("prompt", "question", "problem", "input", "text", "completion", "answer", "solution", "output", "messages")
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class Overlap:
 
 def find_contamination(
     pairs: datasets.Dataset,
-    against: Mapping[str, Sequence[str]],
+    against: Mapping[str, Sequence[str | Question]],
     *,
     n: int = 8,
     share: float = 0.5,
@@ -105,7 +103,7 @@ def find_contamination(
 
     Args:
         pairs: see `distill.pairs`.
-        against: name -> questions (texts; solutions may be among them), e.g. from `read_evaluation`.
+        against: name -> questions, e.g. from `read_evaluation`; one of several texts (its solution, say) counts once.
         n: words in a row.
         share: of a question's words, 0 to 1; 0 takes any n-gram in common (with n=13: GPT-3's rule).
         shortest: words.
@@ -144,7 +142,7 @@ def find_contamination(
 
 
 def drop_contaminated(
-    pairs: datasets.Dataset, against: Mapping[str, Sequence[str]], **settings: Any
+    pairs: datasets.Dataset, against: Mapping[str, Sequence[str | Question]], **settings: Any
 ) -> tuple[datasets.Dataset, Step]:
     """The pairs that hold no question of the evaluation sets; arguments and errors as in `find_contamination`."""
     overlaps = find_contamination(pairs, against, **settings)
@@ -167,42 +165,15 @@ def drop_contaminated(
     return pairs.select([i for i in range(len(pairs)) if i not in held]), step
 
 
-def read_evaluation(path: str | os.PathLike[str], columns: Iterable[str] = _FIELDS) -> list[str]:
-    """The texts of an evaluation set: a `.jsonl` file (every text of the named columns), or a text file (one a line).
-
-    Args:
-        path: the file.
-        columns: which of a JSON object's keys hold texts; messages are taken by their contents.
-
-    Raises:
-        ValueError: no such file, not UTF-8, no texts, or a line without any of the columns (file and line are named).
-    """
-    source, columns = Path(path), tuple(columns)
-    texts: list[str] = []
-    if source.suffix == ".jsonl":
-        for where, row in read_jsonl(source):
-            found = [text_of(row[name]) for name in columns if name in row and isinstance(row[name], str | list)]
-            if not found:
-                raise ValueError(f"{where}: none of the columns {', '.join(columns)}; the line has {', '.join(row)}.")
-            texts.extend(text for text in found if text.strip())
-    else:
-        if not source.is_file():
-            raise ValueError(f"No file {source}.")
-        try:
-            texts = [line.strip() for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{source} is not text in UTF-8 ({error}).") from None
-    if not texts:
-        raise ValueError(f"{source} has no texts; an evaluation set needs at least one line.")
-    return texts
-
-
 class _Questions:
     """One evaluation set, ready to be looked for: a dictionary of its phrases (n words in a row, or a whole short question)."""
 
-    def __init__(self, texts: Sequence[str], n: int, shortest: int, common: int) -> None:
-        self.texts, self.n = [words(text) for text in texts], n
-        self.not_compared = sum(not found for found in self.texts)
+    def __init__(self, questions: Sequence[str | Question], n: int, shortest: int, common: int) -> None:
+        rows = [(question,) if isinstance(question, str) else question for question in questions]
+        self.count, self.n = len(rows), n
+        self.owner = [number for number, texts in enumerate(rows) for _ in texts]  # of each text
+        self.texts = [words(text) for texts in rows for text in texts]
+        self.not_compared = self.count - len({self.owner[i] for i, found in enumerate(self.texts) if found})
         self.tiny: dict[str, list[int]] = defaultdict(list)
         places: dict[Phrase, list[tuple[int, int]]] = defaultdict(list)  # the question, where in it the phrase begins
         for question, found in enumerate(self.texts):
@@ -223,12 +194,19 @@ class _Questions:
                 self.sizes[phrase[: self.shortest]].add(len(phrase))
 
     def held_by(self, text: list[str], whole: bool) -> Iterator[tuple[int, float, str]]:
-        """`(question, share, common)` for every question that shares a phrase with a text.
+        """`(question, share, common)` for every question that shares a phrase with a text; of its texts, by that with the most.
 
         Args:
             text: its words.
             whole: tiny questions count where they are all of the text.
         """
+        best: dict[int, tuple[float, str]] = {}
+        for number, held, common in self._texts_held_by(text, whole):
+            if held > best.get(self.owner[number], (-1.0, ""))[0]:
+                best[self.owner[number]] = held, common
+        return ((question, *found) for question, found in best.items())
+
+    def _texts_held_by(self, text: list[str], whole: bool) -> Iterator[tuple[int, float, str]]:
         sizes = {size for head in self.sizes.keys() & _runs(text, self.shortest) for size in self.sizes[head]}
         common = [
             place
@@ -255,7 +233,7 @@ def _overlap(name: str, questions: _Questions, hits: list[Hit]) -> Overlap:
     hits.sort(key=lambda hit: (hit.row, hit.part != "prompt", hit.question))
     return Overlap(
         name=name,
-        questions=len(questions.texts),
+        questions=questions.count,
         found=len({hit.question for hit in hits}),
         rows=tuple(sorted({hit.row for hit in hits})),
         rows_by_part={part: len({hit.row for hit in hits if hit.part == part}) for part in PARTS},

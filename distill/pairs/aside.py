@@ -20,7 +20,7 @@ class Aside:
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
         self.path = None if path is None else Path(path)
         self.count, self.first = 0, ""
-        self._part = None if self.path is None else self.path.with_name(self.path.name + ".part")
+        self._part = None if self.path is None else self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
         self._file: Any = None
 
     def __bool__(self) -> bool:

@@ -127,7 +127,7 @@ def _need(good: bool) -> None:
 
 def _checked(name: str, found: dict[str, Any], rows: int) -> Any:
     """A column as pairs have it, or None where nothing fills it."""
-    column = found.get(name)
+    column: Any = found.get(name)
     if column is not None and pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if name in OPTIONAL and (column is None or column.null_count == rows):

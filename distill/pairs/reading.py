@@ -199,22 +199,20 @@ class _Reader:
     def _add_rows(self, part: Part, some: list[tuple[str, Any]]) -> None:
         """Rows that are looked at singly; texts among them are encoded together."""
         assert self._shape is not None, "recognised before"
-        wheres: list[str] = []
-        rows: list[dict[str, Any]] = []
-        bad: dict[int, tuple[str, Any, ValueError]] = {}
+        good: list[tuple[str, dict[str, Any], dict[str, Any]]] = []  # where, as it stands there, translated
+        bad: list[tuple[str, Any, ValueError]] = []
         for where, row in some:
             try:
                 if isinstance(row, ValueError):
                     raise row
-                rows.append(self._translated(row))
-                wheres.append(where)
+                good.append((where, row, self._translated(row)))
             except ValueError as error:
-                bad.setdefault(len(bad), (where, row, error))
+                bad.append((where, row, error))
                 if not self.aside:
                     break
-        done = list(self._completed(rows, wheres, part.filled))
-        for where, row, error in bad.values():
-            self.aside.put(where, row, error)
+        done = list(self._completed(good, part.filled))  # rows before the first bad one are told first
+        for refused in bad:
+            self.aside.put(*refused)
         if done:
             try:
                 self.store.add(table_of(done))
@@ -226,28 +224,30 @@ class _Reader:
         made = self._shape.translate(row)
         has_ids = any(made.get(name) is not None for name in IDS)
         if has_ids != self._shape.has_ids and all(made.get(name) is not None for name in ("prompt", "completion")):
-            there = "token ids, and others of this file have none" if has_ids else "no token ids, which others of this file have"
+            there = (
+                "token ids, and others of this file have none"
+                if has_ids
+                else "no token ids, which others of this file have"
+            )
             raise ValueError(f"{there}; keep the two kinds in two files.")
         return made
 
-    def _completed(self, rows: list[dict[str, Any]], wheres: list[str], filled: bool) -> Iterator[dict[str, Any]]:
+    def _completed(
+        self, rows: list[tuple[str, dict[str, Any], dict[str, Any]]], filled: bool
+    ) -> Iterator[dict[str, Any]]:
         assert self._shape is not None, "recognised before"
-        if self._shape.has_ids:
-            for where, row in zip(wheres, rows, strict=True):
-                try:
-                    yield complete_row(row, where)
-                except ValueError as error:
-                    self.aside.put(where, row, error)
-            return
-        for where, row, made in zip(
-            wheres, rows, encoded(rows, self.tokenizer, self.chat, self.turns, filled), strict=True
-        ):
+        texts = [] if self._shape.has_ids else [row for _, _, row in rows]
+        made = encoded(texts, self.tokenizer, self.chat, self.turns, filled) if texts else [None] * len(rows)
+        for (where, as_it_stands, row), found in zip(rows, made, strict=True):
             try:
-                if isinstance(made, ValueError):
-                    raise made
-                yield from [checked_row(one, where) for one in made]
+                if isinstance(found, ValueError):
+                    raise found
+                if found is None:
+                    yield complete_row(row, where)
+                else:
+                    yield from [checked_row(one, where) for one in found]
             except ValueError as error:
-                self.aside.put(where, row, error)
+                self.aside.put(where, as_it_stands, error)
 
 
 def _key(parts: list[Part], tokenizer: Any, more: list[Any]) -> str | None:

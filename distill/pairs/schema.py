@@ -86,9 +86,7 @@ def complete_rows(
     if not isinstance(row.get("prompt", ""), str):
         _at(where, check_messages, row["prompt"])
     if row.get("finish_reason", "stop") not in FINISH_REASONS:
-        raise ValueError(
-            f"{where}: finish_reason is {row['finish_reason']!r:.60}, expected one of {FINISH_REASONS}."
-        )
+        raise ValueError(f"{where}: finish_reason is {row['finish_reason']!r:.60}, expected one of {FINISH_REASONS}.")
     if all(has_ids) and not missing:
         return [checked_row(row, where)]
     if any(has_ids):

@@ -182,7 +182,9 @@ def _asked(asked: str, context: str | None, answered: str | None, covered: Seque
 
     def translate(row: Row) -> Row:
         if missing := [name for name in (asked, answered) if name and row.get(name) is None]:
-            raise ValueError(f"no {' and no '.join(map(repr, missing))}; the row has {', '.join(map(str, row)) or 'no keys'}.")
+            raise ValueError(
+                f"no {' and no '.join(map(repr, missing))}; the row has {', '.join(map(str, row)) or 'no keys'}."
+            )
         made: Row = {"prompt": row[asked]}
         if context and row.get(context):
             if not isinstance(row[asked], str) or not isinstance(row[context], str):

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from json.encoder import encode_basestring
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from distill.pairs.tables import ANY_MESSAGES, JSON
 
 FOLDER, LINES, PARQUET = "a folder", "JSON Lines", "Parquet"
 _PACKED: dict[str, Callable[[Path], Any]] = {
-    ".gz": lambda path: gzip.open(path, "wb"),
+    ".gz": partial(gzip.open, mode="wb"),
     ".zst": lambda path: pa.CompressedOutputStream(pa.OSFile(str(path), "wb"), "zstd"),
 }
 _TOGETHER = 1000
@@ -93,7 +94,9 @@ def _as_json(name: str, column: Any) -> list[str]:
     if kind == JSON:
         return ["null" if text is None else text for text in column.to_pylist()]
     if kind == ANY_MESSAGES:
-        return ["null" if v is None else f"[{', '.join('null' if t is None else t for t in v)}]" for v in column.to_pylist()]
+        return [
+            "null" if v is None else f"[{', '.join('null' if t is None else t for t in v)}]" for v in column.to_pylist()
+        ]
     try:
         return [json.dumps(value, ensure_ascii=False, allow_nan=False, default=str) for value in column.to_pylist()]
     except ValueError:

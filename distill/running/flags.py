@@ -16,6 +16,7 @@ from distill.models.students import STRATEGIES
 from distill.objectives import AttentionMaps, HiddenStates, Logits, Objective
 from distill.running.parsing import parse as parse
 from distill.running.publishing import PublishingArguments
+from distill.running.reading_flags import WRITTEN, ReadingArguments
 from distill.running.tuning import TuningArguments
 
 Arguments = TypeVar("Arguments")
@@ -76,7 +77,7 @@ def parse_recipe(
 
 
 @dataclass
-class DataArguments:
+class DataArguments(ReadingArguments):
     """Where pairs and student come from."""
 
     teacher: str = field(
@@ -89,13 +90,18 @@ class DataArguments:
         default=None, metadata={"help": "Load the teacher in 8 or 4 bits (bitsandbytes); needs --student."}
     )
     pairs: str | None = field(
-        default=None, metadata={"help": "Ready pairs (.jsonl or folder); else they are generated."}
+        default=None, metadata={"help": "Ready pairs: a file of any format, a folder, a Hub dataset; else generated."}
     )
-    prompts: str | None = field(default=None, metadata={"help": "Prompt file; by default the teacher writes them."})
+    prompts: str | None = field(
+        default=None, metadata={"help": "Prompts: a file of any format; by default the teacher writes them."}
+    )
     near: bool | None = field(
         default=None, metadata={"help": "Leave out prompts that nearly repeat another; unsaid: only the teacher's own."}
     )
-    num_prompts: int = field(default=160, metadata={"help": "Training prompts the teacher writes, without a file."})
+    num_prompts: int | None = field(
+        default=None,
+        metadata={"help": f"Training prompts. Without a file, the teacher writes {WRITTEN}; of a file, all."},
+    )
     held_out: int = field(default=16, metadata={"help": "Pairs kept aside for measuring."})
     max_new_tokens: int = field(default=64, metadata={"help": "Longest completion, in tokens."})
     temperature: float = field(default=1.0, metadata={"help": "Of the teacher's completions; 1 is the teacher itself."})

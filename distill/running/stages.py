@@ -24,6 +24,7 @@ from distill.pairs.prompts import read_prompts
 from distill.reports.provenance import write_steps
 from distill.running.flags import BlackBoxArguments, DataArguments, ServerArguments
 from distill.running.folder import RunFolder
+from distill.running.reading_flags import WRITTEN, count_of, reading_of
 from distill.running.tuning import TuningArguments
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address, server_teacher
@@ -113,18 +114,15 @@ def prepare_pairs(
 ) -> datasets.Dataset:
     """Pairs, read from a file or generated into the run's folder."""
     if args.pairs:
-        return load_pairs(
-            args.pairs, teacher.tokenizer if teacher else load_tokenizer(str(args.student)), turns=args.turns
-        )
+        tokenizer = teacher.tokenizer if teacher else load_tokenizer(str(args.student))
+        return load_pairs(args.pairs, tokenizer, turns=args.turns, **reading_of(args, run / "pairs"))
     assert teacher is not None, "load_teacher leaves the teacher out only where there are pairs"
     with processes.first_then_others():
         if not processes.is_main():
             return datasets.load_from_disk(str(run / SHARED_PAIRS))
         pairs = generate(
             teacher,
-            prepare_prompts(
-                teacher, args.prompts, args.num_prompts + args.held_out, args.generation_seed, run, near=args.near
-            ),
+            prepare_prompts(teacher, args, run),
             max_new_tokens=args.max_new_tokens,
             temperature=args.temperature,
             seed=args.generation_seed,
@@ -138,40 +136,48 @@ def prepare_pairs(
     return pairs
 
 
-def prepare_prompts(
-    teacher: LocalTeacher | ServerTeacher,
-    file: str | None,
-    count: int,
-    seed: int,
-    run: RunFolder,
-    near: bool | None = None,
-) -> list[Prompt]:
-    """Prompts of a file without its repetitions, or `count` of them written by a local teacher.
+def prepare_prompts(teacher: LocalTeacher | ServerTeacher, args: Any, run: RunFolder) -> list[Prompt]:
+    """Prompts of a file without its repetitions, or written by a local teacher.
 
     What was left out is said, and stands beside the run's pairs for the student's card.
 
     Args:
-        near: leave out near duplicates, too; `None`: only among prompts that the teacher writes.
+        args: flags of a recipe: prompts, num_prompts, held_out, generation_seed, near (leave out near duplicates, too; None: only
+            among prompts that the teacher writes), and how files are read.
 
     Raises:
         ValueError: no file and a server, which cannot be made to write them.
     """
+    file: str | None = args.prompts
     if file is None and isinstance(teacher, ServerTeacher):
         raise ValueError("A server is asked prompts that are there already; give a file with --prompts.")
     if file is None:
         assert isinstance(teacher, LocalTeacher)
-        prompts, step = written_prompts(teacher, count, run / "prompts.jsonl", near=near, seed=seed, **DEMO_PROMPTS)
+        count, written = count_of(args.num_prompts, WRITTEN) + args.held_out, run / "prompts.jsonl"
+        settings = {"near": args.near, "seed": args.generation_seed, **DEMO_PROMPTS}
+        prompts, step = written_prompts(teacher, count, written, **settings)
     else:
-        prompts, step = prompts_of(file, near=bool(near))
+        most = None if args.num_prompts is None else count_of(args.num_prompts, 1) + args.held_out
+        prompts, step = prompts_of(file, near=bool(args.near), most=most, **reading_of(args, run / "prompts"))
     write_steps(run / "pairs.jsonl", [step], source=file or run / "prompts.jsonl")
     return prompts
 
 
-def prompts_of(file: str, *, near: bool) -> tuple[list[Prompt], Step]:
-    """The prompts of a file without its repetitions (of `near` ones, too); says how many those were. Errors as reading it."""
-    kept, step = distinct_prompts(read_prompts(file), near=near)
+def prompts_of(file: str, *, near: bool, most: int | None = None, **reading: Any) -> tuple[list[Prompt], Step]:
+    """The prompts of a file without its repetitions (of `near` ones, too); says how many those were. Errors as reading it.
+
+    Args:
+        file: see `read_prompts`, which takes `reading`, too.
+        near: leave out near duplicates.
+        most: take only so many of what is left.
+    """
+    most = None if most is None else count_of(most, 1)
+    kept, step = distinct_prompts(read_prompts(file, **reading), near=near)
     if step.removed:
         processes.say("\n".join([str(step), *(f"    {example}" for example in step.examples)]))
+    if most is not None and most < len(kept):
+        processes.say(f"Of {len(kept)} prompts, the first {most} are taken.")
+        kept = kept[:most]
     return kept, step
 
 

@@ -3,6 +3,7 @@
 import json
 import random
 
+import datasets
 import pytest
 from conftest import build_pairs
 from test_duplicates import pairs_of
@@ -137,11 +138,44 @@ def test_messages_are_looked_into():
 
 def test_evaluation_files_of_both_kinds_are_read(tmp_path):
     (tmp_path / "set.txt").write_text("one?\n\n two? \n")
-    assert read_evaluation(tmp_path / "set.txt") == ["one?", "two?"]
+    assert read_evaluation(tmp_path / "set.txt") == [("one?",), ("two?",)]
     rows = [{"question": "one?", "answer": "1", "level": 3}, {"messages": [{"role": "user", "content": "two?"}]}]
     (tmp_path / "set.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert read_evaluation(tmp_path / "set.jsonl") == ["one?", "1", "two?"]
-    assert read_evaluation(tmp_path / "set.jsonl", columns=["question", "messages"]) == ["one?", "two?"]
+    assert read_evaluation(tmp_path / "set.jsonl") == [("one?", "1"), ("two?",)]
+    assert read_evaluation(tmp_path / "set.jsonl", columns=["question", "messages"]) == [("one?",), ("two?",)]
+
+
+def test_a_question_and_its_solution_are_one_question(tmp_path):
+    """A row of GSM8K is one question, found by either of its texts; counted once where both are there."""
+    solution = "She has 48 of them and gives half away which leaves 24 and buys 2 more so 26"
+    (tmp_path / "gsm8k.jsonl").write_text(json.dumps({"question": QUESTION, "answer": solution}) + "\n")
+    against = {"gsm8k": read_evaluation(tmp_path / "gsm8k.jsonl")}
+    pairs = pairs_of((QUESTION, "no idea"), ("what then", solution), (QUESTION, solution), ("a", "b"))
+    (overlap,) = find_contamination(pairs, against)
+    assert (overlap.questions, overlap.found, overlap.rows) == (1, 1, (0, 1, 2))
+    assert dict(overlap.rows_by_part) == {"prompt": 2, "completion": 2}
+    both = pairs_of((f"{QUESTION} {solution}", "b"))
+    (overlap,) = find_contamination(both, against)
+    assert len(overlap.hits) == 1
+
+
+@pytest.mark.parametrize("name", ["questions.json", "questions.csv", "questions.yaml", "questions.parquet"])
+def test_questions_are_found_whatever_file_they_lie_in(tmp_path, name):
+    """An array read as text has brackets for questions, and the contaminated pairs stay."""
+    asked = [f"{QUESTION} and then {n} more of them" for n in ("two", "three", "four")]
+    rows = datasets.Dataset.from_list([{"question": question} for question in asked])
+    if name.endswith(".yaml"):
+        (tmp_path / name).write_text("".join(f"- question: {question}\n" for question in asked))
+    else:
+        {"json": rows.to_json, "csv": rows.to_csv, "parquet": rows.to_parquet}[name.rpartition(".")[2]](
+            str(tmp_path / name)
+        )
+    kept, step = drop_contaminated(
+        pairs_of(*((question, "it is") for question in asked), ("what", "ever")),
+        {"set": read_evaluation(tmp_path / name)},
+    )
+    assert step.settings["sets"]["set"]["found"] == 3
+    assert kept["prompt"][:] == ["what"]
 
 
 @pytest.mark.parametrize(

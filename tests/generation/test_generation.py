@@ -228,7 +228,7 @@ def test_prompt_files(tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     for name, words in (
         ("empty.txt", "has no prompts"),
-        ("bad.jsonl", r"bad.jsonl:2: no 'prompt'; the line has text"),
+        ("bad.jsonl", r"bad.jsonl:2: no 'prompt'; the row has text"),
         ("latin.txt", "not text in UTF-8"),
         ("shape.jsonl", "shape.jsonl:2: A prompt is text or"),
         ("none.txt", "No file"),

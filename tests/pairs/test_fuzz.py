@@ -99,7 +99,9 @@ def agree(found, line_row):
     found = {name: value for name, value in found.items() if value is not None}
     own = wanted.keys() - {*COLUMNS, *OPTIONAL}
     # a column of the user's own with values of several kinds, or with a number no float holds, is text
-    assert all(name in found and found[name] in (wanted[name], json.dumps(wanted[name], ensure_ascii=False)) for name in own)
+    assert all(
+        name in found and found[name] in (wanted[name], json.dumps(wanted[name], ensure_ascii=False)) for name in own
+    )
     found, wanted = ({n: v for n, v in made.items() if n not in own} for made in (found, wanted))
     return repr(sorted(found.items())) == repr(sorted(wanted.items()))
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import build_pairs, build_tokenizer
 
-from distill.pairs import PairCollator, load_pairs, reading, save_pairs
+from distill.pairs import PairCollator, load_pairs, save_pairs, writing
 
 
 @pytest.mark.parametrize("multiple", [1, 4, 8])
@@ -31,16 +31,17 @@ def test_rows_that_differ_in_anything_that_tells_draws_apart_have_different_ids(
 def test_a_save_that_breaks_off_leaves_no_file_that_looks_whole(tmp_path, monkeypatch):
     """Wherever it breaks off: nothing lies under the name before all of it is written."""
     pairs, path = build_pairs(4), tmp_path / "p.jsonl"
-    real, written = json.dumps, []
+    real, written = writing.json_lines, []
 
-    def dumps(*args, **kwargs):
-        assert not path.exists()
-        written.append(1)
-        if len(written) == 3:
-            raise OSError("the disk is gone")
-        return real(*args, **kwargs)
+    def json_lines(table):
+        for line in real(table):
+            assert not path.exists()
+            written.append(1)
+            if len(written) == 3:
+                raise OSError("the disk is gone")
+            yield line
 
-    monkeypatch.setattr(reading.json, "dumps", dumps)
+    monkeypatch.setattr(writing, "json_lines", json_lines)
     with pytest.raises(OSError, match="the disk is gone"):
         save_pairs(pairs, path)
     assert not path.exists()

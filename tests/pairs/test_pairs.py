@@ -84,8 +84,9 @@ def test_mixed_prompts_and_empty_files(tmp_path):
     for name, words in (("mixed", "some prompts are text"), ("empty", "has no pairs"), ("none", "No file")):
         with pytest.raises(ValueError, match=words):
             load_pairs(tmp_path / f"{name}.jsonl")
+    (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match="folder without pairs"):
-        load_pairs(tmp_path)
+        load_pairs(tmp_path / "nothing")
 
 
 def test_nothing_is_overwritten(tmp_path, pairs):
@@ -96,7 +97,7 @@ def test_nothing_is_overwritten(tmp_path, pairs):
 
 def test_an_arrow_folder_of_something_else(tmp_path):
     datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(str(tmp_path / "d"))
-    with pytest.raises(ValueError, match="has no column id, prompt"):
+    with pytest.raises(ValueError, match="no columns that make a pair; it has text"):
         load_pairs(tmp_path / "d")
 
 

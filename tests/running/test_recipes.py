@@ -211,7 +211,7 @@ def test_config_files_are_checked(tmp_path):
 
     (tmp_path / "a.yaml").write_text("layrs: 3\n")
     (tmp_path / "b.yaml").write_text("- 3\n")
-    for name, words in (("a", "names layrs, which are no flags"), ("b", "must hold names and values")):
+    for name, words in (("a", "names layrs, which is no flag"), ("b", "must hold names and values")):
         with pytest.raises(ValueError, match=words):
             parse((DataArguments,), ["--config", str(tmp_path / f"{name}.yaml")], defaults={}, description="")
 
