@@ -11,13 +11,14 @@ VERBS = {
     "equivalence": "show that black-box distillation is SFT, why, and when it stops being true",
     "inspect": "look at pairs before a training: what is in them, and which tokens carry loss",
     "clean": "leave out repetitions, broken text, evaluation questions; say what that changes",
+    "export": "write pairs in the form of other tools: messages, ShareGPT, Parquet, the Hub",
     "generate": "let a teacher answer prompts: pairs for the black box",
     "plan": "how much memory a training will need and what a step costs, before anything is loaded",
     "reasoning": "learn verified reasoning traces, and see what the verifier adds",
     "black_box": "fine-tune a student on a teacher's answers",
     "white_box": "match a teacher's distributions, hidden states and attention maps",
 }
-LOOKING = ("inspect", "clean")  # at text and tokens: no model is loaded, and torch neither
+LOOKING = ("inspect", "clean", "export")  # at text and tokens: no model is loaded, and torch neither
 # A script named inspect.py would take the place of Python's own module for every other script of its folder.
 RECIPES = {"inspect": "inspect_pairs"}
 

@@ -25,7 +25,8 @@ from distill.pairs.shapes import IDS, Shape, parse_columns, shape_of_pairs
 from distill.pairs.sources import Part, find_parts
 from distill.pairs.storing import Store, stored
 from distill.pairs.tables import MixedPrompts, table_of
-from distill.text.encode import Messages
+from distill.text.messages import Messages
+from distill.text.rows import SAYS_A_ROW
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -154,7 +155,7 @@ class _Reader:
 
     def _say(self, part: Part, shape: Shape, rows: list[dict[str, Any]], others: int) -> None:
         names = dict.fromkeys(name for row in rows for name in row)
-        used = {*shape.made_of, *shape.covered, *COLUMNS, *self.columns.values(), "tools", "system"}
+        used = {*shape.made_of, *shape.covered, *COLUMNS, *self.columns.values(), *SAYS_A_ROW, "system_prompt"}
         own = [str(name) for name in names if name not in used]
         more = f" (and {others} more files)" if others else ""
         sentence = f"{part.name}{more}: {part.kind}, {shape.name}."

@@ -70,23 +70,15 @@ def complete_rows(
     Raises:
         ValueError: see `distill.pairs.load_pairs`.
     """
-    row = {name: value for name, value in row.items() if value is not None or name not in (*COLUMNS, *OPTIONAL)}
+    empty = {name for name, value in row.items() if value is None and name in (*COLUMNS, *OPTIONAL)}
+    row = {name: value for name, value in row.items() if name not in empty - {"prompt", "completion"}}
     has_ids = [name in row for name in ("prompt_ids", "completion_ids")]
     missing = [name for name in ("prompt", "completion") if name not in row]
     if missing and "messages" not in row:
         raise ValueError(
             f"{where}: no {' and no '.join(missing)}; a pair has at least prompt and completion, or messages."
         )
-    if (
-        "completion" in row
-        and not isinstance(row["completion"], str)
-        and (any(has_ids) or not _is_talk(row["completion"]))
-    ):
-        raise ValueError(f"{where}: completion is a {type(row['completion']).__name__}, expected text.")
-    if not isinstance(row.get("prompt", ""), str):
-        _at(where, check_messages, row["prompt"])
-    if row.get("finish_reason", "stop") not in FINISH_REASONS:
-        raise ValueError(f"{where}: finish_reason is {row['finish_reason']!r:.60}, expected one of {FINISH_REASONS}.")
+    _at(where, _check_said, row, any(has_ids))
     if all(has_ids) and not missing:
         return [checked_row(row, where)]
     if any(has_ids):
@@ -111,10 +103,13 @@ def encoded(
     filled: bool = False,
 ) -> list[list[dict[str, Any]] | ValueError]:
     """The pairs of rows of text with all else that the rows say, or why there are none; see `encode_rows`."""
-    made = encode_rows(rows, tokenizer, chat=chat, turns=turns, filled=filled)
+    refused = [_refusal(row) for row in rows]
+    good = [row for row, error in zip(rows, refused, strict=True) if error is None]
+    made = iter(encode_rows(good, tokenizer, chat=chat, turns=turns, filled=filled) if good else ())
+    found = [next(made) if error is None else error for error in refused]
     return [
-        found if isinstance(found, ValueError) else [beside(row, pair, i, len(found)) for i, pair in enumerate(found)]
-        for row, found in zip(rows, made, strict=True)
+        pairs if isinstance(pairs, ValueError) else [beside(row, pair, i, len(pairs)) for i, pair in enumerate(pairs)]
+        for row, pairs in zip(rows, found, strict=True)
     ]
 
 
@@ -124,6 +119,25 @@ def beside(row: dict[str, Any], pair: dict[str, Any], number: int, count: int) -
     if count > 1 and others.get("id") not in (None, ""):
         others["id"] = f"{others['id']}#{number}"
     return {**others, **pair}
+
+
+def _check_said(row: dict[str, Any], has_ids: bool) -> None:
+    """Raise `ValueError` where a prompt, a completion or a finish reason is of another kind."""
+    said = row.get("completion", "")
+    if not isinstance(said, str) and not ("messages" in row and said is None) and (has_ids or not _is_talk(said)):
+        raise ValueError(f"completion is a {type(said).__name__}, expected text.")
+    if not isinstance(row.get("prompt", ""), str):
+        check_messages(row["prompt"])
+    if (reason := row.get("finish_reason")) is not None and reason not in FINISH_REASONS:
+        raise ValueError(f"finish_reason is {reason!r:.60}, expected one of {FINISH_REASONS}.")
+
+
+def _refusal(row: dict[str, Any]) -> ValueError | None:
+    try:
+        _check_said(row, has_ids=False)
+    except ValueError as error:
+        return error
+    return None
 
 
 def _is_talk(value: Any) -> bool:

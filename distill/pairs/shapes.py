@@ -89,14 +89,14 @@ def shape_of_pairs(rows: Sequence[Row], columns: Mapping[str, str], file: str, t
         if name in names:
             covered = tuple(n for n in _MADE if n in names and n != name)
             said = _said_conversation(name, [row[name] for row in map(rename, rows) if row.get(name)])
-            return Shape(said, False, (name,), covered, _then(rename, _conversation(name, covered)))
+            return Shape(said, False, (name,), covered, _then(rename, _conversation(name, covered), _system))
     for asked, answered in _ASKED_AND_ANSWERED[1:]:
         if asked in names and answered in names:
             context = next((n for n in _CONTEXT if n in names and asked == "instruction"), None)
             used = tuple(n for n in (asked, context, answered) if n)
             covered = tuple(n for n in _MADE if n in names and n not in used)
             said = "/".join(used) + (" (Alpaca)" if asked == "instruction" and answered == "output" else "")
-            return Shape(said, False, used, covered, _then(rename, _asked(asked, context, answered, covered)))
+            return Shape(said, False, used, covered, _then(rename, _asked(asked, context, answered, covered), _system))
     raise ValueError(
         f"{file}: no columns that make a pair; it has {', '.join(map(str, there)) or 'none'}. Known are prompt/completion, messages, "
         "conversations (ShareGPT), instruction/input/output (Alpaca), question/answer and their like; name others with "
@@ -203,13 +203,20 @@ def _conversation(name: str, covered: Sequence[str]) -> Callable[[Row], Row]:
     def translate(row: Row) -> Row:
         if row.get(name) is None:
             raise ValueError(f"no {name}; the row has {', '.join(map(str, row)) or 'no names'}.")
-        messages = json.loads(row[name]) if isinstance(row[name], str) else row[name]
+        messages = _parsed(row[name]) if isinstance(row[name], str) else row[name]
         if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
             raise ValueError(f"{name} must be a list of messages, not {str(messages)[:80]!r}.")
         others = {n: value for n, value in row.items() if n != name and n not in covered}
         return {**others, "messages": [_message(m) for m in messages]}
 
     return translate
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _message(message: Row) -> Row:
@@ -236,6 +243,13 @@ def _message(message: Row) -> Row:
         "tool_calls": [{"type": "function", "function": call} for call in listed],
         **others,
     }
+
+
+def _system(row: Row) -> Row:
+    """A system text under its other name (OpenOrca) under the one that the chat template's words go by."""
+    if not isinstance(row.get("system_prompt"), str) or row.get("system"):
+        return row
+    return {**{name: value for name, value in row.items() if name != "system_prompt"}, "system": row["system_prompt"]}
 
 
 def _said_conversation(name: str, values: Sequence[Any]) -> str:

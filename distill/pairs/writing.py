@@ -17,7 +17,7 @@ from distill.pairs.formats import DATA_SUFFIXES
 from distill.pairs.tables import ANY_MESSAGES, JSON
 
 FOLDER, LINES, PARQUET = "a folder", "JSON Lines", "Parquet"
-_PACKED: dict[str, Callable[[Path], Any]] = {
+PACKED: dict[str, Callable[[Path], Any]] = {
     ".gz": partial(gzip.open, mode="wb"),
     ".zst": lambda path: pa.CompressedOutputStream(pa.OSFile(str(path), "wb"), "zstd"),
 }
@@ -44,7 +44,7 @@ def save_pairs(pairs: datasets.Dataset, path: str | os.PathLike[str]) -> None:
     if kind == PARQUET:
         pairs.to_parquet(str(part))
     else:
-        with _PACKED.get(target.suffix.lower(), lambda path: path.open("wb"))(part) as file:
+        with PACKED.get(target.suffix.lower(), lambda path: path.open("wb"))(part) as file:
             for table in pairs.with_format("arrow").iter(_TOGETHER):
                 file.write("".join(f"{line}\n" for line in json_lines(table)).encode("utf-8"))
     os.replace(part, target)
@@ -59,7 +59,7 @@ def output_kind(path: str | os.PathLike[str]) -> str:
     name = Path(path).name.lower()
     packed = next((suffix for suffix in (".gz", ".bz2", ".xz", ".zst") if name.endswith(suffix)), "")
     bare = name.removesuffix(packed)
-    if bare.endswith((".jsonl", ".ndjson")) and (not packed or packed in _PACKED):
+    if bare.endswith((".jsonl", ".ndjson")) and (not packed or packed in PACKED):
         return LINES
     if bare.endswith(".parquet") and not packed:
         return PARQUET

@@ -22,9 +22,11 @@ from distill import __version__
 from distill.basics.curation_step import Step
 from distill.basics.redact import clean, hub_snapshot, public_name
 from distill.models.embedded import EMBEDDED, embedded_name
+from distill.pairs.columns import COLUMNS, OPTIONAL
 from distill.teachers.base import Sampling
 
 # beside a file of pairs, after its whole name: how it was drawn, and what `distill clean` left out of it
+MOST_VALUES = 20  # of a user's own column that are counted: a source or a licence, and no names of people
 SETTINGS, STEPS = ".settings.json", ".steps.json"
 
 # Settings of transformers.TrainingArguments that decide what is learned.
@@ -112,6 +114,8 @@ def describe_pairs(pairs: datasets.Dataset, max_length: int | None = None) -> di
         "rows_cut_at_max_length": int((seen < whole).sum()),
         "sha256": pairs_sha256(pairs),
     }
+    if own := {name: counts for name in pairs.column_names if (counts := _own_counts(pairs, name))}:
+        described["own_columns"] = own
     if "score" in columns:
         scores = [score for score in pairs["score"] if score is not None]
         described["mean_score"] = statistics.fmean(scores) if scores else None
@@ -286,6 +290,20 @@ def _counted(pairs: datasets.Dataset, column: str) -> dict[str, int]:
     if column not in pairs.column_names:
         return {"unknown": len(pairs)}
     return dict(Counter(value if value is not None else "unknown" for value in pairs[column]).most_common())
+
+
+def _own_counts(pairs: datasets.Dataset, column: str) -> dict[str, int] | None:
+    """How often each value of a column of the user's own stands there; None where there are many, or none that can be counted."""
+    if column in (*COLUMNS, *OPTIONAL):
+        return None
+    kind = pairs.features[column]
+    if getattr(kind, "dtype", None) not in ("string", "bool", "int64", "int32"):
+        return None
+    found = pc.value_counts(pairs.select_columns([column]).with_format("arrow")[:][column].combine_chunks())
+    if len(found) > MOST_VALUES:
+        return None
+    counts = {str(clean(str(one["values"].as_py())))[:80]: one["counts"].as_py() for one in found}
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _license_of_folder(folder: Path) -> str | None:

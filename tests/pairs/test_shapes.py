@@ -68,6 +68,14 @@ def test_what_stands_below_an_instruction_is_asked_with_it(tmp_path, tokenizer, 
     assert read_prompts(path) == ["say it again\nthe cat"]
 
 
+def test_a_system_text_beside_a_question_is_shown_to_the_template(tmp_path, tokenizer):
+    """OpenOrca has system_prompt, question and response."""
+    row = {"system_prompt": "be short", "question": "what is a cat", "response": "the dog"}
+    asked = [{"role": "system", "content": "be short"}, USER]
+    wanted = load_pairs(lines(tmp_path / "q.jsonl", [{"prompt": asked, "completion": "the dog"}]), tokenizer)
+    assert load_pairs(lines(tmp_path / "p.jsonl", [row]), tokenizer).to_list() == wanted.to_list()
+
+
 def test_a_turn_of_sharegpt_keeps_what_it_says(tmp_path):
     calls = {
         "from": "function_call",

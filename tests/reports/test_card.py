@@ -82,6 +82,17 @@ def test_counts_of_the_pairs():
     assert describe_pairs(build_pairs(3))["token_source"] == {"unknown": 3}
 
 
+def test_own_columns_with_few_values_are_counted():
+    """Source, licence, difficulty: what a reader of the card asks for; a column of names is not published."""
+    rows = [
+        {**row, "source": "web" if i else None, "level": i % 2, "name": f"n{i}", "tags": ["a"]}
+        for i, row in enumerate(build_pairs(30).to_list())
+    ]
+    own = describe_pairs(pairs_from_rows(rows, "test"))["own_columns"]
+    assert own == {"source": {"web": 29, "None": 1}, "level": {"0": 15, "1": 15}}
+    assert "own_columns" not in describe_pairs(build_pairs(3))
+
+
 @pytest.mark.parametrize("max_length", [None, 8, 12])
 @pytest.mark.parametrize("masked", [False, True])
 def test_supervised_tokens_are_those_the_collator_supervises(max_length, masked):

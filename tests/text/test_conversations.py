@@ -154,7 +154,7 @@ def test_bad_conversations(tmp_path):
     with pytest.raises(ValueError, match="no chat template"):
         pair_from_conversation(TALK, build_tokenizer(None))
     file.write_text(json.dumps({"messages": TALK}) + "\n" + json.dumps({"messages": "hello"}) + "\n")
-    with pytest.raises(ValueError, match="rows.jsonl:1: A row of messages needs the student's tokenizer"):
+    with pytest.raises(ValueError, match="rows.jsonl:1: no token ids; pass the student's tokenizer"):
         load_pairs(file)
     with pytest.raises(ValueError, match=r"rows.jsonl:2: .*not 'hello'"):
         load_pairs(file, tokenizer)
