@@ -13,6 +13,7 @@ twice. A loop of any length up to ten words ends up in `repeated_10` and below; 
 
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from distill.text.words import words
 
@@ -48,10 +49,7 @@ def repetition(text: str, names: Mapping[str, float] = GOPHER, *, fewest_words: 
         >>> repetition("no " * 60)["repeated_5"]
         0.9166666666666666
     """
-    if wrong := [name for name, limit in names.items() if name not in GOPHER or not 0 <= limit <= 1]:
-        raise ValueError(
-            f"{wrong[0]} is {names[wrong[0]]}; a limit is a share from 0 to 1 of one of {', '.join(GOPHER)}."
-        )
+    longest = _longest_run(tuple(names.items()))
     found = words(text)
     if len(found) < fewest_words:
         return dict.fromkeys(names, 0.0)
@@ -65,17 +63,30 @@ def repetition(text: str, names: Mapping[str, float] = GOPHER, *, fewest_words: 
     number: dict[str, int] = {}
     codes = [number.setdefault(word, len(number)) for word in found]  # quicker to hash and to compare, again and again
     sizes = list(map(len, found))
-    for n in range(2, max((int(name.rpartition("_")[2]) for name in names if name[-1].isdigit()), default=1) + 1):
+    for n in range(2, longest + 1):
         runs = list(zip(*(codes[i:] for i in range(n)), strict=False))
-        counts = Counter(runs)
-        if len(counts) == len(runs):
+        if len(set(runs)) == len(runs):
             break  # none comes twice, so no longer one does
         if f"top_{n}" in shares:
+            counts = Counter(runs)
             most = max(counts, key=counts.__getitem__)
             shares[f"top_{n}"] = _characters(sizes, [i for i, run in enumerate(runs) if run == most], n)
         if f"repeated_{n}" in shares:
             shares[f"repeated_{n}"] = _characters(sizes, list(_again(runs)), n)
     return {name: shares[name] for name in names}
+
+
+@lru_cache(maxsize=8)
+def _longest_run(limits: tuple[tuple[str, float], ...]) -> int:
+    """Words of the longest runs that are asked about.
+
+    Raises:
+        ValueError: an unknown name, or a limit that is no share.
+    """
+    for name, limit in limits:
+        if name not in GOPHER or not 0 <= limit <= 1:
+            raise ValueError(f"{name} is {limit}; a limit is a share from 0 to 1 of one of {', '.join(GOPHER)}.")
+    return max((int(name.rpartition("_")[2]) for name, _ in limits if name[-1].isdigit()), default=0)
 
 
 def _again(pieces: Sequence[Hashable]) -> Iterator[int]:

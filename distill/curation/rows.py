@@ -1,5 +1,6 @@
 """Rows that are kept or left out, and their texts a batch at a time: what every step of curation works with."""
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
@@ -10,11 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
-from distill.basics import processes
 from distill.basics.curation_step import Step
-from distill.pairs.batches import ROWS, SILENT, batches, column, flat, row_of
+from distill.pairs.batches import batches, column, flat, row_of
 from distill.pairs.groups import ids_digests
 from distill.text.encode import Prompt
 
@@ -46,11 +45,13 @@ def each_text(pairs: datasets.Dataset, part: str, doing: str = "") -> Iterator[s
         part: one of `PARTS`.
         doing: what a progress bar says if it takes seconds; none without it.
     """
-    hidden = not doing or not processes.is_main()
-    with tqdm(total=len(pairs), desc=doing, unit="row", delay=SILENT, leave=False, disable=hidden) as bar:
-        for batch in pairs.select_columns([part]).iter(ROWS):
-            yield from map(text_of, batch[part])
-            bar.update(len(batch[part]))
+    start = 0
+    for table in batches(pairs, [part], doing):
+        found = _joined(table[part].combine_chunks(), "\n")
+        if found is None:  # messages of several shapes: a row at a time
+            found = [text_of(value) for value in pairs.select_columns([part])[start : start + len(table)][part]]
+        yield from found
+        start += len(table)
 
 
 def one_text(pairs: datasets.Dataset, row: int, part: str) -> str:
@@ -76,20 +77,36 @@ def matching(pairs: datasets.Dataset, part: str, pattern: str) -> NDArray[np.boo
 
 
 def _matching(values: Any, pattern: str) -> NDArray[np.bool_] | None:
-    kind = values.type
-    if pa.types.is_string(kind):
+    if pa.types.is_string(values.type):
         return np.asarray(pc.fill_null(pc.match_substring_regex(values, pattern), False), dtype=bool)
-    if (
-        pa.types.is_list(kind)
-        and pa.types.is_struct(kind.value_type)
-        and kind.value_type.get_field_index("content") >= 0
-    ):
-        contents = pc.struct_field(pc.list_flatten(values), "content")
-        if pa.types.is_string(contents.type):
-            hit = np.asarray(pc.fill_null(pc.match_substring_regex(contents, pattern), False), dtype=bool)
-            sizes = flat(pa.chunked_array([values]))[1]
-            return np.asarray(np.bincount(row_of(sizes)[hit], minlength=len(values)) > 0)
-    return None
+    if (contents := _contents(values)) is None:
+        return None
+    hit = np.asarray(pc.fill_null(pc.match_substring_regex(contents, pattern), False), dtype=bool)
+    return np.asarray(np.bincount(row_of(flat(pa.chunked_array([values]))[1])[hit], minlength=len(values)) > 0)
+
+
+def _joined(values: Any, between: str, roles: bool = False) -> list[str] | None:
+    """Texts as they are, plain messages joined (each behind its role, if asked for); None for messages of other shapes."""
+    if pa.types.is_string(values.type):
+        return list(values.to_pylist()) if not values.null_count else None
+    contents = _contents(values)
+    if contents is None or contents.null_count or values.null_count:
+        return None
+    if roles:
+        contents = pc.binary_join_element_wise(pc.struct_field(pc.list_flatten(values), "role"), contents, "\x00")
+    offsets = np.concatenate([[0], np.cumsum(flat(pa.chunked_array([values]))[1])]).astype(np.int32)
+    return list(pc.binary_join(pa.ListArray.from_arrays(offsets, contents), between).to_pylist())
+
+
+def _contents(values: Any) -> Any:
+    """The contents of plain messages, one behind the other; None for messages of other shapes."""
+    kind = values.type
+    if not pa.types.is_list(kind) or not pa.types.is_struct(kind.value_type):
+        return None
+    if {field.name for field in kind.value_type} != {"role", "content"}:
+        return None
+    contents = pc.struct_field(pc.list_flatten(values), "content")
+    return contents if pa.types.is_string(contents.type) else None
 
 
 def distinct_prompts_of(pairs: datasets.Dataset, doing: str = "") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -97,20 +114,21 @@ def distinct_prompts_of(pairs: datasets.Dataset, doing: str = "") -> tuple[NDArr
 
     Two prompts are the same if they look the same to people, the tools that may be called among them, whatever their ids.
     """
-    tools = ["tools"] if "tools" in pairs.column_names else []
-    seen: dict[Hashable, int] = {}
+    columns = ["prompt", *(["tools"] if "tools" in pairs.column_names else [])]
+    seen: dict[bytes, int] = {}
     first: list[int] = []
     number, row = np.zeros(len(pairs), np.int64), 0
-    hidden = not doing or not processes.is_main()
-    with tqdm(total=len(pairs), desc=doing, unit="row", delay=SILENT, leave=False, disable=hidden) as bar:
-        for batch in pairs.select_columns(["prompt", *tools]).iter(ROWS):
-            for asked in zip(*batch.values(), strict=True):
-                key = asked[0] if len(asked) == 1 and isinstance(asked[0], str) else _as_json(asked)
-                number[row] = place = seen.setdefault(key, len(first))
-                if place == len(first):
-                    first.append(row)
-                row += 1
-            bar.update(len(batch["prompt"]))
+    for table in batches(pairs, columns, doing):
+        asked = _joined(table["prompt"].combine_chunks(), "\x01", roles=True) if len(columns) == 1 else None
+        if asked is None:
+            batch = pairs.select_columns(columns)[row : row + len(table)]
+            asked = [_as_json(values) for values in zip(*batch.values(), strict=True)]
+        for text in asked:
+            key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            number[row] = place = seen.setdefault(key, len(first))
+            if place == len(first):
+                first.append(row)
+            row += 1
     return np.array(first, dtype=np.int64), number
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from distill.curation.look import Look
 from distill.models.eos import eos_ids
+from distill.models.positions import positions_of
 
 _DECODED_ROWS = 256
 
@@ -41,7 +42,7 @@ def shape(look: Look, batch_size: int) -> None:
             f"tokens ({lost / max(before, 1):.1%}) with their EOS: the student sees beginnings only; raise max_length (the "
             f"longest row has {arrays.length.max():,} tokens).",
         )  # fmt: skip
-    positions = _positions(look.model)
+    positions = positions_of(look.model) if look.model is not None else None
     if positions and min(int(arrays.length.max()), arrays.limit) > positions:
         look.say(
             "error", "positions",
@@ -134,8 +135,3 @@ def vocabulary(look: Look) -> None:
 def _embeddings(model: Any) -> int | None:
     embeddings: Any = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     return int(embeddings.weight.shape[0]) if embeddings is not None else None
-
-
-def _positions(model: Any) -> int | None:
-    config = getattr(model, "config", None)
-    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None) if config else None

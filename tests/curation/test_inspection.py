@@ -152,6 +152,19 @@ class FakeTokenizer:
         return self.text
 
 
+def test_what_is_shown_of_a_name_repaints_no_terminal(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    rows = [{**dict(pair), "id": "a\x1b[2J[/red]\u202e"} for pair in load_pairs("pairs.jsonl")]
+    (folder / "evil [").mkdir()
+    save_pairs(pairs_from_rows(rows, where="test"), "evil [/red].jsonl")
+    inspect_pairs.main(["evil [/red].jsonl"])
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert "\u202e" not in said
+    assert "a\\x1b[2J[/red]" in said
+    assert "evil [/red].jsonl" in said
+
+
 def test_of_a_long_row_the_borders_of_the_loss_stay_visible(tokenizer):
     pair = row(tokenizer, prompt_ids=[5] * 500, completion_ids=[*range(10, 210), 2])
     text = "\n".join(lines_of(example(pair, tokenizer, most_tokens=40)))
