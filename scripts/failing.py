@@ -28,7 +28,7 @@ def failing_server(folder: Path, requests: int, seed: int) -> bool:
     prompts, lines, calls, seconds = [f"the cat {i}" for i in range(requests)], {}, {}, {}
     with _serving("fake_server.py", "--latency", "0.02") as (server, _):
         port, reports = 0, {}
-        for rate in (0.0, 0.3):  # on one port: the address belongs to what decides a row
+        for rate in (0.0, 0.3):
             flags = ("--server", server, "--rate", f"{rate}", "--seed", f"{seed}", "--hang", "8", "--port", f"{port}")
             with _serving("fault_proxy.py", *flags) as (url, process):
                 port = int(url.rpartition(":")[2].partition("/")[0])
