@@ -68,7 +68,7 @@ class HiddenStates(Objective):
         ours = probe_hidden(student, frozenset(s for s, _ in pairs))
         theirs = probe_hidden(teacher, frozenset(t for _, t in pairs))
         projections = {
-            (s, t): _projection(ours[s], theirs[t], student.device)
+            (s, t): _projection(ours[s], theirs[t], student.device, student.dtype)
             for s, t in pairs
             if self.needs_projection(ours[s], theirs[t])
         }
@@ -132,9 +132,10 @@ class HiddenStatesTerm(Term):
         return (student - teacher).square().sum(-1) / teacher.square().sum(-1).clamp(min=1e-12)
 
 
-def _projection(width: int, target: int, device: torch.device) -> nn.Linear:
-    """In float32, as its optimiser state; orthogonal, so that it neither shrinks nor stretches at the start."""
-    linear = nn.Linear(width, target, bias=False, device=device)
+def _projection(width: int, target: int, device: torch.device, dtype: torch.dtype) -> nn.Linear:
+    """In float32, as its optimiser state (float64 for such a student); orthogonal, so that it neither shrinks nor stretches at the start."""
+    exact = torch.promote_types(dtype, torch.float32)
+    linear = nn.Linear(width, target, bias=False, device=device, dtype=exact)
     nn.init.orthogonal_(linear.weight)
     return linear
 

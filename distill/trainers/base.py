@@ -1,6 +1,7 @@
 """What both trainers share: they train on pairs. Everything else is `transformers.Trainer`."""
 
 import copy
+import os
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -12,18 +13,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.trainer_utils import TrainOutput
 
 from distill.models.adapters import add_adapter, base_of, is_adapted
+from distill.models.load import load_model, load_tokenizer
 from distill.models.quantising import check_student_keeps_gradients
 from distill.pairs.collate import PairCollator, document_tokens, in_arrays, supervised_rows
 from distill.pairs.row_limits import RowLimits
 from distill.trainers import fsdp
 from distill.trainers.causality import check_causal
-from distill.trainers.checks import check_kind, check_processes, check_rows, limits_of
+from distill.trainers.checks import check_kind, check_parallelism, check_processes, check_rows, limits_of
 from distill.trainers.finite_loss import FiniteLoss
 from distill.trainers.identity import describe_student
 from distill.trainers.packing_check import packed
 from distill.trainers.resume import Resumption
 from distill.trainers.row_sharing import arranged
 from distill.trainers.saving_check import check_can_be_saved
+from distill.trainers.term_sums import exact_on
 from distill.trainers.text_rows import tokenised_for
 from distill.trainers.throughput import Rates
 
@@ -37,7 +40,8 @@ class PairTrainer(Trainer):
     `eval_loss` is the mean over supervised tokens. (Trainer's own is a mean of batch means, which depends on the batch size.)
 
     Args:
-        model: the student; it may be a `peft.PeftModel`.
+        model: the student; it may be a `peft.PeftModel`. A name, a folder or a Hub id is loaded in float32, with its tokenizer if
+            none is given. In its place `model_init`, a function that makes one, as for `transformers.Trainer`.
         args: `TrainingArguments`.
         train_dataset, eval_dataset: pairs (see `distill.pairs`); or any `datasets.Dataset`, stream or list of rows with `messages` (and
             `tools`), or `prompt` and `completion`: they are tokenised once, in batches, and kept (`distill.pairs.tokenising`).
@@ -71,6 +75,9 @@ class PairTrainer(Trainer):
         peft_config: Any = None,
         **kwargs: Any,
     ) -> None:
+        if isinstance(model, str | os.PathLike):
+            processing_class = processing_class or load_tokenizer(model)
+            model = load_model(model, dtype=torch.float32)  # its optimiser's precision; args.bf16 computes in less
         if kwargs.get("data_collator") is None:
             if processing_class is None:
                 raise ValueError(f"{type(self).__name__} needs processing_class=, the student's tokenizer.")
@@ -78,10 +85,12 @@ class PairTrainer(Trainer):
         elif isinstance(kwargs["data_collator"], PairCollator):
             kwargs["data_collator"] = copy.copy(kwargs["data_collator"])  # it will know the limits of these models
         check_kind(train_dataset, "train_dataset")
+        check_parallelism(args, model)
         train_dataset, eval_dataset, self._day = tokenised_for(
             train_dataset, eval_dataset, processing_class, turns, args
         )
-        if peft_config is not None:
+        self._peft_config = peft_config
+        if peft_config is not None and model is not None:
             model = add_adapter(model, peft_config, 42 if args is None else args.seed)  # 42 is TrainingArguments' own
         super().__init__(
             model=model,
@@ -98,15 +107,28 @@ class PairTrainer(Trainer):
         check_processes(self.train_dataset, self.args)
         self.rates = Rates(self.accelerator, self.args.device)
         self._eval_sum = self._eval_items = 0.0
-        check_student_keeps_gradients(self.model, self.args.device)
-        check_causal(self.model, self.args.device)
-        check_can_be_saved(self.model)
-        if is_adapted(self.model) and self.args.gradient_checkpointing:
-            # the frozen embeddings' output has no gradient, so a checkpointed layer would have none either
-            student: Any = self.model
-            student.enable_input_require_grads()
+        self._check_student(self.model)
         if packing:
             self.train_dataset = packed(self)
+
+    def _check_student(self, model: Any) -> None:
+        check_student_keeps_gradients(model, self.args.device)
+        check_causal(model, self.args.device)
+        check_can_be_saved(model)
+        if is_adapted(model) and self.args.gradient_checkpointing:
+            # the frozen embeddings' output has no gradient, so a checkpointed layer would have none either
+            model.enable_input_require_grads()
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """As Trainer's, with the adapter if there is to be one; it is called again by every `train`, and for each trial of a search."""
+        model = super().call_model_init(trial)
+        if self._peft_config is not None:
+            model = add_adapter(model, self._peft_config, self.args.seed)
+        if hasattr(self, "finite"):  # not the first one, which is looked at when the trainer is made
+            if trial is not None:
+                self.resumption.identity = None
+            self._check_student(model)
+        return model
 
     def limit_rows(self, limits: RowLimits) -> None:
         """Refuse rows beyond what a model can take: those of the datasets now, those of streams when they come.
@@ -269,7 +291,7 @@ class PairTrainer(Trainer):
         self._eval_sum = self._eval_items = 0.0
         with self.rates.pause():
             output: Any = super().evaluation_loop(*args, **kwargs)
-        sums = torch.tensor([self._eval_sum, self._eval_items], dtype=torch.float64)
+        sums = torch.tensor([self._eval_sum, self._eval_items], dtype=exact_on(self.args.device))
         if self.args.world_size > 1:
             sums = self.accelerator.reduce(sums.to(self.args.device), "sum")
         name = f"{kwargs.get('metric_key_prefix', 'eval')}_loss"

@@ -1,7 +1,8 @@
 """Whether pairs can be learned from, asked before any step."""
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -184,6 +185,45 @@ def compared_tokens(student: Any, teacher: Any, student_tokenizer: Any, teacher_
             "Give processing_class= and teacher=LocalTeacher(model, tokenizer)."
         )
     return shared_vocabulary(models[0], models[1], found[0], found[1], looked_up=found != given)
+
+
+def check_names(objectives: Sequence[Any]) -> None:
+    """Refuse objectives that a log could not tell apart.
+
+    Raises:
+        ValueError: there are none, or two of one name.
+    """
+    names = [objective.name for objective in objectives]
+    weighted = [f"{name}_weight" for name in names]  # in logs, where the weight is a schedule
+    if not names or len({*names, *weighted}) < 2 * len(names):
+        raise ValueError(
+            f"objectives are {names}; give at least one, and a name= of its own to each of several of one kind: "
+            "HiddenStates(layers='last', name='last_hidden')."
+        )
+
+
+def check_parallelism(args: TrainingArguments | None, model: Any) -> None:
+    """Refuse ways to divide a model or a row over processes: all of them would get rows of their own, and each a part of the loss.
+
+    Args:
+        args: with `parallelism_config`, or with accelerate's settings in the environment.
+        model: which may have been divided when it was loaded.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    config, environment = getattr(args, "parallelism_config", None), "PARALLELISM_CONFIG_"
+    for name, words in (("tp_size", "Tensor"), ("cp_size", "Context"), ("sp_size", "Sequence")):
+        sizes = [
+            getattr(config, name, 1),
+            int(os.environ.get(environment + name.upper(), 1)),
+            *([getattr(base_of(model), "tp_size", 1)] if name == "tp_size" and model is not None else []),
+        ]
+        if (size := max(found or 1 for found in sizes)) > 1:
+            raise ValueError(
+                f"{words} parallelism ({name}) is {size}, which is not supported: rows are divided over all processes. Use DDP or FSDP2 "
+                "(recipes/accelerate), which divide batches and weights."
+            )
 
 
 def check_other_losses(args: TrainingArguments) -> None:

@@ -27,6 +27,7 @@ class FiniteLoss(TrainerCallback):
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self._details: list[tuple[dict[str, Tensor], Tensor, Any]] = []  # of the micro-batches of the step under way
+        self._kept: FloatingPointError | None = None  # what an evaluation has found so far
         trainer.add_callback(self)
 
     @contextmanager
@@ -53,6 +54,23 @@ class FiniteLoss(TrainerCallback):
             if not all(value.isfinite().all() for value in values.values()):
                 raise FloatingPointError(describe_non_finite(values, rows, ids, step))
         raise FloatingPointError(f"The loss at step {step} is not finite ({float(loss)}). {_ADVICE}")
+
+    def look(self, loss: Tensor) -> None:
+        """In an evaluation: as `check`; in several processes it is kept until all are there (`agree`), or the others would wait for ever."""
+        try:
+            self.check(loss)
+        except FloatingPointError as error:
+            if self.trainer.accelerator.num_processes == 1:
+                raise
+            self._kept = self._kept or error
+
+    def agree(self, device: torch.device) -> None:
+        """At the end of an evaluation, in every process: raises what one of them has found."""
+        kept, self._kept = self._kept, None
+        if self.trainer.accelerator.num_processes > 1 and processes.any_of_them(kept is not None, device):
+            raise kept or FloatingPointError(
+                "The loss of another process is not finite in this evaluation; its message says more."
+            )
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Nothing is left of a call that failed."""

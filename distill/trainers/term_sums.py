@@ -16,6 +16,7 @@ class TermSums:
 
     def __init__(self, accelerator: Any, device: torch.device) -> None:
         self.accelerator, self.device = accelerator, device
+        self.exact = exact_on(device)
         self.begin_training_window()
         self.begin_evaluation()
 
@@ -32,13 +33,13 @@ class TermSums:
 
     def keep_training(self, sums: dict[str, Tensor], items: Tensor) -> None:
         """A micro-batch: the sum over its rows of every term; `items` are the rows of the whole step."""
-        _add(self._train, {name: value.detach() / items for name, value in sums.items()})
+        self._add(self._train, {name: value.detach() / items for name, value in sums.items()})
         for name in sums if self.accelerator.sync_gradients else ():  # the last micro-batch of a step
             self._steps[name] = self._steps.get(name, 0) + 1
 
     def keep_evaluation(self, sums: dict[str, Tensor], rows: Tensor) -> None:
         """A batch of an evaluation and how many rows it has."""
-        _add(self._eval, {name: value.detach() for name, value in sums.items()} | {"rows": rows})
+        self._add(self._eval, {name: value.detach() for name, value in sums.items()} | {"rows": rows})
 
     def training_means(self) -> dict[str, float]:
         """Mean over the optimiser steps since the last log that had the term; a new window begins."""
@@ -61,8 +62,7 @@ class TermSums:
         steps: Any = window["steps"]  # one number for all of them in older checkpoints
         self._steps = dict(steps) if isinstance(steps, dict) else dict.fromkeys(window["terms"], steps)
         self._train = {
-            name: torch.tensor(value, dtype=torch.float64, device=self.device)
-            for name, value in window["terms"].items()
+            name: torch.tensor(value, dtype=self.exact, device=self.device) for name, value in window["terms"].items()
         }
 
     def _gathered(self, sums: dict[str, Tensor]) -> dict[str, float]:
@@ -71,7 +71,11 @@ class TermSums:
         total = self.accelerator.reduce(torch.stack([value.to(self.device) for value in sums.values()]), "sum")
         return dict(zip(sums, total.tolist(), strict=True))
 
+    def _add(self, sums: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0) + value.to(self.exact)
 
-def _add(sums: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-    for name, value in values.items():
-        sums[name] = sums.get(name, 0) + value.double()
+
+def exact_on(device: torch.device) -> torch.dtype:
+    """The widest floats that a device adds in: Apple's GPUs (MPS) have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64

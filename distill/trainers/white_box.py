@@ -18,10 +18,10 @@ from distill.pairs.collate import EMPTY, supervised_rows
 from distill.pairs.packing import PackedPairs
 from distill.pairs.row_limits import RowLimits
 from distill.signals import SignalRequest, Signals, SupervisedRows, run_with_taps
-from distill.signals.sources import is_students_own, teacher_side
+from distill.signals.sources import SELF, is_students_own, teacher_side
 from distill.teachers.local import LocalTeacher
 from distill.trainers.base import PairTrainer
-from distill.trainers.checks import check_other_losses, compared_tokens, limits_of, longest_row
+from distill.trainers.checks import check_names, check_other_losses, compared_tokens, limits_of, longest_row
 from distill.trainers.fsdp import check_teacher_is_everywhere
 from distill.trainers.identity import describe_teacher, describe_terms
 from distill.trainers.packing_check import check_packing
@@ -69,7 +69,7 @@ class WhiteBoxTrainer(PairTrainer):
 
     def __init__(
         self,
-        model: PreTrainedModel | Any,
+        model: PreTrainedModel | Any = None,
         args: TrainingArguments | None = None,
         *,
         teacher: LocalTeacher | PreTrainedModel | str,
@@ -85,19 +85,9 @@ class WhiteBoxTrainer(PairTrainer):
                 raise ValueError(
                     f"WhiteBoxTrainer has its own loss and keeps no logits; {name} cannot be used with it."
                 )
-        names = [objective.name for objective in objectives]
-        weighted = [f"{name}_weight" for name in names]  # in logs, where the weight is a schedule
-        if not names or len({*names, *weighted}) < 2 * len(names):
-            raise ValueError(
-                f"objectives are {names}; give at least one, and a name= of its own to each of several of one kind: "
-                "HiddenStates(layers='last', name='last_hidden')."
-            )
-        of_itself = is_students_own(teacher, model, kwargs.get("peft_config") is not None)
-        if isinstance(teacher, str) and not of_itself:
+        check_names(objectives)
+        if isinstance(teacher, str) and teacher != SELF:
             teacher = LocalTeacher(teacher)
-        teacher_model = teacher.model if isinstance(teacher, LocalTeacher) else model if of_itself else teacher
-        given = teacher.tokenizer if isinstance(teacher, LocalTeacher) else None
-        vocabulary = None if of_itself else compared_tokens(model, teacher_model, processing_class, given)
         super().__init__(
             model=model,
             args=args,
@@ -108,22 +98,38 @@ class WhiteBoxTrainer(PairTrainer):
         )
         check_other_losses(self.args)
         check_one_batch_a_step(self)
-        self.router_coefficient = router_coefficient(self.model)
-        self.limit_rows(limits_of(base_of(teacher_model), "the teacher"))
-        if any(isinstance(o, Logits) and o.cross_entropy for o in objectives):
-            self.limit_rows(RowLimits(labels=vocabulary))
         check_teacher_is_everywhere(self.args)
-        check_no_virtual_tokens(self.model)
-        # before it is sharded, when every process sees its own part only
-        self._teacher_identity = (
-            describe_teacher(base_of(teacher_model), base_of(self.model)) if shard_teacher else None
-        )
-        self.teacher_side = teacher_side(
-            teacher_model, self.model if of_itself else None, self.args.device, shard_teacher
-        )
-        self.teacher = self.teacher_side.model
-        self.student: PreTrainedModel = base_of(self.model)  # unwrapped; self.model may be or come to be a wrapper
         self.objectives = tuple(objectives)
+        self._of_itself = is_students_own(teacher, self.model, gets_adapter=False)
+        self._tokenizer_of_teacher = teacher.tokenizer if isinstance(teacher, LocalTeacher) else None
+        other = teacher.model if isinstance(teacher, LocalTeacher) else teacher
+        self._teacher_identity: str | None = None
+        if not self._of_itself:
+            self.limit_rows(limits_of(base_of(other), "the teacher"))
+            if shard_teacher:  # before it is sharded, when every process sees its own part only
+                self._teacher_identity = describe_teacher(base_of(other), base_of(self.model))
+            self.teacher_side = teacher_side(other, None, self.args.device, shard_teacher)
+        elif shard_teacher:
+            teacher_side(None, self.model, self.args.device, shard_teacher)  # which says why not
+        self.bind()
+
+    def bind(self) -> None:
+        """Terms between the teacher and the student that is there now; again for each student that `model_init` makes.
+
+        Raises:
+            ValueError: something an objective needs cannot be had from these two models.
+        """
+        check_no_virtual_tokens(self.model)
+        self.router_coefficient = router_coefficient(self.model)
+        self.student: PreTrainedModel = base_of(self.model)  # unwrapped; self.model may be or come to be a wrapper
+        if self._of_itself:
+            self.teacher_side = teacher_side(None, self.model, self.args.device, False)
+        self.teacher = self.teacher_side.model
+        vocabulary = None
+        if not self._of_itself:
+            vocabulary = compared_tokens(self.student, self.teacher, self.processing_class, self._tokenizer_of_teacher)
+        if any(isinstance(o, Logits) and o.cross_entropy for o in self.objectives):
+            self.limit_rows(RowLimits(labels=vocabulary))
         # FSDP2 keeps the head whole from the forward pass until its gradient is there; FSDP1 and ZeRO do not
         whole = not (self.is_deepspeed_enabled or (self.is_fsdp_enabled and not self.accelerator.is_fsdp2))
         longest = longest_row(self)
@@ -131,13 +137,15 @@ class WhiteBoxTrainer(PairTrainer):
             bound_to(o, self.student, self.teacher, vocabulary=vocabulary, whole_weights=whole, longest=longest)
             for o in self.objectives
         ]
+        if (earlier := getattr(self, "projections", None)) is not None:
+            self.remove_callback(earlier)
         self.terms = torch.nn.ModuleList(bound)  # one for each objective, in their order
-        self.projections = Projections(self.terms, self)
+        self.projections: Projections = Projections(self.terms, self)
         if self.optimizer is not None:  # the caller's own
             self.projections.join(self.optimizer, self.lr_scheduler)
         if isinstance(self.train_dataset, PackedPairs):
             check_packing(self, self.teacher, use_cache=False)
-            if any(isinstance(o, HiddenStates) and o.distance == "cka" for o in objectives):
+            if any(isinstance(o, HiddenStates) and o.distance == "cka" for o in self.objectives):
                 raise ValueError(
                     "HiddenStates(distance='cka') compares the states of a whole row, and a packed row holds several pairs; "
                     "leave packing out, or choose distance='mse' or 'cosine'."
@@ -147,6 +155,16 @@ class WhiteBoxTrainer(PairTrainer):
         # so that Trainer counts the supervised positions whatever the model's forward accepts
         self.model_accepts_loss_kwargs = True
         self.teacher_side.release()
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """As `PairTrainer`'s; the terms are bound to the new student."""
+        model = super().call_model_init(trial)
+        if hasattr(self, "terms"):
+            if self.place_model_on_device:
+                model.to(self.args.device)
+            self.model, self.optimizer, self.lr_scheduler = model, None, None  # as Trainer does once it has the model
+            self.bind()
+        return model
 
     def compute_loss(
         self,
@@ -181,7 +199,9 @@ class WhiteBoxTrainer(PairTrainer):
             loss = loss + self.router_coefficient * student.router_loss.float()
             sums[ROUTER_LOSS] = student.router_loss.detach().float() * (items if self.student.training else len(where))
         self.finite.remember({name: values[name] for name, weight in weights.items() if weight > 0}, rows, ids)
-        if not torch.is_grad_enabled() or self.is_deepspeed_enabled:  # whose backward pass takes the step as well
+        if not torch.is_grad_enabled():
+            self.finite.look(loss.detach())
+        elif self.is_deepspeed_enabled:  # whose backward pass takes the step as well
             self.finite.check(loss.detach())
         if self.student.training:
             self._sums.keep_training(sums, items)
@@ -262,6 +282,7 @@ class WhiteBoxTrainer(PairTrainer):
         """As Trainer's, but `eval_loss` and every term are means over tokens, where Trainer averages batch means."""
         self._sums.begin_evaluation()
         output: Any = super().evaluation_loop(*args, **kwargs)
+        self.finite.agree(self.args.device)
         if means := self._sums.evaluation_means():
             prefix = kwargs.get("metric_key_prefix", "eval")
             output.metrics.update({f"{prefix}_{name}": value for name, value in means.items()})

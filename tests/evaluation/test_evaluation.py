@@ -82,3 +82,21 @@ def test_time_left_follows_the_finished_stages(capsys):
     assert stages.left() == pytest.approx(5 * stages.finished[0].seconds, rel=1e-6)
     assert stages.finished[0].peak_memory_gib > 0.01
     assert "[1/3] a" in capsys.readouterr().out
+
+
+def test_the_clock_of_a_curve_is_one_entry_however_long_the_run(arguments):
+    """There was one a step, so each checkpoint's state was longer than the last."""
+    from white_box_runs import black_box_trainer
+
+    sizes = []
+    for steps in (6, 18):
+        run = black_box_trainer(arguments, max_steps=steps, logging_strategy="no")
+        curve = AgreementCurve(HeldOut(build_model(seed=1), build_pairs(3), build_tokenizer()), points=2)
+        run.add_callback(curve)
+        run.train()
+        history = run.state.log_history
+        assert [entry["step"] for entry in history if "held_out" in entry] == [0, steps // 2, steps]
+        clock = [entry for entry in history if entry.keys() == {"step", "seconds"}]
+        assert [entry["step"] for entry in clock] == [steps - 1]
+        sizes.append(len(history))
+    assert sizes[0] == sizes[1]

@@ -1,0 +1,292 @@
+"""What users of Trainer bring beside a loaded model: `model_init`, a name, other precisions, devices without float64, several GPUs a row."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import build_model, build_pairs, build_tokenizer
+from process_runs import in_folder
+from processes import run_processes
+from transformers import TrainerCallback
+from white_box_runs import black_box_trainer, trainer, weights_of
+
+from distill import AttentionMaps, BlackBoxTrainer, HiddenStates, Logits, WhiteBoxTrainer
+from distill.models.adapters import lora_config
+from distill.trainers import term_sums
+
+NARROW = {"hidden_size": 16, "num_attention_heads": 2}  # so that HiddenStates learns projections
+
+
+def common(arguments, **changes):
+    own = {
+        name: changes.pop(name)
+        for name in ("train_dataset", "peft_config", "processing_class", "eval_dataset")
+        if name in changes
+    }
+    return {"args": arguments(**changes), "train_dataset": build_pairs(8), "processing_class": build_tokenizer(), **own}  # fmt: skip
+
+
+WAYS = {
+    "black box": (BlackBoxTrainer, {}),
+    "white box": (WhiteBoxTrainer, {"objectives": [Logits(), HiddenStates(weight=0.5)]}),
+    "self": (
+        WhiteBoxTrainer,
+        {"objectives": [Logits(cross_entropy=1.0)], "teacher": "self", "peft_config": lora_config(4)},
+    ),
+}
+
+
+# model_init
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_train_begins_with_a_new_student(arguments, way):
+    """As a search over settings does it: the terms, their projections and the optimiser are the new student's."""
+    kind, own = WAYS[way]
+    made = []
+
+    def model_init():
+        made.append(build_model(seed=7, **NARROW))
+        return made[-1]
+
+    if kind is WhiteBoxTrainer:
+        own = {"teacher": build_model(seed=1), **own}
+    settings = {**common(arguments, train_sampling_strategy="sequential"), **own}
+    run = kind(model_init=model_init, **settings)
+    run.train()
+    first = weights_of(run)
+    run.train()
+    assert len(made) == 3
+    second = weights_of(run)
+    plain = kind(model=build_model(seed=7, **NARROW), **settings)
+    plain.train()
+    if way != "white box":  # whose projections are drawn with another state of the generator
+        for name, tensor in weights_of(plain).items():
+            assert torch.equal(first[name], tensor), name
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+    if kind is WhiteBoxTrainer:
+        assert run.student is not made[0]
+        groups = [p for group in run.optimizer.param_groups for p in group["params"]]
+        assert all(any(p is q for q in groups) for p in run.terms.parameters())
+        assert sum(callback is run.projections for callback in run.callback_handler.callbacks) == 1
+        assert sum(type(callback).__name__ == "Projections" for callback in run.callback_handler.callbacks) == 1
+
+
+def test_a_student_of_another_shape_is_bound_anew(arguments):
+    """`model_init` may take the trial of a search."""
+    sizes = iter([{}, NARROW])
+    run = WhiteBoxTrainer(
+        model_init=lambda trial: build_model(seed=7, **next(sizes)), teacher=build_model(seed=1), objectives=[HiddenStates()],
+        **common(arguments),
+    )  # fmt: skip
+    assert not list(run.terms.parameters())
+    run.train()
+    assert run.student.config.hidden_size == 16
+    assert [tuple(p.shape) for p in run.terms.parameters()] == [(32, 16)] * 2
+
+
+def test_each_new_student_is_looked_at(arguments):
+    from transformers import BertConfig, BertLMHeadModel
+
+    models = iter([build_model(seed=7), BertLMHeadModel(BertConfig(vocab_size=320, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16))])  # fmt: skip
+    run = BlackBoxTrainer(model_init=lambda: next(models), **common(arguments))
+    with pytest.raises(ValueError, match="BertLMHeadModel sees the tokens it is to predict"):
+        run.train()
+
+
+# a name
+
+
+@pytest.mark.parametrize("way", ["black box", "white box"])
+def test_a_student_may_be_a_name(arguments, tmp_path, way):
+    kind, own = WAYS[way]
+    own = own if kind is BlackBoxTrainer else {"teacher": build_model(seed=1), **own}
+    build_model(seed=7).to(torch.bfloat16).save_pretrained(tmp_path / "student")
+    build_tokenizer().save_pretrained(tmp_path / "student")
+    run = kind(model=str(tmp_path / "student"), **{**common(arguments), **own, "processing_class": None})
+    assert run.model.dtype == torch.float32
+    assert run.processing_class.get_vocab() == build_tokenizer().get_vocab()
+    run.train()
+    with pytest.raises(ValueError, match="No folder .*no/such/model"):
+        kind(model=str(tmp_path / "no/such/model"), **{**common(arguments), **own})
+
+
+# labels
+
+
+def test_labels_beyond_what_the_heads_share_are_refused_where_cross_entropy_needs_them(arguments):
+    """It was an index out of bounds in the first step."""
+    from distill.teachers import LocalTeacher
+
+    tokenizer = build_tokenizer()
+    teacher, shared = LocalTeacher(build_model(seed=1, vocab_size=384), tokenizer), len(tokenizer)
+    rows = [{"id": "padded", "prompt_ids": [5, 6], "completion_ids": [7, shared + 2, 2]}]
+    for pairs in (rows, rows * 3):
+        with pytest.raises(
+            ValueError, match=f"Pair padded has token id {shared + 2} in its completion, but student and teacher share"
+        ):
+            trainer(arguments, [Logits(cross_entropy=0.5)], teacher=teacher, pairs=pairs)
+    trainer(arguments, [Logits()], teacher=teacher, pairs=rows).train()
+
+
+# precisions
+
+
+def test_a_student_in_float64_learns_its_projections(arguments):
+    run = trainer(
+        arguments,
+        [Logits(), HiddenStates(), AttentionMaps(relations=("query",))],
+        student=build_model(seed=7, **NARROW).double(),
+    )
+    before = weights_of(run)
+    assert {p.dtype for p in run.terms.parameters()} == {torch.float64}
+    run.train()
+    assert all(
+        not torch.equal(tensor, weights_of(run)[name]) for name, tensor in before.items() if "objectives" in name
+    )
+
+
+class Refuse64(torch.utils._python_dispatch.TorchDispatchMode):
+    """A device without float64, as Apple's."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and found.dtype == torch.float64 and found.dim() != 1:
+            raise TypeError(
+                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
+            )
+        return found
+
+
+@pytest.mark.parametrize("way", ["black box", "white box"])
+def test_nothing_is_summed_in_float64_where_the_device_has_none(arguments, monkeypatch, way):
+    """No such device is here, so the one that is there refuses it. Lists of numbers on the host (of dimension 1) stay there."""
+    monkeypatch.setattr(term_sums, "exact_on", lambda device: torch.float32)
+    monkeypatch.setattr("distill.trainers.base.exact_on", lambda device: torch.float32)
+    objectives = [Logits(cross_entropy=0.3), HiddenStates(weight=0.5), AttentionMaps(relations=("key",))]
+    student = build_model(seed=7, **NARROW)
+    build = black_box_trainer if way == "black box" else lambda *args, **kwargs: trainer(args[0], objectives, **kwargs)
+    run = build(arguments, student=student, gradient_accumulation_steps=2, max_steps=3, logging_steps=2)
+    with monkeypatch.context() as patch, Refuse64():
+        patch.setattr(torch.Tensor, "double", lambda self: pytest.fail("Tensor.double, which MPS has not"))
+        run.train()
+        run.evaluate(build_pairs(5, seed=4))
+    logged = [entry for entry in run.state.log_history if "loss" in entry]
+    assert logged
+
+
+def test_the_sums_are_float64_elsewhere():
+    assert term_sums.exact_on(torch.device("cpu")) == torch.float64
+    assert term_sums.exact_on(torch.device("mps")) == torch.float32
+
+
+# several processes
+
+
+PARALLEL = {"tp_size": "Tensor", "cp_size": "Context", "sp_size": "Sequence"}
+
+
+@pytest.mark.parametrize("name", PARALLEL)
+def test_parallelism_within_a_row_or_a_layer_is_refused_by_name(arguments, monkeypatch, name):
+    """By accelerate's configuration, by what `accelerate launch` puts into the environment, and by a model that was loaded divided."""
+    said = rf"{PARALLEL[name]} parallelism \({name}\) is 2, which is not supported"
+    config = arguments()
+    config.parallelism_config = SimpleNamespace(**{name: 2})
+    with pytest.raises(ValueError, match=said):
+        BlackBoxTrainer(model=build_model(), **{**common(arguments), "args": config})
+    monkeypatch.setenv(f"PARALLELISM_CONFIG_{name.upper()}", "2")
+    with pytest.raises(ValueError, match=said):
+        black_box_trainer(arguments)
+    monkeypatch.setenv(f"PARALLELISM_CONFIG_{name.upper()}", "1")
+    assert black_box_trainer(arguments)
+
+
+def test_a_model_that_was_loaded_divided_is_refused(arguments, monkeypatch):
+    student = build_model()
+    monkeypatch.setattr(type(student), "tp_size", 2)
+    with pytest.raises(ValueError, match="Tensor parallelism"):
+        black_box_trainer(arguments, student=student)
+
+
+def with_tensor_parallelism():
+    from accelerate import ParallelismConfig
+
+    in_folder(lambda arguments: black_box_trainer(arguments, parallelism_config=ParallelismConfig(tp_size=2)))
+
+
+def test_it_is_refused_in_two_processes_too():
+    with pytest.raises(AssertionError, match=r"Tensor parallelism \(tp_size\) is 2, which is not supported"):
+        run_processes(2, with_tensor_parallelism)
+
+
+# a smaller batch after a failure
+
+
+class FullOnce(TrainerCallback):
+    """The device has no room in the second micro-batch of a step, as long as batches are as large as at first."""
+
+    def __init__(self, run, step):
+        self.run, self.step, self.seen, self.sizes = run, step, 0, []
+
+    def __call__(self, model, inputs, *args, **kwargs):
+        self.sizes.append(len(inputs["input_ids"]))
+        self.seen += 1
+        loss = type(self.run).compute_loss(self.run, model, inputs, *args, **kwargs)
+        if self.seen == self.step:
+            raise RuntimeError("CUDA out of memory. Tried to allocate")
+        return loss
+
+
+@pytest.mark.parametrize("fails_at", [2, 6])
+def test_the_first_log_after_a_smaller_batch_is_of_that_try_alone(fails_at):
+    """`auto_find_batch_size`: what the failed try had summed must not be in it."""
+
+    def run(arguments):
+        objectives = [Logits(weight=0.5), HiddenStates(weight=2.0)]
+        it = trainer(
+            arguments, objectives, student=build_model(seed=7, **NARROW), auto_find_batch_size=True, gradient_accumulation_steps=2,
+            per_device_train_batch_size=4, logging_steps=3, max_steps=6, learning_rate=0.0, pairs=build_pairs(48),
+        )  # fmt: skip
+        fails = FullOnce(it, fails_at)
+        it.compute_loss = fails
+        it.train()
+        return it, fails.sizes
+
+    it, sizes = in_folder(run)
+    assert sizes[0] == 4
+    assert max(sizes[fails_at:]) < 4
+    logged = [entry for entry in it.state.log_history if "loss" in entry]
+    for (
+        entry
+    ) in logged:  # at rate 0 the mean of any step is near that of any other; sums of two tries would be twice as large
+        assert entry["loss"] == pytest.approx(0.5 * entry["logits"] + 2 * entry["hidden"], rel=1e-5)
+    assert logged[0]["logits"] == pytest.approx(logged[1]["logits"], rel=0.35)
+    assert it._tr_loss == 0 or it.state.global_step == 6
+
+
+# the evaluation of one process
+
+
+def spoiled_evaluation():
+    """Its second process meets a loss that is no number; what each of them says."""
+    import os
+
+    def run(arguments):
+        it = trainer(arguments, [Logits()], per_device_eval_batch_size=2)
+        plain = it.finite.check
+        if os.environ["RANK"] == "1":
+            it.finite.check = lambda loss: plain(loss * float("nan"))
+        try:
+            it.evaluate(build_pairs(9, seed=4))
+        except FloatingPointError as error:
+            return str(error)
+
+    return in_folder(run)
+
+
+def test_a_loss_of_one_process_that_is_no_number_ends_an_evaluation_in_all():
+    first, second = run_processes(2, spoiled_evaluation)
+    assert "not finite" in second
+    assert "another process is not finite" in first
