@@ -4,13 +4,14 @@
     python scripts/bench_rows.py --rows 1000000 load pack
 
 Memory is what a process has of its own (RssAnon), at most, above what it had before the stage: pages of a mapped file are the system's, which takes them
-back when it needs them. One function a stage: what it is given is made before the clock starts.
+back when it needs them; of a whole command it is all it has. One function a stage: what it is given is made before the clock starts.
 """
 
 import argparse
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Cost(NamedTuple):
+    """CPU seconds, GiB."""
+
+    cpu: float
+    gib: float
 
 
 def write_pairs(path: Path, rows: int) -> None:
@@ -85,15 +93,84 @@ def pack(path: Path) -> Callable[[], Any]:
     return lambda: pack_pairs(pairs, 2048)[0]
 
 
+def scored(path: Path) -> Any:
+    """The pairs as four samples of each prompt, half of them right."""
+    import numpy as np
+
+    pairs = load(path)()
+    prompts = pairs.select(np.repeat(np.arange(0, len(pairs), 4), 4)[: len(pairs)]).select_columns(["prompt_ids"])
+    rows = np.arange(len(pairs))
+    others = pairs.remove_columns(["prompt_ids", "sample"])
+    return (
+        others.add_column("prompt_ids", prompts.with_format("arrow")[:]["prompt_ids"].to_pylist())
+        .add_column("sample", (rows % 4).astype(np.int32))
+        .add_column("score", (rows * 7 % 11 < 6).astype(float))
+    )
+
+
+def select(path: Path) -> Callable[[], Any]:
+    """The first two right answers of each prompt, and what that does to the distribution."""
+    from distill.curation.selection import select as choose
+
+    pairs = scored(path)
+    return lambda: choose(pairs, "up_to", k=2)
+
+
+def repetition(path: Path) -> Callable[[], Any]:
+    """Gopher's thirteen shares of each completion."""
+    from distill.curation.filters import filter_repetition
+
+    pairs = load(path)()
+    return lambda: filter_repetition(pairs)
+
+
+def near(path: Path) -> Callable[[], Any]:
+    """Near duplicates among all prompts."""
+    from distill.curation.duplicates import drop_near_duplicates
+
+    pairs = load(path)()
+    return lambda: drop_near_duplicates(pairs)
+
+
+def command(*flags: str) -> Callable[[Path], Callable[[], Any]]:
+    """A whole command in a process of its own, start and reading included."""
+
+    def stage(path: Path) -> Callable[[], Any]:
+        folder = Path(os.environ["HF_DATASETS_CACHE"])
+        few = folder / "few.jsonl"
+        with path.open("rb") as file:
+            few.write_bytes(b"".join(line for _, line in zip(range(3), file, strict=False)))
+        places = {"FILE": str(path), "FEW": str(few), "OUT": str(folder / "out.jsonl")}
+        run = [sys.executable, "-m", "distill.cli", *(places.get(flag, flag) for flag in flags)]
+
+        def whole() -> Cost:
+            process = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            most = 0.0
+            while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
+                most = max(most, anonymous(process.pid))
+                time.sleep(0.005)
+            assert process.stderr is not None
+            said = process.stderr.read().decode()
+            # ids that are drawn are no text: inspect says so and ends with 1
+            assert not re.search("Error|Traceback", said), said
+            return Cost(ended[2].ru_utime + ended[2].ru_stime, most)
+
+        return whole
+
+    return stage
+
+
 STAGES: dict[str, Callable[[Path], Callable[[], Any]]] = {
     "load_alone": load_alone, "load": load, "load_again": load_again, "save_alone": save_alone, "save": save, "pack": pack,
+    "select": select, "repetition": repetition, "near": near, "inspect": command("inspect", "FILE"),
+    "clean": command("clean", "FILE", "--output", "OUT"), "inspect_three": command("inspect", "FEW"),
 }  # fmt: skip
 
 
-def anonymous() -> float:
-    """GiB of this process's own memory."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.partition("RssAnon:")[2].split()[0]) / 2**20
+def anonymous(process: int | str = "self") -> float:
+    """GiB of a process's own memory; 0 of one that has just ended."""
+    words = Path(f"/proc/{process}/status").read_text(encoding="utf-8").partition("RssAnon:")[2].split()
+    return int(words[0]) / 2**20 if words else 0.0
 
 
 def measure(name: str, path: Path) -> None:
@@ -111,11 +188,12 @@ def measure(name: str, path: Path) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     cpu = time.process_time()
-    run()
+    found = run()
     cpu = time.process_time() - cpu
     ended.set()
     watcher.join()
-    print(f"{name:12} {cpu:8.2f} s {max(0.0, most[0] - before):8.2f} GiB", flush=True)
+    cost = found if isinstance(found, Cost) else Cost(cpu, max(0.0, most[0] - before))
+    print(f"{name:13} {cost.cpu:8.2f} s {cost.gib:8.2f} GiB", flush=True)
 
 
 def main() -> None:

@@ -67,7 +67,9 @@ def near_duplicates(
     buckets: dict[Hashable, list[int]] = defaultdict(list)
     shingles: dict[int, NDArray[np.uint64]] = {}
     repeated: list[int | None] = []
-    for i, text in enumerate(tqdm(texts, "comparing texts", unit="text", delay=3, leave=False, disable=not is_main())):
+    for i, text in enumerate(
+        tqdm(texts, "comparing texts", unit="text", delay=3, mininterval=1, leave=False, disable=not is_main())
+    ):
         key = i if groups is None else groups[i]
         found, must_agree = words(text), (None if contexts is None else contexts[i], *marks(text))
         same = seen.setdefault((" ".join(found) or text.strip(), must_agree), {})
