@@ -73,10 +73,22 @@ class BlackBoxTrainer(PairTrainer):
             check_one_batch_a_step(self, ", or give compute_loss_func=")
         self.supervised_only = supervised_only
         if supervised_only:
-            others = {"compute_loss_func": self.compute_loss_func, "compute_metrics": self.compute_metrics}
+            others = {
+                "compute_loss_func": self.compute_loss_func,
+                "compute_metrics": self.compute_metrics,
+                "preprocess_logits_for_metrics": self.preprocess_logits_for_metrics,
+            }
             check_supervised_only(self.model, self.args, self.data_collator, others, self.model_accepts_loss_kwargs)
             collator: Any = self.data_collator
             self.data_collator = replace(collator, supervised_only=True)
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Any:
+        """As `PairTrainer`'s; who wants the logits gets those of all positions, which stand beside the labels."""
+        if not prediction_loss_only:
+            inputs = {name: value for name, value in inputs.items() if name not in ("logits_to_keep", "shift_labels")}
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def identity(self) -> dict[str, Any]:
         """As every trainer's; and whether sums are taken over the supervised positions alone."""

@@ -73,6 +73,16 @@ def test_an_adapter_is_trained_and_evaluation_is_the_same(arguments):
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
+def test_predictions_are_those_of_all_positions_beside_the_labels(arguments):
+    """Before, those of each batch stood one behind the other, [N, vocabulary] beside labels [rows, T]."""
+    runs = [build(arguments, supervised_only=only, per_device_eval_batch_size=2) for only in (True, False)]
+    ours, plain = (run.predict(build_pairs(5, seed=3)) for run in runs)
+    assert ours.predictions.shape[:2] == ours.label_ids.shape
+    assert (ours.predictions == plain.predictions).all()
+    assert (ours.label_ids == plain.label_ids).all()
+    assert ours.metrics["test_loss"] == pytest.approx(plain.metrics["test_loss"], rel=1e-5)
+
+
 def test_no_logits_of_other_positions_are_made(arguments):
     """Bytes of a step's peak: at most those of the N supervised rows in place of B * T."""
     most, vocabulary = [], 4000
@@ -139,6 +149,10 @@ REFUSED = {
     "an older signature": ({"student": lambda: tiny(Short)}, "Short does not take logits_to_keep"),
     "smoothing": ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
     "metrics": ({"trainer": {"compute_metrics": lambda _: {}}}, "compute_metrics"),
+    "logits for metrics": (
+        {"trainer": {"preprocess_logits_for_metrics": lambda logits, _: logits}},
+        "preprocess_logits",
+    ),
     "another loss function": ({"trainer": {"compute_loss_func": lambda *_, **__: 0}}, "compute_loss_func"),
     "another collator": ({"trainer": {"data_collator": lambda rows: rows}}, "data_collator=function"),
 }
