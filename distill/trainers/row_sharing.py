@@ -114,23 +114,25 @@ class WithEmptyRows(Dataset[Any]):
 
 
 class WholeStream(IterableDataset[Any]):
-    """A stream, and behind its last row rows without loss, up to the end of a whole step of all processes.
+    """A stream, and behind its last row rows without loss, where a batch or a step would else be cut short.
 
-    Trainer does not know where a stream ends: of a step that the end cuts short it would keep the gradient for the next epoch. A
-    class of its own also because `accelerate` would give each process some of the files of a `datasets.IterableDataset`.
+    Every process gets a batch; and Trainer does not know where a stream ends: of a step that the end cuts short it would keep the
+    gradient for the next epoch. A last batch of one process is left as short as it is: more rows in it would be more predictions,
+    and count in a router's loss. A class of its own also because `accelerate` would give each process some of the files of a `datasets.IterableDataset`.
 
     Args:
         rows: the stream, the same in every process.
         together: rows of a batch of all processes.
         step: batches of a step.
+        alone: there is one process.
         drop_last: leave out the rows behind the last whole batch.
 
     Raises:
         ValueError: there are no rows.
     """
 
-    def __init__(self, rows: Any, together: int, step: int = 1, drop_last: bool = False) -> None:
-        self.rows, self.together, self.step, self.drop_last = rows, together, step, drop_last
+    def __init__(self, rows: Any, together: int, step: int = 1, drop_last: bool = False, alone: bool = False) -> None:
+        self.rows, self.together, self.step, self.drop_last, self.alone = rows, together, step, drop_last, alone
         if hasattr(rows, "generator"):  # accelerate seeds it alike in all processes
             self.generator = rows.generator
 
@@ -146,8 +148,9 @@ class WholeStream(IterableDataset[Any]):
             count += len(batch)
         if not count and get_worker_info() is None:
             raise ValueError("The stream has no rows, or none is left of it: a generator can be read once only.")
-        for _ in range(-count % (self.together * self.step)):
-            yield EMPTY
+        missing = -count % (self.together * self.step)
+        if not (self.alone and missing < self.together):
+            yield from [EMPTY] * missing
 
     def set_epoch(self, epoch: int) -> None:
         """Which shuffle comes next."""
@@ -168,7 +171,13 @@ def _stream(trainer: Any, rows: Any, description: str, batch_size: int, training
             f"{description}: dispatch_batches=True lets one process read and cut its batches into parts, which needs rows of one length. "
             "Leave it out: every process reads the stream and takes its own rows of each batch."
         )
+    if args.world_size > 1 and not training and (trainer.compute_metrics is not None or description == "test"):
+        raise ValueError(
+            f"{description}: the predictions of a stream in several processes would have some for rows that fill up the last batch. Give "
+            "the rows as a list or a datasets.Dataset, leave compute_metrics out, or predict in one process."
+        )
     # where it is left open, accelerate would take True for a stream
     trainer.accelerator.dataloader_config.dispatch_batches = False
     together = batch_size * (1 if config.split_batches else args.world_size)
-    return WholeStream(rows, together, args.gradient_accumulation_steps if training else 1, args.dataloader_drop_last)
+    step = args.gradient_accumulation_steps if training else 1
+    return WholeStream(rows, together, step, args.dataloader_drop_last, alone=args.world_size == 1)

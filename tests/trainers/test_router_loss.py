@@ -59,6 +59,20 @@ def test_the_gradient_differs_by_that_of_the_routers_loss(arguments, name):
         torch.testing.assert_close(with_it[key] - without[key], gradient, rtol=1e-3, atol=1e-5, msg=f"{name} {key}")
 
 
+@pytest.mark.parametrize("objectives", [None, [Logits()]], ids=["black box", "white box"])
+def test_the_last_batch_of_a_stream_is_that_of_the_dataset(arguments, objectives):
+    """Before, it was filled up with rows without loss, which the router saw."""
+    wanted, found = (
+        gradient_of_one_step(
+            arguments, objectives, per_device_train_batch_size=8, pairs=pairs, student=moe(COEFFICIENT)
+        )
+        for pairs in (build_pairs(7), build_pairs(7).to_iterable_dataset())
+    )
+    assert max(float(g.abs().max()) for key, g in wanted.items() if "gate" in key) > 0.1
+    for key, gradient in wanted.items():
+        torch.testing.assert_close(found[key], gradient, rtol=1e-4, atol=1e-5, msg=key)
+
+
 def test_it_is_logged_as_a_term_of_its_own_and_is_a_part_of_the_loss(arguments):
     run = trainer(arguments, [Logits(weight=0.5)], student=moe(0.25), eval_pairs=build_pairs(5, seed=4))
     run.train()
