@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from distill.models.adapters import base_of
 from distill.models.load import tokenizer_of
+from distill.models.positions import positions_of
 from distill.pairs.collate import PairCollator
 from distill.pairs.packing import PackedPairs
 from distill.pairs.row_limits import RowLimits
@@ -31,13 +32,11 @@ def limits_of(model: Any, whose: str = "the model") -> RowLimits:
         model: without an adapter around it.
         whose: what it is called in messages.
     """
-    config = getattr(model, "config", None)
-    positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None) if config else None
     embeddings: Any = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
     weight = getattr(embeddings, "weight", None)
     # ZeRO 3 keeps the true shape beside an empty tensor
     vocabulary = None if weight is None else getattr(weight, "ds_shape", weight.shape)[0]
-    return RowLimits(positions if isinstance(positions, int) and positions > 0 else None, vocabulary, None, whose)
+    return RowLimits(positions_of(model), vocabulary, None, whose)
 
 
 def check_kind(rows: Any, name: str) -> None:
@@ -175,7 +174,11 @@ def compared_tokens(student: Any, teacher: Any, student_tokenizer: Any, teacher_
     Raises:
         ValueError: the tokens differ, or it cannot be told and the heads have different sizes.
     """
-    given = [getattr(one, "tokenizer", one) for one in (student_tokenizer, teacher_tokenizer)]
+    # a tokenizer may have something called so, too
+    given = [
+        one if hasattr(one, "get_vocab") else getattr(one, "tokenizer", one)
+        for one in (student_tokenizer, teacher_tokenizer)
+    ]
     models = [base_of(student), base_of(teacher)]
     found = [one or tokenizer_of(model) for one, model in zip(given, models, strict=True)]
     if None in found:

@@ -8,6 +8,7 @@ from conftest import build_model, build_pairs, build_tokenizer
 from process_runs import in_folder
 from processes import run_processes
 from resume_runs import Halt, log
+from transformers import AutoConfig, AutoModelForCausalLM
 from white_box_runs import black_box_trainer, gradient_of_one_step, trainer, weights_of
 
 from distill import BlackBoxTrainer, Logits
@@ -164,6 +165,35 @@ def test_a_stream_that_would_be_cut_twice_or_into_parts_is_refused(changes, mess
         run_processes(2, refused, changes)
 
 
+def test_a_stream_has_a_prediction_for_each_row_and_no_more(arguments):
+    """Before, rows that fill up the last batch had some as well."""
+    run = black_box_trainer(arguments, per_device_eval_batch_size=4)
+    pairs = build_pairs(5, seed=9)
+    wanted, found = run.predict(pairs), run.predict(streamed(pairs))
+    assert len(found.predictions) == 5
+    assert (found.predictions == wanted.predictions).all()
+    assert found.metrics["test_loss"] == wanted.metrics["test_loss"]
+    assert run.evaluate(streamed(pairs))["eval_samples_per_second"] > 0
+
+
+def predicted(with_metrics):
+    def predict(arguments):
+        run = black_box_trainer(arguments)
+        assert run.evaluate(streamed(build_pairs(5)))["eval_loss"] > 0
+        if with_metrics:
+            run.compute_metrics = lambda _: {}
+            return run.evaluate(streamed(build_pairs(5)))
+        return run.predict(streamed(build_pairs(5)))
+
+    return in_folder(predict)
+
+
+@pytest.mark.parametrize("with_metrics", [True, False])
+def test_predictions_of_a_stream_in_several_processes_are_refused(with_metrics):
+    with pytest.raises(AssertionError, match="predictions of a stream in several processes"):
+        run_processes(2, predicted, with_metrics)
+
+
 @pytest.mark.parametrize("build", [black_box_trainer, white])
 def test_a_stream_is_resumed_as_the_unbroken_run_or_not_at_all(arguments, tmp_path, build):
     """Trainer does not know where an epoch of a stream ends, so in the second one it would begin with the first row again."""
@@ -228,3 +258,33 @@ def test_a_teacher_that_takes_shorter_rows_or_fewer_tokens_limits_them(arguments
         white(
             arguments, pairs=datasets.Dataset.from_list(long), teacher=build_model(seed=1, max_position_embeddings=64)
         )
+
+
+def alibi(seed):
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(
+        "falcon", alibi=True, vocab_size=320, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=64
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+
+
+def yarn(seed):
+    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+    return build_model(seed=seed, max_position_embeddings=64, rope_parameters=rope)
+
+
+@pytest.mark.parametrize("make", [alibi, yarn])
+def test_positions_are_counted_as_everywhere_else(arguments, make):
+    """Before, trainers had a reading of their own: 64 for both, where ALiBi has no limit and YaRN makes 256 of them."""
+    rows = [GOOD, {**GOOD, "id": "long", "completion_ids": [7] * 98}]
+    white(arguments, pairs=rows, student=make(7), max_steps=1).train()
+    assert white(arguments, pairs=rows, teacher=make(1))
+    rows[1]["completion_ids"] = [7] * 298
+    long = build_model(seed=1, max_position_embeddings=512)
+    if make is alibi:
+        assert white(arguments, pairs=rows, student=make(7), teacher=long)
+    else:
+        with pytest.raises(ValueError, match="Pair long has 300 tokens, but the model has 256 positions"):
+            white(arguments, pairs=rows, student=make(7), teacher=long)
+        with pytest.raises(ValueError, match="Pair long has 300 tokens, but the teacher has 256 positions"):
+            white(arguments, pairs=rows, student=long, teacher=make(7))
