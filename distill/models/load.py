@@ -2,24 +2,31 @@
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.basics.fingerprint import fingerprint
+from distill.models.embedded import EMBEDDED, cache_folder
 from distill.models.tokenizer import from_pretrained, load_tokenizer, resolve_model
 
 __all__ = ["fast_dtype", "load_model", "load_tokenizer", "resolve_model", "weights_fingerprint"]
 
 
 def tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that lies where a loaded model says that it came from; None if there is none, or the model does not say."""
+    """The tokenizer that lies where a loaded model says that it came from; None if there is none, or the model does not say.
+
+    Nobody asked for it, so nothing is fetched, no code of a model's author is run, and nobody is asked whether it may.
+    """
     name = getattr(model.config, "_name_or_path", "")
     if not name:
         return None
+    if name in EMBEDDED and not Path(name).is_dir():
+        name = str(cache_folder() / name)  # by its name it would be fetched
     try:
-        return load_tokenizer(name)
+        return load_tokenizer(name, local_files_only=True, trust_remote_code=False)
     except Exception:  # whatever lies in its place: there is another way to say which tokenizer it is
         return None
 

@@ -1,11 +1,16 @@
 """A teacher that was given as a loaded model is asked for the tokenizer that lies where it came from."""
 
+import builtins
+import json
+
 import pytest
 from conftest import build_model, build_pairs, build_tokenizer
 from white_box_runs import trainer
 
 from distill import Logits, WhiteBoxTrainer
-from distill.models.load import load_model
+from distill.models import tokenizer as tokenizers
+from distill.models.embedded import EMBEDDED
+from distill.models.load import load_model, tokenizer_of
 from distill.teachers import LocalTeacher
 from distill.trainers import checks
 
@@ -84,3 +89,41 @@ def test_a_student_that_teaches_itself_is_not_asked(arguments, monkeypatch):
     monkeypatch.setattr(checks, "warn_once", said.append)
     assert trainer(arguments, [Logits()], teacher="self", peft_config=lora_config(4))
     assert not said
+
+
+def test_nothing_is_fetched_and_nobody_is_asked_for_a_tokenizer_that_is_looked_up(tmp_path, monkeypatch):
+    """Before, an embedded name was downloaded, a Hub id asked of the Hub, and code of a model's author asked for on the terminal."""
+    monkeypatch.setenv("DISTILL_CACHE", str(tmp_path / "cache"))
+    done = []
+    monkeypatch.setattr(tokenizers, "fetch_embedded", lambda *_, **__: done.append("fetched"))
+    monkeypatch.setattr(builtins, "input", lambda *_: done.append("asked") or "n")
+    model = build_model()
+    model.config._name_or_path = next(iter(EMBEDDED))
+    assert tokenizer_of(model) is None
+    own = tmp_path / "own"
+    model.save_pretrained(own)
+    (own / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}})
+    )
+    model.config._name_or_path = str(own)
+    assert tokenizer_of(model) is None
+    assert not done
+    given = {}
+    monkeypatch.setattr(tokenizers, "from_pretrained", lambda *_, **settings: given.update(settings))
+    model.config._name_or_path = "somebody/model"
+    tokenizer_of(model)
+    assert given["local_files_only"] is True
+
+
+def test_a_tokenizer_that_has_another_inside_is_itself(arguments):
+    """As that of Mistral's own tokens, whose inner one has no get_vocab; of a processor the inner one is meant."""
+
+    class Processor:
+        tokenizer = build_tokenizer()
+
+    outer = build_tokenizer()
+    outer.tokenizer = object()
+    model = build_model(seed=1)
+    assert checks.compared_tokens(model, model, outer, Processor()) is None
+    with pytest.raises(ValueError, match="different vocabularies"):
+        checks.compared_tokens(model, model, outer, build_tokenizer(special=OTHER))
