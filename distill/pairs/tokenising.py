@@ -1,6 +1,6 @@
 """Tokenising a data set: rows of text as pairs, in batches, once; what was made is kept for the next time."""
 
-import json
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -142,12 +142,12 @@ def _numbered(row: Mapping[str, Any], number: int, count: int) -> dict[str, Any]
 def _key(rows: datasets.Dataset, tokenizer: Any, turns: str) -> str:
     """What decides the tokens: the rows, the tokenizer without its settings of padding and cutting, the template and its day."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    state = json.loads(backend.to_str()) if backend is not None else sorted(tokenizer.get_vocab().items())
-    if isinstance(state, dict):
-        state |= {"padding": None, "truncation": None}
+    # settings of padding and cutting, which earlier calls leave there, are written before the tokens
+    whole = repr(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
+    tokens = hashlib.sha256((whole.partition('"added_tokens":[')[2] or whole).encode()).hexdigest()
     chat = (
         repr(tokenizer.chat_template),
         repr(sorted(tokenizer.special_tokens_map.items(), key=str)),
         day_settings(tokenizer),
     )
-    return fingerprint(rows._fingerprint, json.dumps(state), *chat, turns, _VERSION)
+    return fingerprint(rows._fingerprint, tokens, *chat, turns, _VERSION)

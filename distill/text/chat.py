@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from distill.text.dates import dated
+from distill.text.dates import dated, template_day
 from distill.text.messages import Messages
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 OPEN, CLOSE = "<think>", "</think>"
 _MARKERS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")  # around what the assistant says, in templates that mark it
 _BORDERS = ("\U000f0000", "\U000f0001")  # around control tokens in text from outside, by `mark_control_tokens`
+_ROLES = ("system", "user", "assistant", "tool")  # without control tokens, whatever the tokenizer
 WORD = "qzdistillqz"  # a word that no template has and none takes apart
 _known: "weakref.WeakKeyDictionary[Any, tuple[Any, Chat]]" = weakref.WeakKeyDictionary()
 
@@ -47,10 +48,15 @@ class Chat:
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._tokenizer = weakref.ref(tokenizer)
         self.shown: set[Any] = set()
+        self.has_template = tokenizer.chat_template is not None
         self.specials = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
         control = control_tokens(tokenizer)
         self.control = control
         self._everywhere, self._in_assistant = _pattern(control), _pattern(control - {OPEN, CLOSE})
+        self._any_or_border, self._own_or_border = (
+            _pattern(tokens | {*_BORDERS}) for tokens in (control, control - {OPEN, CLOSE})
+        )
+        self._sources: dict[tuple[bool, str | None], str] = {}
 
     @property
     def tokenizer(self) -> Any:
@@ -70,14 +76,17 @@ class Chat:
         from transformers.utils.chat_template_utils import mark_control_tokens
 
         pattern = self._in_assistant if own else self._everywhere
-        if isinstance(value, str) and not pattern.search(value) and not any(border in value for border in _BORDERS):
+        if isinstance(value, str) and not (self._own_or_border if own else self._any_or_border).search(value):
             return value
         return mark_control_tokens(value, pattern)
 
     def marked_messages(self, messages: Messages) -> Messages:
         """The messages, each field with borders around the control tokens in it."""
         return [
-            {name: self.marked(value, message["role"] == "assistant") for name, value in message.items()}
+            {
+                name: value if value in _ROLES else self.marked(value, message["role"] == "assistant")
+                for name, value in message.items()
+            }
             for message in messages
         ]
 
@@ -110,7 +119,10 @@ class Chat:
 
     def template(self, tools: Sequence[Any] | None = None) -> str:
         """The source of the template (some tokenizers have another one for tools), the day written into it."""
-        return dated(str(self.tokenizer.get_chat_template(tools=tools)))
+        key = bool(tools), template_day(self.tokenizer)
+        if key not in self._sources:
+            self._sources[key] = dated(str(self.tokenizer.get_chat_template(tools=tools)))
+        return self._sources[key]
 
     def _rendered(
         self, messages: Messages, tools: Any, ended: bool, values: Mapping[str, Any] | None, marks: bool
@@ -215,7 +227,8 @@ class Chat:
             return None
         usual = next(token for token in self._longest_first if self.end.endswith(token))
         rest, ends = text.rstrip(), list[tuple[int, str]]()
-        while token := next((t for t in self._longest_first if rest.endswith(t)), None):
+        while rest.endswith(self._longest_first):  # at once for all: some tokenizers have hundreds
+            token = next(t for t in self._longest_first if rest.endswith(t))
             ends.append((len(rest), token))
             rest = rest[: -len(token)].rstrip()
         if not ends:
@@ -231,8 +244,8 @@ class Chat:
         return re.compile(f"{first}({self._everywhere.pattern}){last}|[{first}{last}]|{special}")
 
     @cached_property
-    def _longest_first(self) -> list[str]:
-        return sorted(self.control - {OPEN, CLOSE}, key=len, reverse=True)
+    def _longest_first(self) -> tuple[str, ...]:
+        return tuple(sorted(self.control - {OPEN, CLOSE}, key=len, reverse=True))
 
 
 def control_tokens(tokenizer: "PreTrainedTokenizerBase") -> frozenset[str]:

@@ -136,7 +136,10 @@ def _text_plan(
         prompt = _with_system(as_prompt(prompt, chat.tokenizer, True), row.get("system"))
     if not isinstance(prompt, str) and ignore:
         prompt = [{name: value for name, value in message.items() if name not in ignore} for message in prompt]
-    prompt = as_prompt(prompt, chat.tokenizer, wrap)
+    if isinstance(prompt, str) and wrap is not True:  # as_prompt says the same, but asks the tokenizer each time
+        prompt = [{"role": "user", "content": prompt}] if wrap is None and chat.has_template else prompt
+    else:
+        prompt = as_prompt(prompt, chat.tokenizer, wrap)
     if isinstance(prompt, str):
         if values:
             raise ValueError("chat_template_kwargs beside a plain prompt, which no template sees; remove them.")

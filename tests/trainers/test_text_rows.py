@@ -47,6 +47,15 @@ def test_the_tokens_are_those_of_the_same_rows_in_a_file(form, rows, turns, tmp_
             assert one.get(column) == other.get(column)
 
 
+def with_object(turn):
+    """The turn with its arguments as an object, not as text."""
+    calls = [
+        {**c, "function": {**c["function"], "arguments": json.loads(c["function"]["arguments"])}}
+        for c in turn["tool_calls"]
+    ]
+    return {**turn, "tool_calls": calls}
+
+
 def test_arrows_nulls_in_calls_and_tools_are_no_keys(tmp_path):
     """`from_list` makes structs: each call gets the arguments of all others, each tool the properties."""
     other = {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}]}  # fmt: skip
@@ -54,11 +63,7 @@ def test_arrows_nulls_in_calls_and_tools_are_no_keys(tmp_path):
         "type": "function",
         "function": {"name": "f", "parameters": {"type": "object", "properties": {"x": {"type": "number"}}}},
     }
-    rows = [{"messages": [ASK, call], "tools": [one]} for call, one in ((CALL, WEATHER), (other, tool))]
-    for row in rows:
-        for message in row["messages"]:
-            for call in message.get("tool_calls") or []:
-                call["function"] = {**call["function"], "arguments": json.loads(call["function"]["arguments"])} if isinstance(call["function"]["arguments"], str) else call["function"]  # fmt: skip
+    rows = [{"messages": [ASK, with_object(call)], "tools": [one]} for call, one in ((CALL, WEATHER), (other, tool))]
     tokenizer = chat_tokenizer("llama3_1")
     structs = datasets.Dataset.from_list(rows)
     assert structs[0]["messages"][1]["tool_calls"][0]["function"]["arguments"].keys() == {"city", "days", "x"}
