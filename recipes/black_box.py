@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     publication = Publication(training, args.push_pairs)
     teacher = load_teacher(args)  # first: a mistyped address should leave no folder behind
     run = RunFolder(str(training.output_dir), settings_of(args, training))
+    publication.prepare()
 
     pairs = prepare_pairs(args, teacher, run)
     if args.student or not isinstance(teacher, LocalTeacher):

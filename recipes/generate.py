@@ -60,7 +60,9 @@ class GenerateArguments(ReadingArguments, ServerArguments):
     temperature: float = field(default=1.0, metadata={"help": "1 is the teacher itself; 0 its most likely tokens."})
     top_p: float = field(default=1.0, metadata={"help": "1 is the teacher itself."})
     top_k: int = field(default=0, metadata={"help": "0 is the teacher itself."})
-    batch_size: int = field(default=32, metadata={"help": "Completions a local teacher draws at once."})
+    batch_size: int | None = field(
+        default=None, metadata={"help": "Completions a local teacher draws at once; 32 if unsaid."}
+    )
     seed: int = field(default=0, metadata={"help": "Of prompts and completions."})
 
 
@@ -78,6 +80,10 @@ def load_teacher(args: GenerateArguments) -> LocalTeacher | ServerTeacher:
             raise ValueError(f"teacher_dtype is {args.teacher_dtype!r}; it must be one of {', '.join(DTYPES)}.")
         bits = in_bits(args.teacher_bits) if args.teacher_bits else None
         return LocalTeacher(args.teacher, dtype=args.teacher_dtype, quantization_config=bits, chat=chat)
+    if args.batch_size is not None:
+        raise ValueError(
+            "--batch_size is of a teacher that runs here; a server is asked for so many completions at once as --concurrency says."
+        )
     if args.teacher_dtype or args.teacher_bits:
         raise ValueError(
             "teacher_dtype and teacher_bits load a teacher here, and this one runs behind a server, which was told when it was "
@@ -111,6 +117,12 @@ def with_system(prompts: Sequence[Prompt], text: str | None) -> list[Prompt]:
     return made
 
 
+def _prompts_beside(output: Path) -> Path:
+    """Where the teacher's own prompts lie, under the whole name; earlier versions left the ending out."""
+    earlier, beside = output.with_suffix(".prompts.jsonl"), output.with_name(f"{output.name}.prompts.jsonl")
+    return earlier if output.suffix == ".jsonl" and earlier.is_file() and not beside.exists() else beside
+
+
 @one_sentence
 def main(argv: list[str] | None = None) -> None:
     """Prompts, completions, a file."""
@@ -126,7 +138,7 @@ def main(argv: list[str] | None = None) -> None:
         reading = reading_of(args, args.output)
         kept, step = prompts_of(str(args.prompts), near=bool(args.near), most=args.num_prompts, **reading)
     else:
-        source = Path(f"{args.output}.prompts.jsonl")
+        source = _prompts_beside(Path(args.output))
         with (
             processes.first_then_others()
         ):  # of several processes the first lets it write them, and the others read the file
@@ -142,7 +154,7 @@ def main(argv: list[str] | None = None) -> None:
         top_p=args.top_p,
         top_k=args.top_k,
         seed=args.seed,
-        batch_size=args.batch_size,
+        batch_size=32 if args.batch_size is None else args.batch_size,
         output=args.output,
         allow_refusals=args.allow_refusals,
         share=several,

@@ -77,6 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     teacher = LocalTeacher(student, tokenizer, name=args.student) if args.teacher == SELF else local_teacher(args)
     if args.student:
         shared_vocabulary(student, teacher.model, tokenizer, teacher.tokenizer)  # refuses other tokens, before any work
+    publication.prepare()
     pairs = in_tokens_of(prepare_pairs(args, teacher, run), teacher.tokenizer)
     train, held_out = split_pairs(pairs, args.held_out)
     if not args.student:

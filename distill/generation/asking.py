@@ -16,6 +16,7 @@ from distill.generation.refusals import Refused, tell_refused
 from distill.generation.requests import Request, ask_of, batches_of, listed, requests_of, row_of, row_or_refusal
 from distill.pairs.schema import pairs_from_rows
 from distill.teachers.base import Completion, ConcurrentTeacher, Refusal, Sampling, Teacher
+from distill.teachers.concurrency import Alike
 from distill.text.dates import on_day
 from distill.text.encode import Prompt
 
@@ -73,8 +74,11 @@ def generate(
     if samples < 1 or batch_size < 1:
         raise ValueError(f"samples is {samples} and batch_size is {batch_size}; both must be at least 1.")
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
-    with on_day(settings_there(output).get("template_day")):
+    there = settings_there(output)
+    with on_day(there.get("template_day")):
         settings = {**teacher.identity(), **sampling.as_dict()}
+        if "teacher_url" in there and isinstance(teacher, ConcurrentTeacher):
+            settings["teacher_url"] = there["teacher_url"]  # an earlier version's: the address was part of every id
         requests = requests_of(teacher, listed(prompts), samples, settings)
     incidental: dict[str, Any] = getattr(teacher, "incidental", dict)()
     with kept_in(output, settings, incidental, share) as kept, _bar(requests, kept, progress) as bar:
@@ -85,13 +89,21 @@ def generate(
 
         if isinstance(teacher, ConcurrentTeacher):
             missing = _read_again(teacher, kept.share_of(requests), kept, keep)
-            if kept.file and missing and not allow_refusals:
-                kept.file.check_not_alike(kept.rows.__contains__)
-            _ask_each(teacher, missing, sampling, keep)
+            if kept.file and missing:
+                kept.file.check_not_stopped(getattr(teacher, "read_again", None))
+            try:
+                _ask_each(teacher, missing, sampling, keep)
+            except Alike as error:
+                if kept.file and error.refusal.answer is not None:
+                    kept.file.stop(missing[error.index], error.refusal)
+                raise
         else:
-            possible = _without_impossible(teacher, requests, sampling, keep)
+            possible = _without_impossible(teacher, requests, sampling, kept)
             batches = [b for b in batches_of(possible, batch_size) if any(r.id not in kept.rows for r in b)]
-            _ask_batches(teacher, kept.share_of(batches), sampling, kept.rows, keep)
+            mine = kept.share_of(batches)
+            bar.total = bar.n + sum(r.id not in kept.rows for batch in mine for r in batch)  # whole batches are shared
+            bar.refresh()
+            _ask_batches(teacher, mine, sampling, kept.rows, keep)
     finished = [kept.rows[request.id] for request in requests if request.id in kept.rows]
     if isinstance(teacher, ConcurrentTeacher):
         _tell_identical(teacher, finished, sampling)
@@ -130,14 +142,16 @@ def _read_again(teacher: ConcurrentTeacher, requests: Sequence[Request], kept: K
 
 
 def _without_impossible(
-    teacher: Teacher, requests: Sequence[Request], sampling: Sampling, keep: Keep
+    teacher: Teacher, requests: Sequence[Request], sampling: Sampling, kept: Kept
 ) -> Sequence[Request]:
     """Those that a local teacher can complete; a prompt beyond its positions is refused, and the others go on."""
     refusal_of: Callable[..., Refusal | None] = getattr(teacher, "refusal_of", lambda *_: None)
     judged = [(request, refusal_of(request.prompt_ids, sampling)) for request in requests]
     impossible = [(request, refusal) for request, refusal in judged if refusal]
     if impossible and is_main():
-        keep([], impossible)
+        there = kept.file.rows if kept.file else {}
+        kept.keep([], [(request, refusal) for request, refusal in impossible if request.id not in there])
+        kept.refused.extend((request, refusal) for request, refusal in impossible if request.id in there)
     return [request for request, refusal in judged if not refusal]
 
 

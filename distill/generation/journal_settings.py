@@ -27,7 +27,7 @@ def check_settings(path: Path, settings: dict[str, Any], incidental: dict[str, A
     if size and not beside.is_file():
         raise ValueError(
             f"{path} exists but {beside.name} does not, so its rows cannot be told from another run's; "
-            "give another path."
+            f"give another path.{_earlier_name(path, beside)}"
         )
     there = _read_settings(beside) if size else {}
     if size and there.get("journal_format") != FORMAT:
@@ -41,11 +41,27 @@ def check_settings(path: Path, settings: dict[str, Any], incidental: dict[str, A
         absent = "nothing"
         names = [n for n in {**found, **wanted} if found.get(n, absent) != wanted.get(n, absent)]
         differences = "; ".join(f"{n}: {found.get(n, absent)!r} there, {wanted.get(n, absent)!r} now" for n in names)
-        raise ValueError(f"{path} holds pairs of another run ({differences}). Give another path, or the old settings.")
-    more = _together(there.get(INCIDENTAL), json.loads(json.dumps(incidental)))
+        undated = "template_day" in wanted and "template_day" not in found
+        why = (
+            " It was begun by a version that did not record the day which this chat template writes into every prompt, so "
+            "nobody knows whether its prompts are these."
+        )
+        way = "Give another path (load_pairs reads the pairs)." if undated else "Give another path, or the old settings."
+        raise ValueError(f"{path} holds pairs of another run ({differences}).{why * undated} {way}")
+    more = _together(there.get(INCIDENTAL), json.loads(json.dumps(incidental)), path)
     whole = {**wanted, **({INCIDENTAL: more} if more else {})}
     if whole != there:
         write_durably(settings_file(path, old=False), json.dumps(whole, indent=1))
+
+
+def _earlier_name(path: Path, beside: Path) -> str:
+    earlier = path.with_suffix(".settings.json")
+    if earlier == beside or not earlier.is_file():
+        return ""
+    return (
+        f" An earlier version wrote {earlier.name}, under a name that other files share; if it is this file's, rename it to "
+        f"{beside.name}."
+    )
 
 
 def settings_there(path: str | os.PathLike[str] | None) -> dict[str, Any]:
@@ -54,7 +70,8 @@ def settings_there(path: str | os.PathLike[str] | None) -> dict[str, Any]:
     Raises:
         ValueError: the file of settings is damaged.
     """
-    beside = None if path is None else settings_file(Path(path).resolve())
+    journal = None if path is None else Path(path).resolve()
+    beside = settings_file(journal) if journal is not None and journal.is_file() else None  # not of one that was deleted
     found = _read_settings(beside) if beside is not None and beside.is_file() else {}
     return {name: value for name, value in found.items() if name not in (INCIDENTAL, "journal_format")}
 
@@ -70,13 +87,24 @@ def settings_file(path: Path, old: bool = True) -> Path:
     return earlier if old and path.suffix == ".jsonl" and earlier.is_file() and not beside.exists() else beside
 
 
-def _together(before: Any, now: dict[str, Any]) -> dict[str, Any]:
-    """What is incidental, of all calls: of lists every value, of the rest the last."""
+def _together(before: Any, now: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What is incidental, of all calls: of lists and mappings every value, of the rest the last.
+
+    Raises:
+        ValueError: a name of a mapping with another value than it had: rows were read with that one.
+    """
     found = dict(before) if isinstance(before, dict) else {}
     for name, value in now.items():
         earlier = found.get(name)
         if isinstance(value, list) and isinstance(earlier, list):
             value = [*earlier, *(one for one in value if one not in earlier)]
+        if isinstance(value, dict) and isinstance(earlier, dict):
+            if changed := [key for key in value if earlier.get(key, value[key]) != value[key]]:
+                told = "; ".join(f"{key!r}: {earlier[key]!r} there, {value[key]!r} now" for key in changed)
+                raise ValueError(
+                    f"{path} holds pairs for which {name} said something else ({told}). Give another path, or what was said before."
+                )
+            value = {**earlier, **value}
         found[name] = value
     return found
 

@@ -9,6 +9,7 @@ import os
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,13 +50,15 @@ class Kept:
 
     def keep(self, finished: list[dict[str, Any]], refused: list[Refused]) -> None:
         """Write rows and refusals."""
-        if self._journal:
-            self._journal.append(finished)
-        else:
-            self._memory.update((row["id"], row) for row in finished)
-        if self.file:
-            self.file.add(refused)
         self.refused.extend(refused)
+        try:
+            if self._journal:
+                self._journal.append(finished)
+            else:
+                self._memory.update((row["id"], row) for row in finished)
+        finally:  # answers were paid for, whatever became of the rows beside them
+            if self.file:
+                self.file.add(refused)
 
     def share_of(self, items: Sequence[T]) -> Sequence[T]:
         """Those that this process does."""
@@ -80,6 +83,8 @@ def kept_in(
     Raises:
         ValueError: as `Journal`; an output that the processes do not share.
     """
+    if output is not None and Path(output).is_symlink():
+        output = Path(output).resolve()  # as a journal does: its parts lie beside the file itself
     places = processes.count() if share and processes.meet() else 1
     if places == 1:
         with _alone(output, settings, incidental) as kept:
@@ -138,7 +143,7 @@ def _take_in(whole: Path, settings: dict[str, Any], incidental: Mapping[str, Any
 
 def _take_in_parts(whole: Journal, settings: dict[str, Any]) -> int:
     """How many rows the parts had; they are in the whole now, and the parts are gone."""
-    taken, paths = 0, sorted(whole.path.parent.glob(f"{whole.path.name}.part-*"))
+    taken, paths = 0, sorted(whole.path.parent.glob(f"{escape(whole.path.name)}.part-*"))
     for path in paths:
         if not path.name.removeprefix(f"{whole.path.name}.part-").isdigit():
             continue  # its settings, its lock, its refusals

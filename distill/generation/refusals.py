@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from distill.generation.requests import Request
-from distill.teachers.base import DOZEN, Refusal
+from distill.teachers.base import DOZEN, Completion, Refusal
 from distill.text.encode import Prompt
 
 Refused = tuple[Request, Refusal]
+STOP = "stopped"  # in place of an id: a line that says that a run stopped, or null: that it may go on
 
 
 class RefusalFile:
@@ -25,15 +26,22 @@ class RefusalFile:
 
     Attributes:
         rows: by id; the last line of an id counts.
+        stopped: the refusal that was one too many, with its prompt, where a run stopped because answer after answer could not
+            be used. It stays until that answer can be used, or the file is removed.
     """
 
     def __init__(self, journal: Path, before: Path | None = None) -> None:
         self.path = _beside(journal)
         self.rows: dict[str, Refusal] = {}
+        self.stopped: tuple[Prompt, Refusal] | None = None
         for data in (_bytes_of(_beside(before)) if before else b"", own := _bytes_of(self.path)):
             for line in data.splitlines():
                 try:
                     row = json.loads(line)
+                    if STOP in row:
+                        told = row[STOP]
+                        self.stopped = told and (told["prompt"], Refusal(told["reason"], told["answer"]))
+                        continue
                     self.rows.pop(row["id"], None)  # so that the order is that of the last lines
                     self.rows[row["id"]] = Refusal(row["reason"], row["answer"], row["of_prompt"])
                 except (ValueError, KeyError, TypeError, RecursionError):
@@ -55,10 +63,22 @@ class RefusalFile:
         self._write(data if data.endswith(b"\n") or not data else data + b"\n")
         self.rows |= other.rows
 
+    def stop(self, request: Request, refusal: Refusal) -> None:
+        """Remember that the run stopped at this one, which was paid for as those before it."""
+        self._mark(request.prompt, refusal)
+
+    def _mark(self, prompt: Prompt | None, refusal: Refusal | None) -> None:
+        told = refusal and {"reason": refusal.reason, "prompt": prompt, "answer": refusal.answer}
+        self.stopped = None if prompt is None or refusal is None else (prompt, refusal)
+        self._write((json.dumps({STOP: told}) + "\n").encode("ascii"))
+
     def _write(self, data: bytes) -> None:
         if data:
+            before, self._torn = b"\n" * self._torn, True  # whatever happens to the write
             with self.path.open("ab") as file:
-                file.write(b"\n" * self._torn + data)
+                file.write(before + data)
+                file.flush()
+                os.fsync(file.fileno())  # answers that were paid for; those of a part are removed there next
             self._torn = False
 
     def close(self, done: Callable[[str], bool]) -> None:
@@ -66,19 +86,26 @@ class RefusalFile:
         if self.rows and all(map(done, self.rows)):
             self.path.unlink(missing_ok=True)
 
-    def check_not_alike(self, done: Callable[[str], bool]) -> None:
-        """Refuse to ask for more where the last answers could not be used, and still cannot, all for one reason.
+    def check_not_stopped(self, read: Callable[[Prompt, Mapping[str, Any]], Completion | Refusal] | None) -> None:
+        """Refuse to ask for more where an earlier run stopped because of answers that still cannot be used.
+
+        Args:
+            read: an answer again: more may be known today of what it means. Then the stop is over.
 
         Raises:
             ValueError: so it is.
         """
-        still = [refusal for key, refusal in self.rows.items() if not done(key)][-DOZEN:]
-        last = [refusal for refusal in still if refusal.answer and not refusal.of_prompt]
-        if len(last) == DOZEN and len({refusal.reason for refusal in last}) == 1:
-            raise ValueError(
-                f"The last {DOZEN} answers could not be used, all for one reason, so no more are asked for: {last[0].reason}. "
-                f"They are kept in {self.path}; allow_refusals=True (--allow_refusals) asks for the others all the same."
-            )
+        if self.stopped is None:
+            return
+        prompt, refusal = self.stopped
+        again = read(prompt, refusal.answer) if read and refusal.answer is not None else refusal
+        if isinstance(again, Completion):
+            self._mark(None, None)
+            return
+        raise ValueError(
+            f"The last {DOZEN} answers could not be used, all for one reason, so no more are asked for: {again.reason}. They are "
+            f"kept in {self.path}; when you have mended the reason, remove that file, and they are asked for again."
+        )
 
 
 def _beside(journal: Path) -> Path:

@@ -11,8 +11,10 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import is_bitsandbytes_available
 
+from distill.basics.fingerprint import fingerprint
 from distill.basics.processes import say
 from distill.basics.redact import public_name
+from distill.basics.settings import plain
 from distill.models.load import load_model
 from distill.models.quantising import in_bits, is_quantised
 
@@ -76,6 +78,29 @@ def is_adapted(model: Any) -> bool:
 def base_of(model: Any) -> Any:
     """The model inside a `PeftModel`, with the adapter's layers in it; any other model as it is."""
     return model.get_base_model() if is_adapted(model) else model
+
+
+def active_adapters(model: Any) -> dict[str, Any]:
+    """Which adapters of a `PeftModel` compute, and a fingerprint of how; nothing for any other model.
+
+    Weights do not tell: all of several adapters lie in the model, and `set_adapter` chooses. Nor does a config alone: scales can
+    be set, and adapters be off, layer by layer.
+    """
+    if not is_adapted(model):
+        return {}
+    names = list(model.active_adapters)
+    paths = ("base_model_name_or_path", "inference_mode", "revision")  # where it came from, and whether it is trained
+    configs = {
+        name: {key: value for key, value in plain(config.to_dict()).items() if key not in paths}
+        for name, config in model.peft_config.items()
+        if name in names
+    }
+    layers = [
+        [name, list(module.active_adapters), bool(module.disable_adapters), plain(getattr(module, "scaling", {}))]
+        for name, module in model.named_modules()
+        if hasattr(module, "base_layer") and hasattr(module, "disable_adapters")
+    ]
+    return {"active": names, "fingerprint": fingerprint(configs, layers)}
 
 
 def is_adapter_folder(name: str | os.PathLike[str]) -> bool:

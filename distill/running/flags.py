@@ -18,6 +18,7 @@ from distill.running.parsing import parse as parse
 from distill.running.publishing import PublishingArguments
 from distill.running.reading_flags import WRITTEN, ReadingArguments
 from distill.running.tuning import TuningArguments
+from distill.teachers.server import is_address
 
 Arguments = TypeVar("Arguments")
 
@@ -175,6 +176,11 @@ def build_objectives(
     return objectives
 
 
+def is_place(name: str, value: Any) -> bool:
+    """Whether a setting only says where a teacher is reached: a server is started anew on another port."""
+    return name == "teacher" and isinstance(value, str) and is_address(value)
+
+
 def settings_of(args: Any, training: TrainingArguments) -> dict[str, Any]:
     """The settings that decide a run's results, for its folder; files are told by their contents."""
     # more seeds, answers or ways can be added to a run that is there; how a server is reached decides nothing
@@ -193,6 +199,7 @@ def settings_of(args: Any, training: TrainingArguments) -> dict[str, Any]:
             "finish_reasons",
             "push_pairs",
         )
+        and not is_place(k, value)
     }
     contents = {
         f"{name}_sha256": hashlib.sha256(Path(own[name]).read_bytes()).hexdigest()

@@ -21,6 +21,7 @@ from distill.basics.settings import differences
 from distill.models.adapters import save_model
 from distill.reports.card import CARD, is_edited
 from distill.running.telling import one_sentence as one_sentence
+from distill.teachers.server import is_address
 from distill.text.dates import fix_day
 from distill.trainers.checkpoints import LOCK_FILE
 
@@ -62,7 +63,9 @@ class RunFolder:
             ) from None
         if file.is_file():
             found = json.loads(file.read_text(encoding="utf-8"))
-            if changed := differences({n: v for n, v in found.items() if n != DAY}, wanted):
+            # an earlier version wrote down the address of a server
+            old = {n: v for n, v in found.items() if n != DAY and not (n == "teacher" and is_address(str(v)))}
+            if changed := differences(old, wanted):
                 raise ValueError(
                     f"{self.path} holds another run ({'; '.join(changed)}). Give another --output_dir, or the same settings to "
                     "continue it."

@@ -21,7 +21,7 @@ class PublishingArguments:
 
 
 class Publication:
-    """Where a student will be published; found out before the training, because afterwards is late.
+    """Where a student will be published.
 
     Trainer would upload its whole output folder, and a run's folder has the pairs in it, its settings and its locks. So
     Trainer's own switch is turned off, and the finished student's folder is uploaded in its place.
@@ -31,8 +31,7 @@ class Publication:
         push_pairs: upload the pairs, too.
 
     Raises:
-        ValueError: the Hub cannot be reached, or takes no repository of that name; there is a public one, and nobody said that
-            it may be public; pairs without `push_to_hub`.
+        ValueError: pairs without `push_to_hub`.
     """
 
     def __init__(self, training: TrainingArguments, push_pairs: bool = False) -> None:
@@ -44,7 +43,20 @@ class Publication:
         self._pairs, self._token = push_pairs, training.hub_token
         self.private = training.hub_private_repo is not False  # unless said otherwise
         self.name = training.hub_model_id or Path(str(training.output_dir)).name
-        self.repository = self._made() if self.wanted and is_main() else self.name
+        self.repository = self.name
+
+    def prepare(self) -> None:
+        """Make the repositories, or find them, as private as was wanted: before the training, because afterwards is late.
+
+        Raises:
+            ValueError: the Hub cannot be reached, or takes no repository of that name; one is there that more people see than was
+                said, or fewer.
+        """
+        if not self.wanted or not is_main():
+            return
+        self.repository = self._made(self.name, "model")
+        if self._pairs:
+            self._made(f"{self.repository}-pairs", "dataset")
 
     def publish(self, folder: Path, pairs: datasets.Dataset) -> None:
         """Upload the student's folder, and the pairs if they were asked for. The first process does it.
@@ -54,44 +66,58 @@ class Publication:
             pairs: what it was trained on.
 
         Raises:
-            ValueError: the upload failed; the student is on the disk.
+            ValueError: the upload failed, or others can see the repository by now; the student is on the disk.
         """
         if not self.wanted or not is_main():
             return
         try:
+            self._check(self.repository, "model")  # again: a training may take weeks
             self._hub().upload_folder(
                 repo_id=self.repository, folder_path=str(folder), commit_message="Student and model card"
             )
             if self._pairs:
+                self._check(f"{self.repository}-pairs", "dataset")
                 pairs.push_to_hub(f"{self.repository}-pairs", private=self.private, token=self._token)
         except Exception as error:
             raise ValueError(
                 f"The student is saved in {folder}, but could not be uploaded ({type(error).__name__}: {error}). Give the same "
                 f"command again, or: hf upload {self.repository} {folder}"
             ) from None
-        seen = "private" if self.private else "public"
-        say(f"Published to {self.repository} ({seen}): the student and its card{', and the pairs' * self._pairs}.")
+        say(f"Published to {self.repository} ({self._seen}): the student and its card{', and the pairs' * self._pairs}.")
 
-    def _made(self) -> str:
-        hub = self._hub()
+    @property
+    def _seen(self) -> str:
+        return "private" if self.private else "public"
+
+    def _made(self, name: str, kind: str) -> str:
+        """The whole name, with the user's before it: of a bare one the Hub finds nothing."""
         try:
-            there = hub.repo_info(self.name)
-        except Exception:  # none of that name, or nobody answers, which is told next
-            there = None
-        if there is not None and there.private is False and self.private:
-            raise ValueError(
-                f"{self.name} is public, and a student is published privately unless you say otherwise; give --hub_private_repo "
-                "False, or another --hub_model_id."
-            )
-        try:
-            return str(hub.create_repo(repo_id=self.name, private=self.private, exist_ok=True).repo_id)
+            made = self._hub().create_repo(repo_id=name, repo_type=kind, private=self.private, exist_ok=True)
+            whole = str(made.repo_id)
+            self._check(whole, kind)
+        except _OtherVisibility:
+            raise
         except Exception as error:
             raise ValueError(
-                f"push_to_hub: no repository {self.name} could be made ({type(error).__name__}: {error}). Log in with `hf auth "
+                f"push_to_hub: no repository {name} could be made ({type(error).__name__}: {error}). Log in with `hf auth "
                 "login`, or train without it and upload the student's folder later."
             ) from None
+        return whole
+
+    def _check(self, name: str, kind: str) -> None:
+        """Of a repository that is there already, making it changes nothing and says nothing."""
+        if bool(self._hub().repo_info(name, repo_type=kind).private) is not self.private:
+            is_now, flag = ("public", "False") if self.private else ("private", "True")
+            raise _OtherVisibility(
+                f"The {kind} {name} on the Hub is {is_now}, and this would be published as {self._seen}. Give --hub_private_repo "
+                f"{flag} if {is_now} is right, or another --hub_model_id."
+            )
 
     def _hub(self) -> Any:
         from huggingface_hub import HfApi
 
         return HfApi(token=self._token)
+
+
+class _OtherVisibility(ValueError):
+    """More people see a repository than was said, or fewer."""

@@ -10,10 +10,14 @@ from distill.basics import processes
 from distill.basics.terminal import printable
 
 
+TRY_AGAIN = 75
+
+
 def one_sentence(main: Callable[..., None]) -> Callable[..., None]:
     """Wrap a recipe's main: what a user can mend is told in one sentence, without a traceback.
 
-    Exit status 1 for an error, 130 for Ctrl-C. A `ValueError` of this package, a full disk and a missing permission are
+    Exit status 1 for an error, 130 for Ctrl-C, 75 (`EX_TEMPFAIL` of sysexits.h) for what may pass by itself: a server that does
+    not answer, or asks to wait. A `ValueError` of this package, a full disk and a missing permission are
     such things; anything else is a bug and keeps its traceback.
     """
 
@@ -26,7 +30,7 @@ def one_sentence(main: Callable[..., None]) -> Callable[..., None]:
             _end("Stopped. What is finished is saved; the same command goes on from there.", 130)
         except ValueError as error:
             processes.let_the_first_speak()
-            _end(f"Error: {error}", 1)
+            _end(f"Error: {error}", TRY_AGAIN if getattr(error, "passing", False) else 1)
         except FloatingPointError as error:
             _end(f"Error: {error} Lower --learning_rate, or look at the pairs of that step.", 1)
         except Exception as error:

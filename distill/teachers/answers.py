@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from distill.basics.terminal import printable
 from distill.teachers.base import Completion, Refusal
 from distill.teachers.ends import FILTERED, LENGTH, STOP, bare_end, read_end
 from distill.teachers.judgements import Malformed
@@ -49,22 +50,24 @@ def read_answers(payload: Any, limit: int | None = None) -> list[Answer]:
         limit: tokens that were asked for at most.
 
     Raises:
-        Malformed: there are none, or they cannot be read.
+        Malformed: there are none. One that cannot be read is an answer without text: those beside it were paid for.
     """
     choices = payload.get("choices") if isinstance(payload, dict) else None
-    if not isinstance(choices, list) or not choices or not all(isinstance(c, dict) for c in choices):
-        raise Malformed("an answer without choices")
+    if not isinstance(choices, list) or not choices:
+        whole = isinstance(payload, dict) and ("choices" in payload or "usage" in payload)
+        raise Malformed("an answer without choices", payload if whole else None)
     limit = payload.get("asked_tokens", limit)
     beside = {name: payload[name] for name in ("usage", "__verbose") if payload.get(name) and len(choices) == 1}
     return [_read_choice(choice, {"choices": [choice], **beside, "asked_tokens": limit}) for choice in choices]
 
 
-def _read_choice(choice: dict[str, Any], raw: dict[str, Any]) -> Answer:
-    chat = "message" in choice
+def _read_choice(choice: Any, raw: dict[str, Any]) -> Answer:
+    chat = isinstance(choice, dict) and "message" in choice
     message = choice["message"] if chat else choice
     if not isinstance(message, dict):
-        raise Malformed("an answer without a message")
-    said, (top, strange) = read_message(message, message.get("content" if chat else "text")), _top_in(choice)
+        strange = f"a {'message' if chat else 'choice'} that is {_kind_of(message)}"
+        return Answer(None, None, None, None, None, None, limit=raw["asked_tokens"], foreign=(strange,), raw=raw)
+    said = read_message(message, message.get("content" if chat else "text"))
     text, refusal, end = said.text, message.get("refusal") or None, choice.get("finish_reason")
     if text is None and chat and not said.foreign and (said.reasoning or refusal or read_end(end) == LENGTH):
         text = ""
@@ -75,14 +78,18 @@ def _read_choice(choice: dict[str, Any], raw: dict[str, Any]) -> Answer:
         said.reasoning,
         end if end is None or isinstance(end, str) else str(end),
         _ids_in(choice, raw),
-        top,
+        _top_in(choice),
         refusal and str(refusal),
         tokens if type(tokens) is int else None,
         raw["asked_tokens"],
         said.left,
-        (*said.foreign, *strange),
+        tuple(said.foreign),
         raw,
     )
+
+
+def _kind_of(value: Any) -> str:
+    return "null" if value is None else f"a {type(value).__name__}"
 
 
 def _ids_in(choice: dict[str, Any], payload: dict[str, Any]) -> list[int] | None:
@@ -93,19 +100,22 @@ def _ids_in(choice: dict[str, Any], payload: dict[str, Any]) -> list[int] | None
     return ids if isinstance(ids, list) and ids and all(type(i) is int and i >= 0 for i in ids) else None
 
 
-def _top_in(choice: dict[str, Any]) -> tuple[list[dict[str, Any]] | None, list[str]]:
-    """Chat: a list of places, each with `top_logprobs`; plain completions: a mapping of tokens for each place."""
+def _top_in(choice: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """Chat: a list of places, each with `top_logprobs`; plain completions: a mapping of tokens for each place.
+
+    None where they have another shape; who asked for them refuses that.
+    """
     given = choice.get("logprobs")
     if not isinstance(given, dict):
-        return None, []
+        return None
     try:
         if isinstance(content := given.get("content"), list):
-            return [_place((top["token"], top["logprob"]) for top in place["top_logprobs"]) for place in content], []
+            return [_place((top["token"], top["logprob"]) for top in place["top_logprobs"]) for place in content]
         if isinstance(places := given.get("top_logprobs"), list):
-            return [_place((place or {}).items()) for place in places], []
+            return [_place((place or {}).items()) for place in places]
     except (KeyError, TypeError, ValueError, AttributeError):
-        return None, ["log-probabilities of a shape that is not OpenAI's"]
-    return None, []
+        pass
+    return None
 
 
 def _place(pairs: Any) -> dict[str, Any]:
@@ -132,10 +142,10 @@ def completion_of(
         A completion; or why it cannot be one, with the answer itself, which was paid for.
     """
     refusal = _refusal_of(answer)
-    end = read_end(answer.finish_reason, meanings)
+    end = _end_without_reason(answer, prompt, tokenizer) if answer.finish_reason is None else None
+    end = end or read_end(answer.finish_reason, meanings)
     if refusal is None and end is None:
-        end = _end_by_count(answer, tokenizer) if answer.finish_reason is None else None
-        refusal = None if end else _unknown_end(answer)
+        refusal = _unknown_end(answer)
     if refusal is None:
         assert end is not None, "an answer without an end was refused above"
         made = _made(replace(answer, finish_reason=end), prompt, tokenizer)
@@ -147,7 +157,7 @@ def completion_of(
 
 def _refusal_of(answer: Answer) -> Refusal | None:
     if answer.refusal:
-        return Refusal(f"the model refused: {answer.refusal[:200]}", of_prompt=True)
+        return Refusal(f"the model refused: {printable(answer.refusal[:200])}", of_prompt=True)
     if answer.foreign:
         return Refusal(f"it answered with {', '.join(answer.foreign)}, which a pair of text cannot hold")
     if answer.text is None:
@@ -173,14 +183,21 @@ def _unknown_end(answer: Answer) -> Refusal:
     )
 
 
-def _end_by_count(answer: Answer, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Where the server gave no finish reason: its ids end with an end, or it says how many tokens there are."""
-    if answer.ids and answer.ids[-1] in tokenizer.all_special_ids:
-        return STOP
+def _end_without_reason(answer: Answer, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Where the server gave no finish reason: all tokens there were asked for, or ids of this tokenizer that end in an end.
+
+    Fewer tokens than the limit are no end: a server that was stopped cuts, too, and EOS is only learned where it was written.
+    """
     tokens = len(answer.ids) if answer.ids else answer.tokens
-    if not tokens or not answer.limit:
-        return None
-    return LENGTH if tokens >= answer.limit else STOP
+    ends = {tokenizer.eos_token_id, _end_of(prompt, tokenizer)} - {None}
+    if answer.ids and answer.ids[-1] in ends:  # also as the last token that fits
+        as_ended = replace(answer, finish_reason=STOP)
+        return STOP if _own_ids(as_ended, _whole_text(as_ended, prompt, tokenizer), tokenizer, None) else None
+    return LENGTH if tokens and answer.limit and tokens >= answer.limit else None
+
+
+def _end_of(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    return tokenizer.eos_token_id if isinstance(prompt, str) else turn_end_id(tokenizer)
 
 
 def _made(answer: Answer, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Completion | Refusal:
@@ -188,9 +205,7 @@ def _made(answer: Answer, prompt: Prompt, tokenizer: PreTrainedTokenizerBase) ->
     text = _whole_text(answer, prompt, tokenizer)
     if end == LENGTH and not text:
         return Refusal("it was cut before its first token")
-    ids = _own_ids(
-        answer, text, tokenizer, tokenizer.eos_token_id if isinstance(prompt, str) else turn_end_id(tokenizer)
-    )
+    ids = _own_ids(answer, text, tokenizer, _end_of(prompt, tokenizer))
     if ids is not None:
         return Completion(ids, _decoded(ids, tokenizer), end, "teacher", answer.top_logprobs)
     fitted = fit_trace(text, opened=opens_trace(prompt, tokenizer), finish_reason=end)

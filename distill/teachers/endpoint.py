@@ -13,14 +13,17 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from distill.basics.fingerprint import fingerprint
 from distill.basics.redact import secret_in
+from distill.basics.terminal import printable
 from distill.teachers.judgements import Malformed, Refused, Trouble, Unavailable, error_message, judge_status
 
 T = TypeVar("T")
 
 LONGEST_PAUSE = 30.0  # seconds between two attempts of one request, where the server names no time
 LONGEST_WAIT = 900.0  # seconds a server may ask us to wait; beyond, it is kinder to stop and be run again later
-HOPELESS = 8  # requests refused or lost without an answer between: then it is not the requests
+HOPELESS = 8  # prompts refused, or requests lost, without an answer between: then it is not the requests
+MOST_PAID = 2  # attempts of a request whose answers came whole, and say nothing
 _SECRET = re.compile(r"(?i)(bearer\s+)[^\s\"',}]+|\bsk-[\w-]{8,}")
 _HERE = ("localhost", "127.0.0.1", "::1")
 
@@ -57,7 +60,7 @@ class Endpoint:
         self.timeout, self.retries, self.backoff, self.others = timeout, retries, backoff, others
         self.answered = 0
         self._reached = False
-        self._refused = self._lost_in_a_row = 0
+        self._refused, self._lost_in_a_row = set[str](), 0
 
     async def __aenter__(self) -> "Endpoint":
         """Open the connections, in the running loop."""
@@ -81,7 +84,7 @@ class Endpoint:
     def begin_again(self) -> None:
         """After `stop`: the server is there again."""
         self._stopping.clear()
-        self._refused = self._lost_in_a_row = 0
+        self._refused, self._lost_in_a_row = set(), 0
 
     def sends_its_key_in_the_open(self) -> bool:
         """Whether a key goes unencrypted to a host that is not this machine."""
@@ -90,7 +93,7 @@ class Endpoint:
 
     async def get(self, path: str, read: Callable[[Any], T]) -> T:
         """`read` of what the server answers; raises as `post`."""
-        return await self._ask(lambda: self._client.get(path, cast_to=object, options=self._options), read)
+        return await self._ask(lambda: self._client.get(path, cast_to=object, options=self._options), read, {})
 
     async def post(self, path: str, body: dict[str, Any], read: Callable[[Any], T]) -> T:
         """`read` of the JSON that the server answers, after as many attempts as it takes.
@@ -103,17 +106,22 @@ class Endpoint:
         Raises:
             Unavailable: no request can succeed. Refused: this one cannot. Both say why in a sentence without any key.
         """
-        return await self._ask(lambda: self._client.post(path, body=body, cast_to=object, options=self._options), read)
+        return await self._ask(
+            lambda: self._client.post(path, body=body, cast_to=object, options=self._options), read, body
+        )
 
-    async def _ask(self, send: Callable[[], Any], read: Callable[[Any], T]) -> T:
-        failed = 0  # attempts; a place in a queue is none
+    async def _ask(self, send: Callable[[], Any], read: Callable[[Any], T], body: dict[str, Any]) -> T:
+        failed = paid = 0  # attempts; a place in a queue is none
 
         async def attempt() -> T:
-            nonlocal failed
+            nonlocal failed, paid
             try:
-                return await self._attempt(send, read)
+                return await self._attempt(send, read, body)
             except Trouble as trouble:
                 failed += not trouble.queued
+                paid += trouble.answer is not None
+                if paid >= MOST_PAID:
+                    raise Refused(f"{trouble}, {paid} times", answer=trouble.answer) from None
                 raise
 
         def trouble(state: Any) -> Any:
@@ -131,7 +139,7 @@ class Endpoint:
         )
         return await again(attempt)
 
-    async def _attempt(self, send: Callable[[], Any], read: Callable[[Any], T]) -> T:
+    async def _attempt(self, send: Callable[[], Any], read: Callable[[Any], T], body: dict[str, Any]) -> T:
         before = self.answered
         try:
             async with asyncio.timeout(self.timeout):
@@ -142,7 +150,7 @@ class Endpoint:
         except self._openai.APIConnectionError as error:
             raise self._broken(error) from None
         except self._openai.APIStatusError as error:
-            raise self._judged(error, before) from None
+            raise self._judged(error, before, body) from None
         except UnicodeDecodeError:
             raise Trouble("an answer that is not UTF-8") from None
         except Unavailable:
@@ -150,7 +158,7 @@ class Endpoint:
         except ValueError:
             raise Trouble("an answer that is not JSON") from None
         except Malformed as error:
-            raise Trouble(str(error)) from None
+            raise Trouble(str(error), answer=error.answer) from None
         self.answered += 1
         self._reached, self._lost_in_a_row = True, 0
         return answer
@@ -160,7 +168,9 @@ class Endpoint:
             return min(LONGEST_PAUSE, self.backoff * 2 ** (max(failed, 1) - 1)) * random.uniform(0.5, 1)
         if trouble.wait > LONGEST_WAIT:
             raise Unavailable(
-                f"{self.url} asks to wait {trouble.wait / 60:.0f} minutes ({trouble}); run the same again then."
+                f"{self.url} asks to wait {trouble.wait / 60:.0f} minutes ({trouble}); run the same again then.",
+                trouble.wait,
+                passing=True,
             )
         return trouble.wait + random.uniform(0, 0.1) * min(trouble.wait, LONGEST_PAUSE)
 
@@ -178,7 +188,11 @@ class Endpoint:
     def _lost(self, attempts: int, trouble: Trouble) -> Exception:
         self._lost_in_a_row += 1  # one may be the request's own fault; many without an answer between are the server's
         if self._lost_in_a_row >= HOPELESS:
-            return Unavailable(f"{self.url} gives no answers; the last of {attempts} attempts of a request: {trouble}.")
+            return Unavailable(
+                f"{self.url} gives no answers; the last of {attempts} attempts of a request: {trouble}.",
+                trouble.wait,
+                passing=True,
+            )
         return Refused(f"no answer in {attempts} attempts, the last of them: {trouble}", lost=True)
 
     def _checked(self, payload: Any) -> Any:
@@ -204,11 +218,12 @@ class Endpoint:
         nobody = any(type(c).__name__ in ("ConnectError", "UnsupportedProtocol") for c in causes)
         if nobody and (self.others or not self._reached):
             return Unavailable(
-                f"Nobody answers at {self.url} ({reason}); is the server started, and the address right?"
+                f"Nobody answers at {self.url} ({reason}); is the server started, and the address right?",
+                passing=True,
             )
         return Trouble(f"the connection broke ({reason})")
 
-    def _judged(self, error: Any, before: int) -> Exception:
+    def _judged(self, error: Any, before: int, body: dict[str, Any]) -> Exception:
         """`judge_status`, with what only this address knows: its key, and whether anybody was answered."""
         status, self._reached = error.status_code, True
         said = self._redacted(error_message(error.body) or error.response.reason_phrase or "nothing more")
@@ -220,14 +235,14 @@ class Endpoint:
             )
         judged = judge_status(status, error.body, error.response.headers, said)
         if isinstance(judged, Unavailable):
-            return type(judged)(f"{self.url} {judged}")
+            return type(judged)(f"{self.url} {judged}", judged.wait)
         if isinstance(judged, Trouble):
             judged.queued = status == 429 and self.answered > before
         elif isinstance(judged, Refused) and not judged.of_prompt:
-            self._refused += 1
-            if not self.answered and self._refused >= HOPELESS:
+            self._refused.add(fingerprint(body.get("messages", body.get("prompt"))))  # samples of one prompt count once
+            if not self.answered and len(self._refused) >= HOPELESS:
                 return Unavailable(
-                    f"{self.url} refused all of the first {self._refused} requests (status {status}: {said})."
+                    f"{self.url} refused all of the first {len(self._refused)} requests (status {status}: {said})."
                 )
         return judged
 
@@ -235,7 +250,7 @@ class Endpoint:
         """One short printable line, with the key and what looks like one taken out: servers do echo headers."""
         if self._key:
             text = text.replace(self._key, "[key]")
-        text = " ".join(_SECRET.sub(lambda m: f"{m.group(1) or ''}[key]", text).split())
+        text = printable(" ".join(_SECRET.sub(lambda m: f"{m.group(1) or ''}[key]", text).split()))
         return text if len(text) <= 240 else text[:240] + "..."
 
 

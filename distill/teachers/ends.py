@@ -44,6 +44,11 @@ def bare_end(said: Any) -> str:
     return str(said).strip().casefold().removeprefix("finish_reason_").removeprefix("finishreason.")
 
 
+def changed_meanings(meanings: Mapping[str, str]) -> dict[str, str]:
+    """Those that say of a known finish reason something else than is known: answers that were understood before mean another."""
+    return {name: meaning for name, meaning in meanings.items() if read_end(name) not in (None, meaning)}
+
+
 def checked_meanings(meanings: Mapping[str, str] | None) -> dict[str, str]:
     """What a user says that further finish reasons mean.
 

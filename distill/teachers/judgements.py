@@ -7,7 +7,12 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 # Servers word it differently: OpenAI and vLLM, SGLang, llama.cpp.
-_TOO_LONG = re.compile(r"context.{0,9}(length|window|size)|context_length|exceed.{0,20}context|too many tokens", re.I)
+# Anthropic, Gemini and TGI say it of the prompt or the input; a limit of max_tokens alone is worded alike, and is no prompt's.
+_TOO_LONG = re.compile(
+    r"context.{0,9}(length|window|size)|context_length|exceed.{0,20}context|too many tokens|"
+    r"\b(prompt|inputs?)\b.{0,60}(too (long|large)|maximum number of tokens|must be <=|must have less than)",
+    re.I,
+)
 _FILTERED = re.compile(r"content.?(filter|policy|management)|moderation|safety", re.I)
 _MODEL = re.compile(
     r"model.{0,80}(not found|not exist|unknown|invalid|not available)|pinned to|invalid model", re.I | re.S
@@ -15,7 +20,17 @@ _MODEL = re.compile(
 
 
 class Unavailable(ValueError):
-    """Every request to this address would fail the same way; stop."""
+    """Every request to this address would fail the same way; stop.
+
+    Args:
+        reason: one sentence without any key.
+        wait: seconds the server asks to wait.
+        passing: it may pass by itself, as a server that is started anew; else a person must do something.
+    """
+
+    def __init__(self, reason: str, wait: float | None = None, *, passing: bool = False) -> None:
+        super().__init__(reason)
+        self.wait, self.passing = wait, passing
 
 
 class NotThere(Unavailable):
@@ -29,15 +44,25 @@ class Refused(Exception):
         reason: one sentence without any key.
         of_prompt: because of what this prompt asks, which says nothing about the others.
         lost: nothing came; another address, or another time, may have it.
+        answer: what came all the same, and was paid for.
     """
 
-    def __init__(self, reason: str, *, of_prompt: bool = False, lost: bool = False) -> None:
+    def __init__(self, reason: str, *, of_prompt: bool = False, lost: bool = False, answer: Any = None) -> None:
         super().__init__(reason)
-        self.of_prompt, self.lost = of_prompt, lost
+        self.of_prompt, self.lost, self.answer = of_prompt, lost, answer
 
 
 class Malformed(Exception):
-    """An answer came, but not one that can be read; asked again, like a broken connection."""
+    """An answer came, but not one that can be read; asked again, like a broken connection.
+
+    Args:
+        what: one sentence.
+        answer: the answer, if it is whole and was paid for: then it is asked for once more, and not as often as it takes.
+    """
+
+    def __init__(self, what: str, answer: Any = None) -> None:
+        super().__init__(what)
+        self.answer = answer
 
 
 class Trouble(Exception):
@@ -47,11 +72,12 @@ class Trouble(Exception):
         what: one sentence without any key.
         wait: seconds the server asks to wait.
         queued: others get through, so it is a queue and not a failure.
+        answer: of `Malformed`.
     """
 
-    def __init__(self, what: str, wait: float | None = None, *, queued: bool = False) -> None:
+    def __init__(self, what: str, wait: float | None = None, *, queued: bool = False, answer: Any = None) -> None:
         super().__init__(what)
-        self.wait, self.queued = wait, queued
+        self.wait, self.queued, self.answer = wait, queued, answer
 
 
 def judge_status(status: int, body: Any, headers: Any, said: str) -> Exception:
@@ -69,7 +95,7 @@ def judge_status(status: int, body: Any, headers: Any, said: str) -> Exception:
     if status == 404 or (status in (400, 422) and not too_long and _MODEL.search(said)):
         return NotThere(f"does not know this address or this model ({trouble}).")
     if status == 402 or "insufficient_quota" in str(body):
-        return Unavailable(f"gives no more on this account ({trouble}).")
+        return Unavailable(f"gives no more on this account ({trouble}).", retry_after(headers))
     if status in (408, 409, 425, 429) or status >= 500:
         return Trouble(trouble, retry_after(headers))
     if too_long:

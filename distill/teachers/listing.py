@@ -31,11 +31,16 @@ class Listing:
     def __init__(self, endpoints: Sequence[Endpoint], model: str | None) -> None:
         found = _in_a_thread(lambda: _list_all(endpoints))
         self.gone = {url: listed for url, listed in found.items() if isinstance(listed, Unavailable)}
-        there: dict[str, Models] = {url: listed for url, listed in found.items() if url not in self.gone}
+        there: dict[str, Models] = {url: listed for url, listed in found.items() if isinstance(listed, dict)}
+        lost = {url: listed for url, listed in found.items() if isinstance(listed, Refused)}
+        if there:  # one that is loading its model, say
+            self.gone |= {url: Unavailable(f"{url} does not list its models: {why}.") for url, why in lost.items()}
+        else:  # some servers have no list, and answer well otherwise
+            there = dict.fromkeys(lost, {})
         if not there:
             raise next(iter(self.gone.values()))
         first, self._first = next(iter(there.items()))
-        self.model = model or _only(self._first, first)
+        self.model = model or _only(self._first, first, lost.get(first))
         self.says = _said_of(self.model, self._first)
         for url, listed in there.items():
             if not self._is_same(listed):
@@ -58,17 +63,17 @@ class Listing:
         return has and _said_of(self.model, listed) == self.says
 
 
-async def _list_all(endpoints: Sequence[Endpoint]) -> dict[str, Models | Unavailable]:
+async def _list_all(endpoints: Sequence[Endpoint]) -> dict[str, Models | Unavailable | Refused]:
     return dict(zip([e.url for e in endpoints], await asyncio.gather(*map(_list, endpoints)), strict=True))
 
 
-async def _list(endpoint: Endpoint) -> Models | Unavailable:
-    """Nothing where that fails, as it does for some servers that answer well otherwise."""
+async def _list(endpoint: Endpoint) -> Models | Unavailable | Refused:
+    """Nothing where there is no list, as of some servers that answer well otherwise; a `Refused` that nothing came."""
     async with endpoint:
         try:
             return await endpoint.get("/models", _read_models)
-        except (Refused, NotThere):
-            return {}
+        except (Refused, NotThere) as error:
+            return error if isinstance(error, Refused) and error.lost else {}
         except Unavailable as error:
             return error
 
@@ -84,10 +89,11 @@ def _said_of(model: str, listed: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k in ("owned_by", "root") if (v := listed.get(model, {}).get(k)) is not None}
 
 
-def _only(listed: Mapping[str, Any], url: str) -> str:
+def _only(listed: Mapping[str, Any], url: str, lost: Refused | None) -> str:
     if len(listed) != 1:
-        found = f"lists {_named(listed)}" if listed else "does not list its models (does it end in /v1?)"
-        raise ValueError(f"The server at {url} {found}; name one of its models: ServerTeacher(url, model, ...).")
+        found = f"lists {_named(listed)}" if listed else f"does not list its models ({lost or 'does it end in /v1?'})"
+        sentence = f"The server at {url} {found}; name one of its models: ServerTeacher(url, model, ...)."
+        raise Unavailable(sentence, passing=lost is not None)
     return next(iter(listed))
 
 

@@ -12,7 +12,7 @@ from accelerate.utils import align_module_device
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.basics.fingerprint import fingerprint
-from distill.models.adapters import base_of, is_adapted, is_adapter_folder, load_adapted
+from distill.models.adapters import active_adapters, base_of, is_adapted, is_adapter_folder, load_adapted
 from distill.models.eos import eos_ids
 from distill.models.evaluating import evaluating
 from distill.models.load import fast_dtype, load_model, load_tokenizer, weights_fingerprint
@@ -61,10 +61,9 @@ class LocalTeacher:
         if isinstance(loaded, PreTrainedModel) or is_adapted(loaded):
             if tokenizer is None:
                 raise ValueError("A loaded model needs its tokenizer: LocalTeacher(model, tokenizer).")
-            if quantization_config is not None or device_map is not None:
-                raise ValueError(
-                    "quantization_config and device_map say how a model is loaded, and this one is; give its name."
-                )
+            loading = {"dtype": dtype, "quantization_config": quantization_config, "device_map": device_map}
+            if given := [setting for setting, value in loading.items() if value is not None]:
+                raise ValueError(f"{' and '.join(given)} say how a model is loaded, and this one is; give its name.")
             self.model, self.tokenizer = loaded, tokenizer
             own_name = base_of(loaded).config.name_or_path or type(base_of(loaded)).__name__
             self.name = name or (f"{own_name} with an adapter" if is_adapted(loaded) else own_name)
@@ -83,7 +82,7 @@ class LocalTeacher:
             if is_adapter_folder(model):
                 load, folder = load_adapted, Path(model).expanduser()
                 if not (folder / "tokenizer_config.json").is_file():
-                    tokens_of = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+                    tokens_of = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
             more = {"quantization_config": quantization_config, "device_map": device_map}
             self.model = load(
                 model, dtype=dtype or fast_dtype(), **{name: value for name, value in more.items() if value is not None}
@@ -102,7 +101,7 @@ class LocalTeacher:
         return asked, encode_prompt(asked, self.tokenizer)
 
     def identity(self) -> dict[str, Any]:
-        """Name, dtype, chat template and a fingerprint of the weights (a sample of values of every tensor)."""
+        """Name, dtype, active adapters, chat template and a fingerprint of the weights (a sample of every tensor)."""
         quantised: dict[str, Any] = {}
         if self._quantised is not None:
             config: Any = self.model.config.quantization_config
@@ -112,6 +111,7 @@ class LocalTeacher:
             "teacher_dtype": str(self.model.dtype),
             "teacher_weights": _weights_fingerprint(self.model),
             **quantised,
+            **({"teacher_adapters": adapters} if (adapters := active_adapters(self.model)) else {}),
             "stop_ids": sorted(self.eos_ids()),
             "chat_template": fingerprint(str(self.tokenizer.chat_template)),
             **day_settings(self.tokenizer),

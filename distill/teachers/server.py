@@ -16,8 +16,8 @@ from distill.teachers.answers import Answer, completion_of, read_answers
 from distill.teachers.base import Ask, Completion, Refusal, Sampling
 from distill.teachers.concurrency import UnderWay
 from distill.teachers.endpoint import Endpoint, checked_url
-from distill.teachers.ends import checked_meanings, read_meanings
-from distill.teachers.judgements import Malformed, Refused, Unavailable
+from distill.teachers.ends import changed_meanings, checked_meanings, read_meanings
+from distill.teachers.judgements import Malformed, Refused
 from distill.teachers.listing import Listing
 from distill.text.dates import day_settings
 from distill.text.encode import Prompt, as_prompt, encode_prompt
@@ -147,6 +147,7 @@ class ServerTeacher:
             "top_logprobs": self.top_logprobs,
             "tokenizer": self._cut,
             "chat_template": fingerprint(str(self.tokenizer.chat_template)),
+            **({"finish_reasons_of_its_own": changed} if (changed := changed_meanings(self.finish_reasons)) else {}),
             **day_settings(self.tokenizer),
         }
 
@@ -184,7 +185,7 @@ class ServerTeacher:
         """
         try:
             (found,) = read_answers(dict(answer))
-            return completion_of(found, prompt, self.tokenizer, self.finish_reasons)
+            return self._completion_of(found, prompt)
         except (ValueError, TypeError, KeyError, Malformed) as error:
             return Refusal(f"its answer cannot be read: {error}", answer)
 
@@ -228,28 +229,30 @@ class ServerTeacher:
             self._say(
                 f"{self.name} gave {len(answers)} of {len(asks)} samples in one answer; the rest is asked for singly."
             )
-        if self.top_logprobs and any(answer.top_logprobs is None and answer.text for answer in answers):
-            raise Unavailable(
-                f"{endpoint.url} was asked for {self.top_logprobs} top log-probabilities and gave none; leave top_logprobs at "
-                "0, or use a server that has them."
-            )
         return list(zip(asks, answers, strict=False))
 
     def _finish(self, ask: Ask, answer: Answer) -> Completion | Refusal:
         try:
-            completion = completion_of(answer, ask.prompt, self.tokenizer, self.finish_reasons)
+            completion = self._completion_of(answer, ask.prompt)
         except (ValueError, TypeError, LookupError) as error:  # of this answer alone; a dozen alike stop the run
             return Refusal(f"its answer cannot be made a pair: {error}", answer.raw)
         if answer.left:
             self._say(f"{self.name} gives reasoning that is not text and is not kept: {', '.join(answer.left)}.")
-        if answer.finish_reason is None and isinstance(completion, Completion):
-            self._say(f"{self.name} gives no finish reason; its answers count as ended where they are below the limit.")
         if answer.ids is not None and isinstance(completion, Completion) and completion.token_source == "text":
             self._say(
                 f"{self.name} gives token ids that are not this tokenizer's (they do not decode to its text); the text is "
                 "tokenised in their place."
             )
         return completion
+
+    def _completion_of(self, answer: Answer, prompt: Prompt) -> Completion | Refusal:
+        if self.top_logprobs and answer.top_logprobs is None and answer.text:
+            return Refusal(
+                f"{self.top_logprobs} top log-probabilities were asked for, and it gave none in OpenAI's shape; leave top_logprobs at "
+                "0, or use a server that has them",
+                answer.raw,
+            )
+        return completion_of(answer, prompt, self.tokenizer, self.finish_reasons)
 
     def _say(self, sentence: str) -> None:
         """Tell the user, once."""

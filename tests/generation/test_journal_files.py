@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from conftest import build_tokenizer
 from test_journal import ROWS, SETTINGS, by_id, content, write
 
 from distill.basics.jsonl import sealed_line
@@ -92,3 +93,36 @@ def test_a_journal_that_is_not_this_runs_is_left_alone(tmp_path, settings, words
 def test_a_folder_is_no_journal(tmp_path):
     with pytest.raises(ValueError, match="is a folder"):
         Journal(tmp_path, SETTINGS)
+
+
+def test_a_journal_of_an_earlier_version_has_the_address_in_its_settings_and_is_continued(tmp_path):
+    """The address was part of the settings and of every id; it decides nothing now, and the rows are paid for."""
+    from fake_server import FakeServer
+
+    from distill import generate
+    from distill.teachers import ServerTeacher
+
+    class Earlier(ServerTeacher):
+        def identity(self):
+            return {**super().identity(), "teacher_url": self.urls[0]}
+
+        def incidental(self):
+            return {}
+
+    prompts, settings = [f"question {i}" for i in range(8)], {"output": tmp_path / "p.jsonl", "progress": False}
+    with FakeServer() as server, FakeServer() as moved:
+        generate(Earlier(server.url, tokenizer=build_tokenizer()), prompts[:5], **settings)
+        assert "incidental" not in json.loads((tmp_path / "p.jsonl.settings.json").read_text())
+        for _ in range(2):
+            generate(ServerTeacher(moved.url, tokenizer=build_tokenizer()), prompts[:5], **settings)
+        assert not moved.asked
+        pairs = generate(ServerTeacher(moved.url, tokenizer=build_tokenizer()), prompts, **settings)
+        assert (len(pairs), len(moved.asked)) == (8, 3)
+
+
+def test_a_journal_without_the_day_that_its_template_wrote_says_so(tmp_path):
+    write(tmp_path / "p.jsonl")
+    with pytest.raises(ValueError, match="did not record the day.*nobody knows whether its prompts are these.*load_pairs"):
+        Journal(tmp_path / "p.jsonl", {**SETTINGS, "template_day": "2026-11-27"})
+    with pytest.raises(ValueError, match="or the old settings"):
+        Journal(tmp_path / "p.jsonl", {**SETTINGS, "more": 1})

@@ -76,6 +76,19 @@ def _sampling():
     return Sampling(max_new_tokens=SETTINGS["max_new_tokens"]).as_dict()
 
 
+@pytest.mark.parametrize("name", ["link", "pairs[1].jsonl"])
+def test_an_output_that_is_a_link_or_has_brackets_in_its_name(tmp_path, name):
+    """Parts lay beside the link, and were looked for beside the file; brackets were read as a pattern."""
+    (tmp_path / "data").mkdir()
+    path, real = tmp_path / name, tmp_path / "data" / "real.jsonl"
+    if name == "link":
+        path.symlink_to(real)
+    for _ in range(2):
+        assert [len(rows) for rows in run_processes(2, shared, None, str(path))] == [30, 30]
+        assert len(lines(path)) == 30
+    assert not list(tmp_path.rglob("*.part-*"))
+
+
 def test_parts_of_another_run_are_refused(tmp_path):
     with Journal(tmp_path / "pairs.jsonl.part-0", {"teacher": "another"}):
         pass

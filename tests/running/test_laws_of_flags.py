@@ -1,5 +1,6 @@
 """Laws of a recipe's beginning: which of three values of a flag wins, and how much room its checkpoints need."""
 
+import json
 import shutil
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -9,7 +10,8 @@ from conftest import build_model
 from resume_runs import black
 
 from distill.running import folder
-from distill.running.flags import parse
+from distill.running.flags import BlackBoxArguments, parse, settings_of
+from distill.running.folder import RunFolder
 
 
 @dataclass
@@ -40,3 +42,19 @@ def test_a_run_needs_room_for_two_checkpoints_of_weights_and_both_averages(argum
     else:
         folder.train_or_resume(run)
         assert run.state.global_step == 1
+
+
+def test_another_address_of_a_server_is_the_same_run(arguments, tmp_path):
+    """A server is started anew on another port. Earlier versions wrote the address down."""
+
+    def settings(teacher):
+        return settings_of(BlackBoxArguments(teacher=teacher, student="s", prompts="p"), arguments)
+
+    for old in (False, True):
+        path = tmp_path / str(old)
+        there = settings("http://one:8000/v1")
+        assert "8000" not in json.dumps(there, default=str)
+        RunFolder(path, {**there, **({"teacher": "http://one:8000/v1"} if old else {})})
+        with pytest.raises(ValueError, match="holds another run .teacher: None there, 'smollm2-135m' now"):
+            RunFolder(path, settings("smollm2-135m"))
+        RunFolder(path, settings("http://two:9000/v1,http://three:9000/v1"))

@@ -8,7 +8,7 @@ import datasets
 import huggingface_hub
 import pytest
 from conftest import build_model, build_pairs, build_tokenizer, save_teacher
-from distill.recipes import black_box, compare
+from distill.recipes import black_box, compare, white_box
 from transformers import AutoModelForCausalLM, TrainingArguments
 
 from distill.reports.card import write_card
@@ -18,14 +18,20 @@ from distill.running.publishing import Publication
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A Hub that remembers what it was sent; `.there` is a repository that it has already."""
-    seen = SimpleNamespace(made=[], files=[], pairs=[], there=None, wrong=None)
+    """A Hub that remembers what it was sent; `.there` are repositories, and whether they are private.
 
-    def create_repo(self, repo_id, *, private, exist_ok):
+    As the real one: a bare name is made in the user's namespace and found nowhere else, and making what is there changes nothing.
+    """
+    seen = SimpleNamespace(made=[], files=[], pairs=[], there={}, wrong=None)
+
+    def create_repo(self, repo_id, *, repo_type, private, exist_ok):
         if seen.wrong:
             raise seen.wrong
-        seen.made.append((repo_id, private))
-        return SimpleNamespace(repo_id=repo_id)
+        whole = repo_id if "/" in repo_id else f"me/{repo_id}"
+        if (repo_type, whole) not in seen.there:
+            seen.made.append((whole, private))
+            seen.there[repo_type, whole] = private
+        return SimpleNamespace(repo_id=whole)
 
     def upload_folder(self, *, repo_id, folder_path, ignore_patterns=(), **kwargs):
         if seen.wrong:
@@ -33,10 +39,10 @@ def hub(monkeypatch):
         names = [str(p.relative_to(folder_path)) for p in Path(folder_path).rglob("*") if p.is_file()]
         seen.files += [n for n in names if not any(fnmatch.fnmatch(n, i) for i in ignore_patterns)]
 
-    def repo_info(self, name):
-        if seen.there is None:
+    def repo_info(self, name, *, repo_type):
+        if (repo_type, name) not in seen.there:
             raise OSError("no such repository")
-        return seen.there
+        return SimpleNamespace(private=seen.there[repo_type, name])
 
     for function in (create_repo, upload_folder, repo_info):
         monkeypatch.setattr(huggingface_hub.HfApi, function.__name__, function)
@@ -62,7 +68,7 @@ def training(teacher, folder, *more):
 @pytest.mark.parametrize("pairs", [False, True])
 def test_only_the_student_goes_to_the_hub(hub, teacher, tmp_path, pairs):
     black_box.main(training(teacher, tmp_path / "run", "--hub_model_id", "me/it", *["--push_pairs"] * pairs))
-    assert hub.made == [("me/it", True)], "private, and made before the training"
+    assert hub.made == [("me/it", True), ("me/it-pairs", True)][: 1 + pairs], "private, and made before the training"
     assert {"README.md", "provenance.json", "model.safetensors", "config.json", "tokenizer.json"} <= set(hub.files)
     assert not [
         n for n in hub.files if "pairs" in n or "run.json" in n or n.endswith((".lock", ".bin", ".pt", ".jsonl"))
@@ -75,21 +81,34 @@ def test_a_public_repository_is_used_only_where_that_is_said(hub, tmp_path):
     def args(**changes):
         return TrainingArguments(str(tmp_path / "mine"), push_to_hub=True, use_cpu=True, **changes)
 
-    hub.there = SimpleNamespace(private=False)
-    with pytest.raises(ValueError, match="mine is public.*--hub_private_repo False"):
-        Publication(args())
+    hub.there["model", "me/mine"] = False
+    with pytest.raises(ValueError, match="model me/mine on the Hub is public.*--hub_private_repo False"):
+        Publication(args()).prepare()
     said = args(hub_private_repo=False)
-    assert Publication(said).private is False
+    Publication(said).prepare()
     assert said.push_to_hub is False, "Trainer uploads nothing"
+    hub.there["model", "me/mine"] = True
+    with pytest.raises(ValueError, match="is private, and this would be published as public"):
+        Publication(args(hub_private_repo=False)).prepare()
+    hub.there["dataset", "me/mine-pairs"] = False
+    with pytest.raises(ValueError, match="dataset me/mine-pairs on the Hub is public"):
+        Publication(args(), push_pairs=True).prepare()
+    assert not hub.made
     hub.wrong = OSError("no token")
     with pytest.raises(ValueError, match="no repository mine could be made .*no token.*hf auth"):
-        Publication(args(hub_private_repo=False))
+        Publication(args(hub_private_repo=False)).prepare()
     with pytest.raises(ValueError, match="give --push_to_hub True with it"):
         Publication(TrainingArguments(str(tmp_path), use_cpu=True), push_pairs=True)
 
 
 def test_a_failed_upload_leaves_the_student_and_says_how_to_go_on(hub, tmp_path):
     publication = Publication(TrainingArguments(str(tmp_path), push_to_hub=True, hub_model_id="me/it", use_cpu=True))
+    publication.prepare()
+    hub.there["model", "me/it"] = False
+    with pytest.raises(ValueError, match=r"is saved in .*student.*model me/it on the Hub is public"):
+        publication.publish(tmp_path / "student", build_pairs(3))
+    assert not hub.files, "it was made public during the training"
+    hub.there["model", "me/it"] = True
     hub.wrong = OSError("gone")
     with pytest.raises(ValueError, match=r"is saved in .*student.*\(OSError: gone\).*hf upload me/it"):
         publication.publish(tmp_path / "student", build_pairs(3))
@@ -99,6 +118,20 @@ def test_a_recipe_of_several_students_publishes_none(hub, capsys):
     with pytest.raises(SystemExit):
         compare.main(["--push_to_hub", "True"])
     assert "this recipe makes several students" in capsys.readouterr().err
+    assert not hub.made
+
+
+def test_a_wrong_flag_leaves_no_repository_behind(hub, teacher, tmp_path, capsys):
+    for wrong in (["--teacher", "nowhere"], ["--teacher_bits", "4"]):
+        with pytest.raises(SystemExit):
+            black_box.main(training(teacher, tmp_path / "run", *wrong))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("not a run")
+    for recipe in (black_box, white_box):
+        with pytest.raises(SystemExit):
+            recipe.main(training(teacher, tmp_path / "other"))
+    with pytest.raises(SystemExit):
+        white_box.main(training(teacher, tmp_path / "white", "--objectives", "logits=x"))
     assert not hub.made
 
 

@@ -92,6 +92,28 @@ def test_a_model_with_an_adapter_is_a_teacher():
     assert asked.name.endswith("with an adapter")
 
 
+def test_which_adapter_computes_is_part_of_the_teacher():
+    """All of them lie in the weights, whichever is active; scales and switches lie in the layers."""
+    model = adapted()
+    asked = LocalTeacher(model, TOKENIZER, name="x")
+    first = asked.identity()
+    model.add_adapter("b", LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False))
+    both = asked.identity()
+    model.set_adapter("b")
+    other = asked.identity()
+    with model.disable_adapter():
+        off = asked.identity()
+    assert asked.identity() == other
+    layers = [module for module in model.modules() if hasattr(module, "scaling")]
+    for module in layers:
+        module.scaling = {name: 4 * value for name, value in module.scaling.items()}
+    found = [first, both, other, off, asked.identity()]
+    assert len({str(one) for one in found}) == 5
+    assert "teacher_adapters" not in LocalTeacher(build_model(), TOKENIZER).identity()
+    assert str(found).isascii()
+    assert "/" not in str(first["teacher_adapters"])
+
+
 def test_a_compiled_model_is_the_model():
     model = build_model()
     asked = LocalTeacher(torch.compile(model), TOKENIZER)
@@ -119,6 +141,9 @@ def test_a_folder_with_an_adapter_is_put_on_its_base(tmp_path):
     ):
         LocalTeacher(folder)
     config.write_text(config.read_text().replace('"/no/such/base"', "null"))
+    with pytest.raises(ValueError, match="does not say on which model it belongs"):
+        LocalTeacher(folder)
+    config.write_text("{}")
     with pytest.raises(ValueError, match="does not say on which model it belongs"):
         LocalTeacher(folder)
 

@@ -234,12 +234,12 @@ def test_identical_samples_are_noticed(server, capsys):
 
 
 @pytest.mark.parametrize("chat", [None, False])
-def test_top_log_probabilities_are_kept_or_missed_at_once(server, chat):
+def test_top_log_probabilities_are_kept_or_missed_by_name(server, chat):
     (row,) = run(teacher(server, chat=chat, top_logprobs=2), PROMPTS[:1], samples=1)
     assert [place["tokens"][0] for place in row["top_logprobs"]] == row["completion"].split()
     assert row["top_logprobs"][0]["logprobs"] == [-0.5, -1.0]
     server.top_logprobs = False
-    with pytest.raises(ValueError, match="asked for 2 top log-probabilities and gave none"):
+    with pytest.raises(ValueError, match="2 top log-probabilities were asked for, and it gave none"):
         run(teacher(server, chat=chat, top_logprobs=2))
 
 

@@ -67,17 +67,23 @@ def test_an_end_that_is_not_known_can_be_said_to_mean_something(said):
     assert read_end("eos", {"eos": "length"}) == "length", "what a user says goes before what is known"
 
 
-def test_without_a_finish_reason_the_count_of_tokens_tells():
-    """Streaming proxies leave it out. What nobody can tell is refused, and a user can tell it."""
+def test_without_a_finish_reason_only_a_written_end_is_an_end():
+    """Streaming proxies leave it out, and a server that is stopped cuts below the limit: EOS is learned where it was written."""
     usage = {"completion_tokens": 12}
     assert made({"content": "the cat"}, None, limit=12, usage=usage).finish_reason == "length"
-    assert made({"content": "the cat"}, None, limit=13, usage=usage).finish_reason == "stop"
     ids = TOKENIZER("the cat", add_special_tokens=False)["input_ids"]
     assert made({"content": "the cat"}, None, limit=12, token_ids=[*ids, EOS]).finish_reason == "stop"
+    assert made({"content": "the cat"}, None, limit=len(ids) + 1, token_ids=[*ids, EOS]).finish_reason == "stop"
     assert made({"content": "the cat"}, None, limit=len(ids), token_ids=ids).finish_reason == "length"
-    for unknown in ({}, {"limit": 12}, {"usage": usage}):
-        assert isinstance(made({"content": "the cat"}, None, **unknown), Refusal)
-    assert made({"content": "the cat"}, None, {"null": "stop"}).finish_reason == "stop"
+    others = [i for i in TOKENIZER.all_special_ids if i != EOS][:1]
+    foreign = [*TOKENIZER("a dog", add_special_tokens=False)["input_ids"], EOS]
+    for unknown in ({}, {"limit": 12}, {"usage": usage}, {"usage": usage, "limit": 13}, {"token_ids": ids, "limit": 12},
+                    {"token_ids": [*ids, *others], "limit": 12}, {"token_ids": foreign, "limit": 12}):  # fmt: skip
+        found = made({"content": "the cat"}, None, **unknown)
+        assert isinstance(found, Refusal), unknown
+        assert "--finish_reasons null=stop" in found.reason
+    assert made({"content": "the cat"}, None, {"null": "stop"}, limit=13, usage=usage).finish_reason == "stop"
+    assert made({"content": "the cat"}, None, {"null": "stop"}, limit=12, usage=usage).finish_reason == "length"
 
 
 def test_meanings_are_read_from_a_flag():

@@ -139,3 +139,74 @@ def test_addresses_of_a_flag_are_divided_by_commas(two):
     assert found.urls == (two[0].url, two[1].url)
     assert found.finish_reasons == {"done": "stop"}
     assert found.identity() == teacher(two[0]).identity()
+
+
+def test_a_request_that_the_only_other_lost_outlives_the_end_of_this_one(two):
+    """It hung for ever: one address lost a request until it was given to the other, and that went while it had it."""
+    one, other = two
+    one.latency = other.latency = 0.01
+    died = threading.Event()
+
+    def kills(number, body):
+        if "question 5'" in str(body):
+            died.set()
+        return with_status(401) if died.is_set() else None
+
+    one.fault, other.fault = kills, lambda number, body: drop if "question 5'" in str(body) else None
+    found = []
+
+    def go():
+        try:
+            run(teacher(one, other, retries=0))
+        except ValueError as error:
+            found.append(str(error))
+
+    thread = threading.Thread(target=go, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert found, "it hangs"
+    assert "1 of 60 completions could not be had" in found[0]
+
+
+def test_what_only_an_address_that_is_gone_could_have_waits_for_it(two, monkeypatch):
+    one, other = two
+    monkeypatch.setattr(concurrency, "PROBES", (0.3,))
+    one.latency, other.latency = 0.01, 0.1
+    gone = []
+
+    def once(number, body):
+        if "question 5'" in str(body) and not gone:
+            gone.append(number)
+            return with_status(401)
+        return None
+
+    one.fault, other.fault = once, lambda number, body: drop if "question 5'" in str(body) else None
+    assert len(run(teacher(one, other, retries=0))) == 60
+
+
+def test_one_that_is_back_but_answers_nothing_is_asked_ever_more_seldom(two, monkeypatch):
+    """`/models` says little of an account without money: four requests a second, for days."""
+    broke, other = two
+    other.latency = 0.15
+    monkeypatch.setattr(concurrency, "PROBES", (0.05, 0.1, 30.0))
+    broke.fault = lambda number, body: with_status(402)
+    assert len(run(teacher(broke, other))) == 60
+    assert len(broke.asked) <= 4 + 2, "all workers once, and then one request each time"
+
+
+def test_an_address_that_asks_to_wait_is_not_looked_for_before(two, monkeypatch):
+    busy, other = two
+    other.latency = 0.1
+    monkeypatch.setattr(concurrency, "PROBES", (0.01,))
+    busy.fault = lambda number, body: with_status(429, Retry_After="4000")
+    assert len(run(teacher(busy, other))) == 60
+    assert len(busy.asked) <= 4
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_one_that_still_loads_its_model_is_no_reason_not_to_begin(two, first, capsys):
+    loading, other = two
+    loading.models_status = 503
+    urls = two if first else two[::-1]
+    assert len(run(teacher(*urls))) == 60
+    assert "The other addresses begin" in capsys.readouterr().err
