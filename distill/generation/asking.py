@@ -149,7 +149,7 @@ def _without_impossible(
     judged = [(request, refusal_of(request.prompt_ids, sampling)) for request in requests]
     impossible = [(request, refusal) for request, refusal in judged if refusal]
     if impossible and is_main():
-        there = kept.file.rows if kept.file else {}
+        there = set(kept.file.rows) if kept.file else set()
         kept.keep([], [(request, refusal) for request, refusal in impossible if request.id not in there])
         kept.refused.extend((request, refusal) for request, refusal in impossible if request.id in there)
     return [request for request, refusal in judged if not refusal]

@@ -46,7 +46,9 @@ def check_settings(path: Path, settings: dict[str, Any], incidental: dict[str, A
             " It was begun by a version that did not record the day which this chat template writes into every prompt, so "
             "nobody knows whether its prompts are these."
         )
-        way = "Give another path (load_pairs reads the pairs)." if undated else "Give another path, or the old settings."
+        way = (
+            "Give another path (load_pairs reads the pairs)." if undated else "Give another path, or the old settings."
+        )
         raise ValueError(f"{path} holds pairs of another run ({differences}).{why * undated} {way}")
     more = _together(there.get(INCIDENTAL), json.loads(json.dumps(incidental)), path)
     whole = {**wanted, **({INCIDENTAL: more} if more else {})}
@@ -71,7 +73,9 @@ def settings_there(path: str | os.PathLike[str] | None) -> dict[str, Any]:
         ValueError: the file of settings is damaged.
     """
     journal = None if path is None else Path(path).resolve()
-    beside = settings_file(journal) if journal is not None and journal.is_file() else None  # not of one that was deleted
+    beside = (
+        settings_file(journal) if journal is not None and journal.is_file() else None
+    )  # not of one that was deleted
     found = _read_settings(beside) if beside is not None and beside.is_file() else {}
     return {name: value for name, value in found.items() if name not in (INCIDENTAL, "journal_format")}
 

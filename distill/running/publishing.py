@@ -83,7 +83,9 @@ class Publication:
                 f"The student is saved in {folder}, but could not be uploaded ({type(error).__name__}: {error}). Give the same "
                 f"command again, or: hf upload {self.repository} {folder}"
             ) from None
-        say(f"Published to {self.repository} ({self._seen}): the student and its card{', and the pairs' * self._pairs}.")
+        say(
+            f"Published to {self.repository} ({self._seen}): the student and its card{', and the pairs' * self._pairs}."
+        )
 
     @property
     def _seen(self) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 from distill.basics import processes
 from distill.basics.terminal import printable
 
-
 TRY_AGAIN = 75
 
 

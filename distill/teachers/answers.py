@@ -54,8 +54,8 @@ def read_answers(payload: Any, limit: int | None = None) -> list[Answer]:
     """
     choices = payload.get("choices") if isinstance(payload, dict) else None
     if not isinstance(choices, list) or not choices:
-        whole = isinstance(payload, dict) and ("choices" in payload or "usage" in payload)
-        raise Malformed("an answer without choices", payload if whole else None)
+        counted = isinstance(payload, dict) and payload.get("usage")  # else nothing says that it was paid for
+        raise Malformed("an answer without choices", payload if counted else None)
     limit = payload.get("asked_tokens", limit)
     beside = {name: payload[name] for name in ("usage", "__verbose") if payload.get(name) and len(choices) == 1}
     return [_read_choice(choice, {"choices": [choice], **beside, "asked_tokens": limit}) for choice in choices]

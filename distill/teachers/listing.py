@@ -36,7 +36,7 @@ class Listing:
         if there:  # one that is loading its model, say
             self.gone |= {url: Unavailable(f"{url} does not list its models: {why}.") for url, why in lost.items()}
         else:  # some servers have no list, and answer well otherwise
-            there = dict.fromkeys(lost, {})
+            there = {url: {} for url in lost}
         if not there:
             raise next(iter(self.gone.values()))
         first, self._first = next(iter(there.items()))

@@ -122,7 +122,9 @@ def test_a_journal_of_an_earlier_version_has_the_address_in_its_settings_and_is_
 
 def test_a_journal_without_the_day_that_its_template_wrote_says_so(tmp_path):
     write(tmp_path / "p.jsonl")
-    with pytest.raises(ValueError, match="did not record the day.*nobody knows whether its prompts are these.*load_pairs"):
+    with pytest.raises(
+        ValueError, match="did not record the day.*nobody knows whether its prompts are these.*load_pairs"
+    ):
         Journal(tmp_path / "p.jsonl", {**SETTINGS, "template_day": "2026-11-27"})
     with pytest.raises(ValueError, match="or the old settings"):
         Journal(tmp_path / "p.jsonl", {**SETTINGS, "more": 1})

@@ -48,7 +48,7 @@ def test_another_address_of_a_server_is_the_same_run(arguments, tmp_path):
     """A server is started anew on another port. Earlier versions wrote the address down."""
 
     def settings(teacher):
-        return settings_of(BlackBoxArguments(teacher=teacher, student="s", prompts="p"), arguments)
+        return settings_of(BlackBoxArguments(teacher=teacher, student="s", prompts="p"), arguments())
 
     for old in (False, True):
         path = tmp_path / str(old)

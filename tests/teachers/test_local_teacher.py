@@ -44,6 +44,7 @@ def test_a_prompt_beyond_the_positions_is_a_refusal_of_that_prompt(model, tmp_pa
     pairs = run(asked, ["the cat", LONG, "a dog"], output=path, allow_refusals=True)
     assert pairs.to_list() == run(asked, ["the cat", "a dog"]).to_list(), "the others are drawn as if it were not there"
     assert "1 of 3 completions could not be had" in capsys.readouterr().err
+    assert len((tmp_path / "pairs.jsonl.refused.jsonl").read_text().splitlines()) == 1, "recorded once"
 
 
 def test_the_last_position_is_used_and_the_next_is_not():
@@ -104,7 +105,7 @@ def test_which_adapter_computes_is_part_of_the_teacher():
     with model.disable_adapter():
         off = asked.identity()
     assert asked.identity() == other
-    layers = [module for module in model.modules() if hasattr(module, "scaling")]
+    layers = [module for module in model.modules() if hasattr(module, "lora_A")]
     for module in layers:
         module.scaling = {name: 4 * value for name, value in module.scaling.items()}
     found = [first, both, other, off, asked.identity()]

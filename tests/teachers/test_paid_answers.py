@@ -4,7 +4,7 @@ import json
 
 import pytest
 from conftest import build_tokenizer
-from fake_server import FakeServer, empty_choices, with_status
+from fake_server import FakeServer, with_body, with_status
 
 from distill import generate
 from distill.generation.kept import Kept
@@ -14,6 +14,7 @@ from distill.teachers import Refusal, ServerTeacher
 from distill.teachers.base import DOZEN
 
 TOKENIZER = build_tokenizer()
+empty = with_body(b'{"choices": [], "usage": {"completion_tokens": 9}}')  # counted, so paid for
 PROMPTS = [f"question {i}" for i in range(30)]
 
 
@@ -39,7 +40,11 @@ def recorded(path):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"message": None}, "a message that is null"), ({"message": "so"}, "a message that is a str"), (None, "a choice that is null")],
+    [
+        ({"message": None}, "a message that is null"),
+        ({"message": "so"}, "a message that is a str"),
+        (None, "a choice that is null"),
+    ],
 )
 def test_one_choice_that_cannot_be_read_costs_not_those_beside_it(server, tmp_path, change, words):
     def change_one(body, payload):
@@ -60,14 +65,14 @@ def test_one_choice_that_cannot_be_read_costs_not_those_beside_it(server, tmp_pa
 
 def test_an_answer_without_choices_is_asked_for_once_more_and_kept(server, tmp_path):
     path = tmp_path / "p.jsonl"
-    server.fault = lambda number, body: empty_choices if "question 3'" in str(body) else None
+    server.fault = lambda number, body: empty if "question 3'" in str(body) else None
     for _ in range(2):
         assert len(run(teacher(server), PROMPTS[:5], output=path, allow_refusals=True)) == 4
         assert len(server.asked) == 4 + 2
     (row,) = recorded(path)
     assert "an answer without choices, 2 times" in row["reason"]
-    assert row["answer"] == {"choices": []}
-    server.fault = lambda number, body: empty_choices if number == 6 else None
+    assert row["answer"] == {"choices": [], "usage": {"completion_tokens": 9}}
+    server.fault = lambda number, body: empty if number == 6 else None
     assert len(run(teacher(server), PROMPTS[5:6])) == 1, "one of them is a hiccup"
 
 
@@ -89,14 +94,17 @@ def test_log_probabilities_of_another_shape_matter_only_to_who_asked_for_them(se
 
 def test_refused_answers_outlive_a_journal_that_takes_no_more(tmp_path):
     class Full:
-        rows = {}
+        def __init__(self):
+            self.rows = {}
 
         def append(self, rows):
             raise OSError(28, "No space left on device")
 
     file = RefusalFile(tmp_path / "p.jsonl")
     with pytest.raises(OSError, match="No space"):
-        Kept(Full(), refusals=file).keep([{"id": "b"}], [(Request("a", "why", [1], 0), Refusal("odd", {"choices": []}))])
+        Kept(Full(), refusals=file).keep(
+            [{"id": "b"}], [(Request("a", "why", [1], 0), Refusal("odd", {"choices": []}))]
+        )
     assert [row["id"] for row in recorded(tmp_path / "p.jsonl")] == ["a"]
 
 

@@ -193,7 +193,8 @@ def test_a_dozen_refusals_alike_stop_the_run_and_a_later_meaning_saves_what_was_
         run(teacher(server), output=path)
     paid = len(server.asked)
     assert DOZEN <= paid <= DOZEN + 2 * 4, "only what was under way, four at once, came after the twelfth"
-    assert len(lines(tmp_path / "pairs.jsonl.refused.jsonl")) == paid
+    recorded = lines(tmp_path / "pairs.jsonl.refused.jsonl")
+    assert ["stopped" in row for row in recorded] == [False] * paid + [True]
     with pytest.raises(ValueError, match=r"so no more are asked for.*done=stop.*pairs.jsonl.refused.jsonl"):
         run(teacher(server), output=path)
     assert len(server.asked) == paid, "the same call pays no more"

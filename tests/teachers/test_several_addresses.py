@@ -205,7 +205,7 @@ def test_an_address_that_asks_to_wait_is_not_looked_for_before(two, monkeypatch)
 
 @pytest.mark.parametrize("first", [True, False])
 def test_one_that_still_loads_its_model_is_no_reason_not_to_begin(two, first, capsys):
-    loading, other = two
+    loading = two[0]
     loading.models_status = 503
     urls = two if first else two[::-1]
     assert len(run(teacher(*urls))) == 60

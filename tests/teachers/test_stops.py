@@ -49,7 +49,10 @@ def test_many_samples_of_one_refused_prompt_are_one_prompt(server, tmp_path, fir
     [
         ("prompt is too long: 210000 tokens > 200000 maximum", True),
         ("The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).", True),
-        ("Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048. Given: 2000 `inputs` tokens", True),
+        (
+            "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048. Given: 2000 `inputs` tokens",
+            True,
+        ),
         ("Input validation error: `inputs` must have less than 1024 tokens. Given: 1500", True),
         ("max_tokens: 100000 > 8192, which is the maximum number of output tokens", False),
         ("temperature must be <= 2", False),
