@@ -1,5 +1,6 @@
 """Whether two models speak the same tokens, and which columns of their heads can be compared."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def shared_vocabulary(
         student, teacher: the models.
         student_tokenizer, teacher_tokenizer: theirs, where they are known.
         looked_up: one of them was found by the name of its model, and not given: it may lack tokens that were added since. Then it
-            only counts whether one id stands for two tokens.
+            only counts whether one id stands for two tokens (a renamed slot among those added to both is one).
 
     Raises:
         ValueError: the tokens differ (some are named), or the sizes do and the tokens cannot be checked.
@@ -31,8 +32,10 @@ def shared_vocabulary(
     sizes = [model.get_output_embeddings().weight.shape[0] for model in (student, teacher)]
     if student_tokenizer is not None and teacher_tokenizer is not None:
         ours, theirs = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
-        if ours != theirs and not (looked_up and sizes[0] == sizes[1] and not _contradict(ours, theirs)):
-            raise ValueError(describe_difference(ours, theirs))
+        added = student_tokenizer.added_tokens_decoder.keys() & teacher_tokenizer.added_tokens_decoder.keys()
+        if ours != theirs and not (looked_up and sizes[0] == sizes[1] and not _contradict(ours, theirs, added)):
+            own = " The teacher's tokenizer was found by its model's name; another is given as teacher=LocalTeacher(model, tokenizer)."
+            raise ValueError(describe_difference(ours, theirs) + (own if looked_up else ""))
         if sizes[0] == sizes[1]:  # equally padded slots too: a teacher can emit them, and then they are labels
             return None
         real = max(ours.values()) + 1
@@ -50,10 +53,11 @@ def shared_vocabulary(
     return None
 
 
-def _contradict(ours: dict[str, int], theirs: dict[str, int]) -> bool:
-    """Whether an id stands for two tokens."""
+def _contradict(ours: dict[str, int], theirs: dict[str, int], added: Collection[int]) -> bool:
+    """Whether an id stands for two tokens. A reserved slot that was renamed on one side (Llama 3 has 250) is still one."""
     by_id = {number: token for token, number in theirs.items()}
-    return any(by_id.get(number, token) != token for token, number in ours.items())
+    twice = [(token, other, number) for token, number in ours.items() if (other := by_id.get(number, token)) != token]
+    return any(number not in added or token in theirs or other in ours for token, other, number in twice)
 
 
 def describe_difference(ours: dict[str, int], theirs: dict[str, int]) -> str:

@@ -4,7 +4,7 @@ import builtins
 import json
 
 import pytest
-from conftest import build_model, build_pairs, build_tokenizer
+from conftest import SPECIAL, build_model, build_pairs, build_tokenizer
 from white_box_runs import trainer
 
 from distill import Logits, WhiteBoxTrainer
@@ -127,3 +127,15 @@ def test_a_tokenizer_that_has_another_inside_is_itself(arguments):
     assert checks.compared_tokens(model, model, outer, Processor()) is None
     with pytest.raises(ValueError, match="different vocabularies"):
         checks.compared_tokens(model, model, outer, build_tokenizer(special=OTHER))
+
+
+def test_a_reserved_slot_that_was_renamed_is_no_contradiction(tmp_path):
+    """As of Llama 3, whose <|reserved_special_token_0|> people call <|pad|>; a slot with another token of both sides is one."""
+    teacher = saved(tmp_path / "teacher", build_tokenizer(special=[*SPECIAL, "<|reserved_0|>"]))
+    student = build_model(seed=7)
+    renamed, another = build_tokenizer(special=[*SPECIAL, "<|pad|>"]), build_tokenizer(special=[*OTHER, "<|pad|>"])
+    assert checks.compared_tokens(student, teacher, renamed, None) is None
+    with pytest.raises(ValueError, match=r"different vocabularies.*given as teacher=LocalTeacher\("):
+        checks.compared_tokens(student, teacher, another, None)
+    with pytest.raises(ValueError, match="different vocabularies"):  # nobody looked it up
+        checks.compared_tokens(student, teacher, renamed, build_tokenizer(special=[*SPECIAL, "<|reserved_0|>"]))
