@@ -128,8 +128,8 @@ class AttentionMaps(Objective):
             return narrow.size
         raise ValueError(
             f"Student layer {s} {ours} and teacher layer {t} {theirs}, and {self.divergence} is infinite where only one of them sees"
-            f"{'' if longest is None else f' (rows have up to {longest} tokens)'}. Pair layers of equal windows, "
-            f"layers={{student: teacher}}, give max_length={narrow.size} or less, or divergence='generalized_jsd', which is bounded."
+            f"{'' if longest is None else f' (rows have up to {longest} tokens with their padding)'}. Pair layers of equal windows, "
+            f"layers={{student: teacher}}, give max_length={narrow.size} or less and no larger pad_to_multiple_of, or divergence='generalized_jsd', which is bounded."
         )
 
     def _check_heads(self, ours: AttentionTap, theirs: AttentionTap, s: int, t: int) -> None:

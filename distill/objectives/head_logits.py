@@ -55,7 +55,11 @@ class Logits:
 
 
 class Side:
-    """One head, in the precision it is multiplied in, cut to the tokens compared. What it returns is used again by the next call."""
+    """One head, in the precision it is multiplied in, cut to the tokens compared. What it returns is used again by the next call.
+
+    Where that precision is not the head's own (bfloat16 on a CPU that does not multiply it), it is copied whole: 4 bytes a weight, for
+    student and teacher each, while a batch is compared.
+    """
 
     def __init__(self, tap: HeadTap, vocabulary: int) -> None:
         device = tap.hidden.device.type

@@ -167,6 +167,17 @@ def test_rows_that_may_be_longer_are_refused_with_the_way_out(arguments, how):
     assert WhiteBoxTrainer(**{**common, "train_dataset": stream, **rows, "max_length": 40})
 
 
+def test_padding_beyond_the_window_is_named(arguments):
+    """Rows of 40 tokens that are padded to 64: max_length=40 alone would be refused by the same words again."""
+    from conftest import build_tokenizer
+
+    from distill.pairs.collate import PairCollator
+
+    collator = PairCollator(build_tokenizer(), max_length=40, pad_to_multiple_of=64)
+    with pytest.raises(ValueError, match=r"up to 64 tokens with their padding.*no larger pad_to_multiple_of"):
+        trainer(arguments, [AttentionMaps({0: 0})], student=family("cohere2", sliding_window=40), collator=collator)
+
+
 def test_the_mixed_divergences_take_any_windows():
     model = family("cohere2")
     assert AttentionMaps({0: 0}, divergence="generalized_jsd").bind(model, build_model(seed=1))
