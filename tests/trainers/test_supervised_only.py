@@ -130,6 +130,24 @@ class Deaf(GPT2LMHeadModel):
         )
 
 
+class HardOfHearing(GPT2LMHeadModel):
+    """Its loss is a little too large where it is given the rows, by less than bfloat16 tells apart."""
+
+    def loss_function(self, logits, labels, vocab_size, shift_labels=None, **kwargs):
+        loss = super().loss_function(logits.float(), labels, vocab_size, shift_labels=shift_labels, **kwargs)
+        return loss if shift_labels is None else 1.01 * loss
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_loss_is_held_to_float32_whatever_the_logits_are_in(arguments, dtype):
+    """Before, in bfloat16 a loss might be off by 8 in 100."""
+    collator = PairCollator(build_tokenizer())
+    with pytest.raises(ValueError, match="HardOfHearing takes logits_to_keep and shift_labels, but gives"):
+        check_supervised_only(tiny(HardOfHearing).to(dtype), arguments(), collator, {}, True)
+    for model in (tiny(GPT2LMHeadModel), build_model(seed=7)):
+        check_supervised_only(model.to(dtype), arguments(), collator, {}, True)
+
+
 class Short(GPT2LMHeadModel):
     """An older signature."""
 
