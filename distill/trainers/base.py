@@ -22,7 +22,7 @@ from distill.trainers.causality import check_causal
 from distill.trainers.checks import check_kind, check_parallelism, check_processes, check_rows, limits_of
 from distill.trainers.finite_loss import FiniteLoss
 from distill.trainers.identity import describe_student
-from distill.trainers.packing_check import packed
+from distill.trainers.packing_check import check_packing, holds_bins, packed
 from distill.trainers.resume import Resumption
 from distill.trainers.row_sharing import arranged
 from distill.trainers.saving_check import check_can_be_saved
@@ -100,8 +100,7 @@ class PairTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
-        self.row_limits: RowLimits | None = None
-        self.limit_rows(limits_of(base_of(self.model)))
+        self._given_limits = getattr(self.data_collator, "limits", RowLimits())
         self.resumption = Resumption(self)
         self.finite = FiniteLoss(self)
         check_processes(self.train_dataset, self.args)
@@ -112,8 +111,15 @@ class PairTrainer(Trainer):
             self.train_dataset = packed(self)
 
     def _check_student(self, model: Any) -> None:
+        """Whatever is asked of a student; asked anew of each that `model_init` makes."""
+        self.row_limits: RowLimits | None = None  # those of another student are not its own
+        if isinstance(self.data_collator, PairCollator):
+            self.data_collator.limits = self._given_limits
+        self.limit_rows(limits_of(base_of(model)))
         check_student_keeps_gradients(model, self.args.device)
         check_causal(model, self.args.device)
+        if self.has_bins():
+            check_packing(self, model, use_cache=self.args.use_cache)
         check_can_be_saved(model)
         if is_adapted(model) and self.args.gradient_checkpointing:
             # the frozen embeddings' output has no gradient, so a checkpointed layer would have none either
@@ -127,6 +133,8 @@ class PairTrainer(Trainer):
         if hasattr(self, "finite"):  # not the first one, which is looked at when the trainer is made
             if trial is not None:
                 self.resumption.identity = None
+            if self.place_model_on_device:
+                model.to(self.args.device)
             self._check_student(model)
         return model
 
@@ -142,9 +150,16 @@ class PairTrainer(Trainer):
             return
         if isinstance(self.data_collator, PairCollator):
             self.data_collator.limits = self.data_collator.limits.tightened(limits)
+        for name, rows in self._rows().items():
+            check_rows(rows, name, self.data_collator, self.row_limits, say_what_is_cut=known is None)
+
+    def _rows(self) -> dict[str, Any]:
         evaluations = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval_dataset": self.eval_dataset}
-        for name, rows in {"train_dataset": self.train_dataset, **evaluations}.items():
-            check_rows(rows, name, self.data_collator, self.row_limits)
+        return {"train_dataset": self.train_dataset, **evaluations}
+
+    def has_bins(self) -> bool:
+        """Whether pairs share a row, in training or in evaluation."""
+        return isinstance(self.data_collator, PairCollator) and any(map(holds_bins, self._rows().values()))
 
     def create_accelerator_and_postprocess(self) -> None:
         """As Trainer's, and FSDP2 also on CPUs."""

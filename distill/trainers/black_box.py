@@ -1,5 +1,6 @@
 """Black-box distillation: supervised fine-tuning on the teacher's pairs. Look for a loss in here: there is none."""
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,7 @@ import datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from distill.generation.asking import generate
+from distill.models.adapters import base_of
 from distill.teachers.base import Teacher
 from distill.text.encode import Prompt
 from distill.trainers.base import PairTrainer
@@ -61,26 +63,31 @@ class BlackBoxTrainer(PairTrainer):
             if args is not None:
                 _ = args.device  # here several processes meet; then they share the work
             train_dataset = generate(teacher, prompts, **{"share": True, **(generation or {})})
+        self.supervised_only = supervised_only
         super().__init__(model, args, train_dataset=train_dataset, processing_class=processing_class, **kwargs)
+        if supervised_only:
+            collator: Any = self.data_collator
+            self.data_collator = replace(collator, supervised_only=True)
+
+    def _check_student(self, model: Any) -> None:
+        super()._check_student(model)
+        self.model_accepts_loss_kwargs = takes_items(base_of(model))  # Trainer looks at the first one only
         one_batch_a_step = self.args.gradient_accumulation_steps == 1 and self.args.world_size == 1
         if not (self.model_accepts_loss_kwargs or self.compute_loss_func or one_batch_a_step):
             raise ValueError(
-                f"{type(self.model).__name__} does not take num_items_in_batch, so Trainer would average the means of "
+                f"{type(model).__name__} does not take num_items_in_batch, so Trainer would average the means of "
                 "micro-batches, and the loss would depend on how a batch is split. Use gradient_accumulation_steps=1 in one "
                 "process, or give compute_loss_func=."
             )
         if not self.compute_loss_func:
-            check_one_batch_a_step(self, ", or give compute_loss_func=")
-        self.supervised_only = supervised_only
-        if supervised_only:
+            check_one_batch_a_step(self.args, model, ", or give compute_loss_func=")
+        if self.supervised_only:
             others = {
                 "compute_loss_func": self.compute_loss_func,
                 "compute_metrics": self.compute_metrics,
                 "preprocess_logits_for_metrics": self.preprocess_logits_for_metrics,
             }
-            check_supervised_only(self.model, self.args, self.data_collator, others, self.model_accepts_loss_kwargs)
-            collator: Any = self.data_collator
-            self.data_collator = replace(collator, supervised_only=True)
+            check_supervised_only(model, self.args, self.data_collator, others, self.model_accepts_loss_kwargs)
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -93,3 +100,14 @@ class BlackBoxTrainer(PairTrainer):
     def identity(self) -> dict[str, Any]:
         """As every trainer's; and whether sums are taken over the supervised positions alone."""
         return super().identity() | ({"supervised_only": True} if self.supervised_only else {})
+
+
+def takes_items(base: Any) -> bool:
+    """Whether a model's loss can be divided by `num_items_in_batch`, told as Trainer tells it.
+
+    Args:
+        base: without an adapter around it.
+    """
+    if hasattr(base, "accepts_loss_kwargs"):
+        return bool(base.accepts_loss_kwargs)
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(base.forward).parameters.values())

@@ -52,7 +52,7 @@ def check_kind(rows: Any, name: str) -> None:
         )
 
 
-def check_rows(rows: Any, name: str, collator: Any, limits: RowLimits) -> None:
+def check_rows(rows: Any, name: str, collator: Any, limits: RowLimits, say_what_is_cut: bool = True) -> None:
     """Refuse rows that cannot be learned from, as far as they can be seen before a training; those of a stream come to the collator.
 
     Args:
@@ -60,6 +60,7 @@ def check_rows(rows: Any, name: str, collator: Any, limits: RowLimits) -> None:
         name: for messages.
         collator: that of the trainer.
         limits: what the models can take of a row.
+        say_what_is_cut: log what `max_length` will cut.
 
     Raises:
         ValueError: see `check_pairs` and `PairCollator`.
@@ -67,15 +68,18 @@ def check_rows(rows: Any, name: str, collator: Any, limits: RowLimits) -> None:
     if isinstance(rows, PackedPairs):
         rows = rows.pairs
     if isinstance(rows, datasets.Dataset):
-        check_pairs(rows, name, getattr(collator, "max_length", None), limits)
+        check_pairs(rows, name, getattr(collator, "max_length", None), limits, say_what_is_cut)
     elif isinstance(rows, list | tuple) and isinstance(collator, PairCollator):
         if not len(rows):
             raise ValueError(f"{name} has no rows.")
         for i, row in enumerate(rows):
-            collator.document(row, f"row {i} of {name}")
+            for pair in row if isinstance(row, list) else [row]:  # a bin of pairs
+                collator.document(pair, f"row {i} of {name}")
 
 
-def check_pairs(pairs: datasets.Dataset, name: str, max_length: int | None, limits: RowLimits) -> None:
+def check_pairs(
+    pairs: datasets.Dataset, name: str, max_length: int | None, limits: RowLimits, say_what_is_cut: bool = True
+) -> None:
     """Refuse pairs that cannot be learned from, and log what `max_length` will cut. Vectorised: 1e6 rows in a second.
 
     Raises:
@@ -109,7 +113,7 @@ def check_pairs(pairs: datasets.Dataset, name: str, max_length: int | None, limi
     if limits.positions is not None and min(int(length.max()), limit) > limits.positions:
         raise ValueError(f"{name} has a row of {length.max()} tokens, but {limits.too_long()}")
     cut = length > limit
-    if cut.any():
+    if say_what_is_cut and cut.any():
         lost = int((length - limit)[cut].sum())
         logger.warning(
             "%s: %d of %d pairs are longer than max_length=%d and lose the end of their completion, %d of %d completion "

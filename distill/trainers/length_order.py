@@ -84,7 +84,13 @@ def row_lengths(rows: Any, max_length: int | None) -> list[int]:
     if isinstance(rows, datasets.Dataset):
         return pair_lengths(rows, limit).tolist()
     try:
-        return [min(len(row["prompt_ids"]) + len(row["completion_ids"]), limit) for row in rows]
+        return [
+            sum(
+                min(len(pair["prompt_ids"]) + len(pair["completion_ids"]), limit)
+                for pair in (row if isinstance(row, list) else [row])
+            )
+            for row in rows
+        ]
     except (KeyError, TypeError, IndexError):
         raise ValueError(
             f"train_sampling_strategy asks for the lengths of rows, and rows of this {type(rows).__name__} do not say them: they have no "

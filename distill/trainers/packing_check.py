@@ -16,6 +16,8 @@ from distill.pairs.packing import PackedPairs, pack_pairs
 
 logger = logging.getLogger(__name__)
 
+NO_INPUTS = ("labels", "ids", "logits_to_keep", "shift_labels")  # of a batch, where the logits of all tokens are wanted
+
 
 def packed(trainer: Any) -> PackedPairs:
     """The training pairs of a `PairTrainer` in bins; how full they are is logged.
@@ -41,6 +43,13 @@ def packed(trainer: Any) -> PackedPairs:
     bins = pack_pairs(pairs, collator.max_length, seed)
     logger.warning("%s", bins.describe(args.per_device_train_batch_size, seed))
     return bins
+
+
+def holds_bins(rows: Any) -> bool:
+    """Whether several pairs share a row: `PackedPairs`, or a list of lists of pairs."""
+    return isinstance(rows, PackedPairs) or (
+        isinstance(rows, list | tuple) and any(isinstance(row, list) for row in rows[:1])
+    )
 
 
 def check_packing(trainer: Any, model: Any, *, use_cache: bool) -> None:
@@ -97,6 +106,6 @@ def check_keeps_documents_apart(
 def _logits(model: Any, batch: Mapping[str, torch.Tensor], use_cache: bool) -> torch.Tensor:
     """`[tokens, V]` without padding, in the order of the documents."""
     device = model.get_input_embeddings().weight.device
-    inputs = {name: value.to(device) for name, value in batch.items() if name not in ("labels", "ids")}
+    inputs = {name: value.to(device) for name, value in batch.items() if name not in NO_INPUTS}
     logits: torch.Tensor = model(**inputs, use_cache=use_cache).logits
     return logits[document_tokens(inputs)]

@@ -2,25 +2,28 @@
 
 from typing import Any
 
+from transformers import TrainingArguments
+
 from distill.models.adapters import base_of
 
 ROUTER_LOSS = "router_loss"  # its name in the log
 
 
-def check_one_batch_a_step(trainer: Any, way_out: str = "") -> None:
+def check_one_batch_a_step(args: TrainingArguments, model: Any, way_out: str = "") -> None:
     """Refuse steps of several micro-batches for a student that adds something to its loss that is no sum over tokens.
 
     A router's loss is a product of means over a micro-batch: no way to add it up gives that of the whole batch. The white box
     could divide it, the black box cannot; both refuse, so that they train the same.
 
     Args:
-        trainer: of either kind.
+        args: of a trainer of either kind.
+        model: its student.
         way_out: one more than to switch it off, for the message.
 
     Raises:
         ValueError: names the setting.
     """
-    args, base = trainer.args, base_of(trainer.model)
+    base = base_of(model)
     if args.gradient_accumulation_steps == 1 and args.world_size == 1:
         return
     for setting, off in (("output_router_logits", "False"), ("z_loss_coefficient", "0")):

@@ -15,7 +15,6 @@ from distill.objectives import HiddenStates, Logits, Objective, Schedule
 from distill.objectives.base import bound_to, values_of
 from distill.objectives.streaming import only_summed
 from distill.pairs.collate import EMPTY, supervised_rows
-from distill.pairs.packing import PackedPairs
 from distill.pairs.row_limits import RowLimits
 from distill.signals import SignalRequest, Signals, SupervisedRows, run_with_taps
 from distill.signals.sources import SELF, is_students_own, teacher_side
@@ -97,7 +96,6 @@ class WhiteBoxTrainer(PairTrainer):
             **kwargs,
         )
         check_other_losses(self.args)
-        check_one_batch_a_step(self)
         check_teacher_is_everywhere(self.args)
         self.objectives = tuple(objectives)
         self._of_itself = is_students_own(teacher, self.model, gets_adapter=False)
@@ -105,7 +103,7 @@ class WhiteBoxTrainer(PairTrainer):
         other = teacher.model if isinstance(teacher, LocalTeacher) else teacher
         self._teacher_identity: str | None = None
         if not self._of_itself:
-            self.limit_rows(limits_of(base_of(other), "the teacher"))
+            self._teacher_limits = limits_of(base_of(other), "the teacher")  # before it is sharded, too
             if shard_teacher:  # before it is sharded, when every process sees its own part only
                 self._teacher_identity = describe_teacher(base_of(other), base_of(self.model))
             self.teacher_side = teacher_side(other, None, self.args.device, shard_teacher)
@@ -120,6 +118,7 @@ class WhiteBoxTrainer(PairTrainer):
             ValueError: something an objective needs cannot be had from these two models.
         """
         check_no_virtual_tokens(self.model)
+        check_one_batch_a_step(self.args, self.model)
         self.router_coefficient = router_coefficient(self.model)
         self.student: PreTrainedModel = base_of(self.model)  # unwrapped; self.model may be or come to be a wrapper
         if self._of_itself:
@@ -127,6 +126,7 @@ class WhiteBoxTrainer(PairTrainer):
         self.teacher = self.teacher_side.model
         vocabulary = None
         if not self._of_itself:
+            self.limit_rows(self._teacher_limits)
             vocabulary = compared_tokens(self.student, self.teacher, self.processing_class, self._tokenizer_of_teacher)
         if any(isinstance(o, Logits) and o.cross_entropy for o in self.objectives):
             self.limit_rows(RowLimits(labels=vocabulary))
@@ -143,7 +143,7 @@ class WhiteBoxTrainer(PairTrainer):
         self.projections: Projections = Projections(self.terms, self)
         if self.optimizer is not None:  # the caller's own
             self.projections.join(self.optimizer, self.lr_scheduler)
-        if isinstance(self.train_dataset, PackedPairs):
+        if self.has_bins():
             check_packing(self, self.teacher, use_cache=False)
             if any(isinstance(o, HiddenStates) and o.distance == "cka" for o in self.objectives):
                 raise ValueError(
@@ -160,8 +160,6 @@ class WhiteBoxTrainer(PairTrainer):
         """As `PairTrainer`'s; the terms are bound to the new student."""
         model = super().call_model_init(trial)
         if hasattr(self, "terms"):
-            if self.place_model_on_device:
-                model.to(self.args.device)
             self.model, self.optimizer, self.lr_scheduler = model, None, None  # as Trainer does once it has the model
             self.bind()
         return model

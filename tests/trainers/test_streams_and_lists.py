@@ -13,6 +13,7 @@ from white_box_runs import black_box_trainer, gradient_of_one_step, trainer, wei
 
 from distill import BlackBoxTrainer, Logits
 from distill.pairs.collate import PairCollator
+from distill.pairs.packing import pack_pairs
 
 GOOD = {"id": "good", "prompt_ids": [5, 6], "completion_ids": [7, 8, 2]}
 
@@ -54,6 +55,37 @@ def test_a_bad_row_of_a_list_or_a_stream_is_refused_by_its_id(arguments, build, 
     with pytest.raises(ValueError, match=message):
         run.train()
     assert run.state.global_step == 1  # the good rows before it were learned
+
+
+@pytest.mark.parametrize("build", [black_box_trainer, white])
+def test_a_list_of_bins_is_checked_and_trained_on(arguments, build):
+    """The collator takes them; before, they were refused as rows without columns."""
+    bins = [[GOOD, GOOD], [GOOD]] * 4
+    build(arguments, pairs=bins, max_steps=2).train()
+    bins[1] = [GOOD, {**GOOD, "id": "bad", "completion_ids": [400]}]
+    with pytest.raises(ValueError, match="Pair bad has token id 400"):
+        build(arguments, pairs=bins)
+
+
+def test_of_bins_every_model_is_asked_whether_it_keeps_their_pairs_apart(arguments):
+    bins = [[GOOD, GOOD], [GOOD]] * 4
+    config = AutoConfig.for_model("mamba", vocab_size=320, hidden_size=32, num_hidden_layers=2, state_size=4)
+    mamba = AutoModelForCausalLM.from_config(config)
+    for rows in (bins, pack_pairs(build_pairs(8), 64)):
+        with pytest.raises(ValueError, match="MambaForCausalLM .*packed pairs apart"):
+            black_box_trainer(arguments, pairs=rows, student=mamba)
+        with pytest.raises(ValueError, match="MambaForCausalLM .*packed pairs apart"):
+            white(arguments, pairs=rows, teacher=mamba)
+
+
+def test_what_is_cut_is_said_once(arguments, caplog):
+    """Before, once for the student's limits, once for the teacher's and once for the labels'."""
+    collator = PairCollator(build_tokenizer(), max_length=6)
+    pairs = datasets.Dataset.from_list([GOOD, {**GOOD, "id": "long", "completion_ids": [7] * 9}])
+    trainer(
+        arguments, [Logits(cross_entropy=0.5)], pairs=pairs, collator=collator, student=build_model(seed=7, max_position_embeddings=256)
+    )  # fmt: skip
+    assert caplog.text.count("longer than max_length=6") == 1
 
 
 def test_rows_of_an_evaluation_are_checked_too(arguments):

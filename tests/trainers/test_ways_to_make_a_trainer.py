@@ -7,12 +7,19 @@ import torch
 from conftest import build_model, build_pairs, build_tokenizer
 from process_runs import in_folder
 from processes import run_processes
-from transformers import TrainerCallback
+from test_router_loss import moe
+from test_supervised_only import Short, tiny
+from transformers import MambaConfig, MambaForCausalLM, TrainerCallback
 from white_box_runs import black_box_trainer, trainer, weights_of
 
 from distill import AttentionMaps, BlackBoxTrainer, HiddenStates, Logits, WhiteBoxTrainer
 from distill.models.adapters import lora_config
 from distill.trainers import term_sums
+
+
+def mamba():
+    return MambaForCausalLM(MambaConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2, state_size=4))
+
 
 NARROW = {"hidden_size": 16, "num_attention_heads": 2}  # so that HiddenStates learns projections
 
@@ -93,6 +100,59 @@ def test_each_new_student_is_looked_at(arguments):
     models = iter([build_model(seed=7), BertLMHeadModel(BertConfig(vocab_size=320, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16))])  # fmt: skip
     run = BlackBoxTrainer(model_init=lambda: next(models), **common(arguments))
     with pytest.raises(ValueError, match="BertLMHeadModel sees the tokens it is to predict"):
+        run.train()
+
+
+def strange(**changes):
+    """A student whose loss knows nothing of `num_items_in_batch`."""
+    model = build_model(seed=7, **changes)
+    model.accepts_loss_kwargs = False
+    return model
+
+
+SECOND = {
+    "rows it cannot take": ({}, lambda: build_model(max_position_embeddings=8), "the model has 8 positions"),
+    "a loss of means": ({"gradient_accumulation_steps": 2}, strange, "does not take num_items_in_batch"),
+    "a router's loss": ({"gradient_accumulation_steps": 2}, lambda: moe(0.1), "has output_router_logits=True"),
+    "no supervised_only": ({"supervised_only": True}, lambda: tiny(Short), "Short does not take logits_to_keep"),
+}
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_a_second_student_is_asked_all_that_the_first_one_was(arguments, name):
+    settings, make, words = SECOND[name]
+    own = {"supervised_only": True} if settings.pop("supervised_only", False) else {}
+    models = iter([build_model(seed=7), make()])
+    run = BlackBoxTrainer(model_init=lambda: next(models), **common(arguments, **settings), **own)
+    with pytest.raises(ValueError, match=words):
+        run.train()
+    if name in ("rows it cannot take", "a router's loss"):
+        models = iter([build_model(seed=7), make()])
+        run = WhiteBoxTrainer(
+            model_init=lambda: next(models), teacher=build_model(seed=1), objectives=[Logits()], **common(arguments, **settings)
+        )  # fmt: skip
+        with pytest.raises(ValueError, match=words):
+            run.train()
+
+
+@pytest.mark.parametrize("way", ["black box", "white box"])
+def test_the_limits_of_a_student_that_is_gone_hold_no_longer(arguments, way):
+    """A vocabulary of 320 and then of 384: its rows are refused no more; the teacher's limits stay."""
+    kind, own = WAYS[way]
+    own = own if kind is BlackBoxTrainer else {"teacher": build_model(seed=1), **own, "objectives": [HiddenStates()]}
+    models = iter([build_model(seed=7, max_position_embeddings=64), build_model(seed=7, max_position_embeddings=256)])
+    run = kind(model_init=lambda: next(models), **{**common(arguments), **own})
+    assert run.row_limits.positions == run.data_collator.limits.positions == 64
+    run.train()
+    assert run.row_limits.positions == run.data_collator.limits.positions == (256 if kind is BlackBoxTrainer else 128)
+
+
+def test_a_second_student_is_asked_whether_it_keeps_packed_pairs_apart(arguments):
+    models = iter([build_model(seed=7), mamba()])
+    run = BlackBoxTrainer(
+        model_init=lambda: next(models), packing=True, max_length=64, supervised_only=True, **common(arguments)
+    )
+    with pytest.raises(ValueError, match="MambaForCausalLM .*packed pairs apart"):
         run.train()
 
 
