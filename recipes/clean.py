@@ -57,6 +57,12 @@ class CleanArguments(ReadingArguments):
     )
     near_threshold: float = field(default=0.7, metadata={"help": "Share of common runs of three words."})
     broken: bool = field(default=True, metadata={"help": "Leave out blank completions and broken characters."})
+    turns: str = field(
+        default="last",
+        metadata={
+            "help": "Of rows with messages: loss on the last or on all turns of the assistant, or each in a row."
+        },
+    )
     drop_cut: bool = field(default=False, metadata={"help": "Leave out completions cut at the limit."})
     min_tokens: int | None = field(default=None, metadata={"help": "Of a completion."})
     max_tokens: int | None = field(default=None, metadata={"help": "Of a completion."})
@@ -84,7 +90,9 @@ def main(argv: list[str] | None = None) -> None:
     if not args.report_only and Path(args.output).exists():
         raise ValueError(f"{args.output} exists already; give another --output, or remove it first.")
     reading = reading_of(args, args.output)
-    pairs = load_pairs(args.pairs, load_tokenizer(args.tokenizer) if args.tokenizer else None, **reading)
+    pairs = load_pairs(
+        args.pairs, load_tokenizer(args.tokenizer) if args.tokenizer else None, turns=args.turns, **reading
+    )
 
     steps: list[Step] = []
     whole = pairs

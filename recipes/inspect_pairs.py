@@ -37,6 +37,12 @@ class InspectArguments(ReadingArguments):
     tokenizer: str | None = field(
         default=None, metadata={"help": "Model whose tokens these are; by default the teacher's, where it lies here."}
     )
+    turns: str = field(
+        default="last",
+        metadata={
+            "help": "Of rows with messages: loss on the last or on all turns of the assistant, or each in a row."
+        },
+    )
     max_length: int | None = field(default=None, metadata={"help": "Longest row of the training, in tokens."})
     batch_size: int = field(default=8, metadata={"help": "Rows a batch, for the share of padding."})
     row: str | None = field(
@@ -85,7 +91,7 @@ def _load(args: InspectArguments) -> tuple[PreTrainedTokenizerBase, datasets.Dat
     reading = reading_of(args, args.pairs if Path(args.pairs).exists() else Path(args.pairs).name)
     if args.tokenizer:
         tokenizer = load_tokenizer(args.tokenizer)
-        return tokenizer, load_pairs(args.pairs, tokenizer, **reading)
+        return tokenizer, load_pairs(args.pairs, tokenizer, turns=args.turns, **reading)
     pairs = load_pairs(args.pairs, **reading)
     teachers = sorted(set(pairs["teacher"][:]))
     if len(teachers) == 1 and (teachers[0] in EMBEDDED or Path(teachers[0]).is_dir()):

@@ -27,7 +27,9 @@ def check_rich() -> None:
         raise ValueError("Inspecting pairs needs the 'rich' package: pip install 'distill[inspect]'.") from None
 
 
-def show(parts: Sequence[Any], *, svg: str | Path | None = None, title: str = "distill inspect") -> None:
+def show(
+    parts: Sequence[Any], *, svg: str | Path | None = None, title: str = "distill inspect", width: int = WIDTH
+) -> None:
     """Print renderables, and save them as a terminal picture.
 
     Colours are left out where the output is no terminal, or where `NO_COLOR` is set; the picture has them always.
@@ -36,6 +38,7 @@ def show(parts: Sequence[Any], *, svg: str | Path | None = None, title: str = "d
         parts: from `preflight_table` and its siblings.
         svg: file to write, or None.
         title: of the picture's window.
+        width: of the picture, in columns.
 
     Raises:
         ValueError: the `rich` package is missing.
@@ -48,7 +51,7 @@ def show(parts: Sequence[Any], *, svg: str | Path | None = None, title: str = "d
     console.print(*parts, sep="\n")
     if svg is not None:
         picture = Console(
-            file=StringIO(), record=True, width=WIDTH, force_terminal=True, color_system="truecolor", no_color=False,
+            file=StringIO(), record=True, width=width, force_terminal=True, color_system="truecolor", no_color=False,
             highlight=False,
         )  # fmt: skip
         picture.print(*parts, sep="\n")

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from itertools import pairwise
 
 import pytest
 from conftest import build_model, build_tokenizer
@@ -11,6 +12,7 @@ from distill.recipes import clean, inspect_pairs
 from rich.cells import cell_len
 from rich.console import Console, Group
 from test_contamination import QUESTION
+from tool_chats import TALK, WEATHER, chat_tokenizer
 from test_preflight import row
 
 from distill import cli, load_pairs
@@ -284,3 +286,18 @@ def test_another_models_tokenizer_is_told_and_ends_with_status_1(folder, monkeyp
         inspect_pairs.main(["other.jsonl", "--tokenizer", "model"])
     assert stopped.value.code == 1
     assert "they are another tokenizer's; give that model's tokenizer" in " ".join(capsys.readouterr().out.split())
+
+
+def test_inspect_shows_which_turns_of_a_conversation_with_calls_carry_loss(tmp_path, capsys):
+    """Calls and answers are underlined, nothing else; `--turns last` only the last."""
+    chat_tokenizer("llama3_1").save_pretrained(tmp_path / "student")
+    (tmp_path / "calls.jsonl").write_text(json.dumps({"messages": TALK, "tools": [WEATHER]}))
+    flags = [str(tmp_path / "calls.jsonl"), "--tokenizer", str(tmp_path / "student"), "--tokens", "9999", "--turns"]
+    for turns, said in (("all", ["get_weather", "It is three"]), ("last", ["It is three"])):
+        inspect_pairs.main([*flags, turns])
+        lines = capsys.readouterr().out.splitlines()
+        marked = [(one, marks) for one, marks in pairwise(lines) if "▔" in marks and set(marks) <= {"▔", " "}]
+        found = "".join(c for one, marks in marked for c, mark in zip(one, marks, strict=False) if mark == "▔")
+        assert all(word in found.replace("·", " ") for word in said)
+        assert "degrees" not in found
+        assert found.count("<|eot_id|>") == len(said)
