@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from distill.curation.turn_borders import turn_borders
 from distill.pairs.measures import PairArrays
 
 LEVELS = ("error", "warning", "info")
@@ -31,7 +32,7 @@ class Look:
         added = tokenizer.added_tokens_decoder
         # written out, a character alone would be found in any text
         self.control = {i: token.content for i, token in added.items() if token.special and len(token.content) > 1}
-        self.arrays = PairArrays(pairs, max_length, inner=self.control)
+        self.arrays = PairArrays(pairs, max_length, inner=turn_borders(tokenizer, model))
         self.rows = len(pairs)
         self.figures: dict[str, Any] = {"rows": self.rows, "max_length": max_length}
         self.findings: list[Finding] = []

@@ -1,6 +1,5 @@
 """Tokenising a data set: rows of text as pairs, in batches, once; what was made is kept for the next time."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +8,15 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from distill.basics.fingerprint import fingerprint
-from distill.text.dates import day_settings
+from distill.pairs.arrows_nulls import filled_columns
+from distill.pairs.tokenizer_state import tokenizer_state
 from distill.text.messages import without_nulls
 from distill.text.rows import SAYS_A_ROW, encode_rows
 
 ROWS_AT_ONCE = 1000
-_VERSION = 1  # of what is made of a row: part of the key under which it is kept
+_VERSION = 2  # of what is made of a row: part of the key under which it is kept
+_IDS = ("prompt_ids", "completion_ids")
+_READ = (*SAYS_A_ROW, *_IDS, "loss_mask", "finish_reason")
 _MADE = {
     "prompt_ids": datasets.List(datasets.Value("int32")),
     "completion_ids": datasets.List(datasets.Value("int32")),
@@ -22,10 +24,16 @@ _MADE = {
 }
 
 
-def is_text(columns: Any) -> bool:
-    """Whether rows with these columns have text, or messages, that can be tokenised, and no token ids."""
-    names = set(columns or ())
-    return not names & {"prompt_ids", "completion_ids"} and ("messages" in names or names >= {"prompt", "completion"})
+def _says(columns: Any) -> bool:
+    """Whether rows with these columns can have text, or messages, that can be tokenised."""
+    return "messages" in columns or {"prompt", "completion"} <= set(columns)
+
+
+def _is_text(row: Any) -> bool:
+    """Whether a row has text, or messages, and no token ids."""
+    if not isinstance(row, Mapping) or any(row.get(name) is not None for name in _IDS):
+        return False
+    return _says([column for column, value in row.items() if value is not None])
 
 
 def tokenised(
@@ -35,7 +43,8 @@ def tokenised(
 
     A `datasets.Dataset` is mapped in batches of 1,000, and what was made is found again by the next call (in `datasets`' cache, under
     a key of the rows, the tokenizer, its template and the day that it writes). An `IterableDataset` is tokenised as it is read, a
-    list at once. Columns that say nothing to a chat template are kept. Rows that already have `prompt_ids` are pairs.
+    list at once. Columns that say nothing to a chat template are kept. A row that has token ids already is a pair, and keeps them and its
+    `loss_mask`; a `loss_mask` beside text is refused.
 
     Args:
         rows: with `messages` (and `tools`), or `prompt` and `completion`; see `distill.text.rows.encode_rows`.
@@ -50,19 +59,26 @@ def tokenised(
         >>> tokenised(datasets.load_dataset("HuggingFaceTB/smoltalk", split="train"), tokenizer).column_names
         ['source', 'prompt_ids', 'completion_ids', 'loss_mask']
     """
-    if isinstance(rows, datasets.IterableDataset):
-        columns = rows.column_names or list(next(iter(rows), {}))
-    elif isinstance(rows, datasets.Dataset):
-        columns = rows.column_names
+    if isinstance(rows, list):
+        found: Any = _listed if any(map(_is_text, rows)) else None
     else:
-        columns = list(rows[0]) if isinstance(rows, list) and len(rows) and isinstance(rows[0], Mapping) else []
-    if not is_text(columns):
+        found = _mapped if _has_text(rows) else None
+    if found is None:
         return rows
     if tokenizer is None:
         raise ValueError(f"{name} has text and no token ids; give processing_class=, the student's tokenizer.")
-    if isinstance(rows, list):
-        return _listed(rows, tokenizer, turns, name)
-    return _mapped(rows, columns, tokenizer, turns, name)
+    return found(rows, tokenizer, turns, name)
+
+
+def _has_text(rows: Any) -> bool:
+    if isinstance(rows, datasets.Dataset):
+        # in a data set of pairs no row is without ids
+        filled = [name for name in _IDS if name in rows.column_names and not rows.data.column(name).null_count]
+        return _says(rows.column_names) and len(filled) < len(_IDS)
+    if isinstance(rows, datasets.IterableDataset):
+        columns = rows.column_names or list(next(iter(rows), {}))
+        return _says(columns) and not set(_IDS) & set(columns)
+    return False
 
 
 def _listed(rows: list[Any], tokenizer: PreTrainedTokenizerBase, turns: str, name: str) -> list[dict[str, Any]]:
@@ -74,23 +90,33 @@ def _listed(rows: list[Any], tokenizer: PreTrainedTokenizerBase, turns: str, nam
     return made
 
 
-def _mapped(rows: Any, columns: list[str], tokenizer: PreTrainedTokenizerBase, turns: str, name: str) -> Any:
+def _mapped(rows: Any, tokenizer: PreTrainedTokenizerBase, turns: str, name: str) -> Any:
+    shown, of_dataset = rows, isinstance(rows, datasets.Dataset)
+    rows = rows.with_format(None)  # arrays and tables are no messages
     features = rows.features
+    columns = rows.column_names or list(next(iter(rows), {}))
     told = [column for column in columns if column in SAYS_A_ROW]
     others = [column for column in columns if column not in told]
     # one row may give several pairs only if all columns are made anew
-    given = columns if turns == "each" else [*told, *(column for column in others if column == "finish_reason")]
-    # what Arrow keeps as structs has in every row every key that any row has; what it keeps as JSON is as it was written
-    filled = [column for column in told if features is not None and "Json" not in repr(features[column])]
     settings: dict[str, Any] = {
-        "batched": True, "batch_size": ROWS_AT_ONCE, "input_columns": given, "with_indices": True,
-        "remove_columns": columns if turns == "each" else told,
+        "batched": True, "batch_size": ROWS_AT_ONCE, "with_indices": True, "remove_columns": columns if turns == "each" else told,
     }  # fmt: skip
     if features is not None:
-        settings["features"] = datasets.Features({column: features[column] for column in others} | _MADE)
-    if isinstance(rows, datasets.Dataset):
+        kept = {column: features[column] for column in others}
+        if "finish_reason" in kept:
+            kept["finish_reason"] = datasets.Value("string")
+        settings["features"] = datasets.Features(kept | _MADE)
+    if of_dataset:
         settings |= {"desc": f"tokenising {name}", "new_fingerprint": _key(rows, tokenizer, turns)}
-    return rows.map(_Encode(tokenizer, turns, name, given, others if turns == "each" else [], filled), **settings)
+    encode = _Encode(tokenizer, turns, name, others if turns == "each" else [], filled_columns(rows, told))
+    made = rows.map(encode, **settings)
+    if of_dataset:
+        return (
+            made
+            if shown.format["type"] is None
+            else made.with_format(shown.format["type"], **shown.format["format_kwargs"])
+        )
+    return made if shown._formatting is None else made.with_format(shown._formatting.format_type)
 
 
 @dataclass
@@ -100,27 +126,22 @@ class _Encode:
     tokenizer: PreTrainedTokenizerBase
     turns: str
     name: str
-    given: list[str]
     others: list[str]
     filled: list[str]
 
-    def __call__(self, *columns: Any) -> dict[str, list[Any]]:
-        *values, numbers = columns
+    def __call__(self, batch: Mapping[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
+        names = [column for column in batch if column in _READ or column in self.others]
+        columns = [batch[column] for column in names]
         rows = [
-            {
-                c: without_nulls(v) if c in self.filled else v
-                for c, v in zip(self.given, row, strict=True)
-                if v is not None
-            }
-            for row in zip(*values, strict=True)
+            {c: without_nulls(v) if c in self.filled else v for c, v in zip(names, row, strict=True) if v is not None}
+            for row in zip(*columns, strict=True)
         ]
-        made: dict[str, list[Any]] = {column: [] for column in (*self.others, *_MADE)}
+        ends = ["finish_reason"] if "finish_reason" in batch else []
+        made: dict[str, list[Any]] = {column: [] for column in (*self.others, *ends, *_MADE)}
         for row, pairs in _encoded(rows, self.tokenizer, self.turns, self.name, int(numbers[0])):
             for n, pair in enumerate(pairs):
-                for column in _MADE:
-                    made[column].append(pair.get(column))
-                beside = row | _numbered(row, n, len(pairs))
-                for column in self.others:
+                beside = row | _numbered(row, n, len(pairs)) | dict.fromkeys(_MADE) | pair
+                for column in made:
                     made[column].append(beside.get(column))
         return made
 
@@ -128,7 +149,24 @@ class _Encode:
 def _encoded(
     rows: list[Any], tokenizer: Any, turns: str, name: str, first: int
 ) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
-    for number, (row, pairs) in enumerate(zip(rows, encode_rows(rows, tokenizer, turns=turns), strict=True), first):
+    """Each row with its pairs; a row that has ids is one."""
+    made = iter(encode_rows([row for row in rows if _is_text(row)], tokenizer, turns=turns))
+    for number, row in enumerate(rows, first):
+        pairs: Any
+        if _is_text(row):
+            pairs = next(made)
+        elif isinstance(row, Mapping) and all(row.get(column) is not None for column in _IDS):
+            pairs = [{column: row[column] for column in (*_MADE, "finish_reason") if row.get(column) is not None}]
+        else:
+            has = (
+                [column for column in row if row[column] is not None]
+                if isinstance(row, Mapping)
+                else type(row).__name__
+            )
+            pairs = ValueError(
+                f"It has {', '.join(has) if isinstance(has, list) else has}; it must have messages, or prompt and completion, or both "
+                "of prompt_ids and completion_ids."
+            )
         if isinstance(pairs, ValueError):
             raise ValueError(f"{name}, row {number}: {pairs}")
         yield row, pairs
@@ -140,14 +178,5 @@ def _numbered(row: Mapping[str, Any], number: int, count: int) -> dict[str, Any]
 
 
 def _key(rows: datasets.Dataset, tokenizer: Any, turns: str) -> str:
-    """What decides the tokens: the rows, the tokenizer without its settings of padding and cutting, the template and its day."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    # settings of padding and cutting, which earlier calls leave there, are written before the tokens
-    whole = repr(sorted(tokenizer.get_vocab().items())) if backend is None else backend.to_str()
-    tokens = hashlib.sha256((whole.partition('"added_tokens":[')[2] or whole).encode()).hexdigest()
-    chat = (
-        repr(tokenizer.chat_template),
-        repr(sorted(tokenizer.special_tokens_map.items(), key=str)),
-        day_settings(tokenizer),
-    )
-    return fingerprint(rows._fingerprint, tokens, *chat, turns, _VERSION)
+    """What decides the tokens."""
+    return fingerprint(rows._fingerprint, *tokenizer_state(tokenizer), turns, _VERSION)

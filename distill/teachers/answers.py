@@ -9,10 +9,10 @@ from transformers import PreTrainedTokenizerBase
 
 from distill.basics.terminal import printable
 from distill.teachers.base import Completion, Refusal
-from distill.teachers.ends import FILTERED, LENGTH, STOP, bare_end, read_end
 from distill.teachers.judgements import Malformed
 from distill.teachers.messages import read_message
 from distill.text.encode import CLOSE, OPEN, Prompt, encode_completion, opens_trace, turn_end_id
+from distill.text.ends import FILTERED, LENGTH, STOP, bare_end, read_end
 from distill.text.traces import completion_text, fit_trace
 
 
@@ -136,7 +136,7 @@ def completion_of(
         answer: of the server.
         prompt: as it was asked.
         tokenizer: of the student.
-        meanings: of finish reasons that are not known (`distill.teachers.ends`).
+        meanings: of finish reasons that are not known (`distill.text.ends`).
 
     Returns:
         A completion; or why it cannot be one, with the answer itself, which was paid for.

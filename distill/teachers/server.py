@@ -16,11 +16,11 @@ from distill.teachers.answers import Answer, completion_of, read_answers
 from distill.teachers.base import Ask, Completion, Refusal, Sampling
 from distill.teachers.concurrency import UnderWay
 from distill.teachers.endpoint import Endpoint, checked_url
-from distill.teachers.ends import changed_meanings, checked_meanings, read_meanings
 from distill.teachers.judgements import Malformed, Refused
 from distill.teachers.listing import Listing
 from distill.text.dates import day_settings
 from distill.text.encode import Prompt, as_prompt, encode_prompt
+from distill.text.ends import changed_meanings, checked_meanings, read_meanings
 from distill.text.messages import as_sent
 
 # What a server needs to be told to draw from the model itself, and to show the tokens: vLLM takes top-k, top-p and a
@@ -59,7 +59,7 @@ class ServerTeacher:
         extra_body: further fields of every request, e.g. `{"top_k": 20}`, or others in place of ours; `None` as a value
             leaves a field out: `{"max_tokens": None, "max_completion_tokens": 256}`. They are part of `identity`.
         finish_reasons: what further finish reasons of a server mean, `{"done": "stop"}`; `"null"` stands for none. Those of
-            the usual servers are known (`distill.teachers.ends`).
+            the usual servers are known (`distill.text.ends`).
         name: what pairs are labelled with; by default the model's name.
 
     Raises:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from distill.text.call_forms import as_template_wants
 from distill.text.dates import dated, template_day
 from distill.text.messages import Messages
 
@@ -17,22 +18,35 @@ OPEN, CLOSE = "<think>", "</think>"
 _MARKERS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")  # around what the assistant says, in templates that mark it
 _BORDERS = ("\U000f0000", "\U000f0001")  # around control tokens in text from outside, by `mark_control_tokens`
 _ROLES = ("system", "user", "assistant", "tool")  # without control tokens, whatever the tokenizer
+# what an assistant says; arguments of a call may quote a tag, which is then no token
+_WORDS = ("content", "reasoning_content")
 WORD = "qzdistillqz"  # a word that no template has and none takes apart
 _known: "weakref.WeakKeyDictionary[Any, tuple[Any, Chat]]" = weakref.WeakKeyDictionary()
 
 
 def chat_of(tokenizer: "PreTrainedTokenizerBase") -> "Chat":
     """What is known of this tokenizer's template, made once as long as neither changes."""
-    state = (
-        repr(tokenizer.chat_template),
-        repr(sorted(tokenizer.special_tokens_map.items(), key=str)),
-        tokenizer.chat_control_tokens,
-        len(tokenizer),
-    )
+    state = chat_state(tokenizer)
     found = _known.get(tokenizer)
     if found is None or found[0] != state:
         _known[tokenizer] = found = (state, Chat(tokenizer))
     return found[1]
+
+
+def chat_state(tokenizer: "PreTrainedTokenizerBase") -> tuple[str, ...]:
+    """All that can be changed in a tokenizer and decides the tokens of a conversation, but for the vocabulary; plain and quick."""
+    return (
+        repr(tokenizer.chat_template),
+        repr(sorted(tokenizer.special_tokens_map.items(), key=str)),
+        repr(tokenizer.chat_control_tokens),
+        str(len(tokenizer)),
+        repr(_around(tokenizer)),
+    )
+
+
+def _around(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """A letter as the tokenizer encodes a text by itself, with what it puts around one (`add_bos_token`, a post-processor)."""
+    return list(tokenizer("a", return_attention_mask=False, return_token_type_ids=False)["input_ids"])
 
 
 class Chat:
@@ -84,7 +98,9 @@ class Chat:
         """The messages, each field with borders around the control tokens in it."""
         return [
             {
-                name: value if value in _ROLES else self.marked(value, message["role"] == "assistant")
+                name: value
+                if value in _ROLES
+                else self.marked(value, message["role"] == "assistant" and name in _WORDS)
                 for name, value in message.items()
             }
             for message in messages
@@ -131,9 +147,10 @@ class Chat:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         render: Any = render_jinja_template
+        template = self.template(tools)
         try:
             texts, places = render(
-                [messages], tools=tools, chat_template=self.template(tools), add_generation_prompt=not ended,
+                [as_template_wants(messages, template, self.specials)], tools=tools, chat_template=template, add_generation_prompt=not ended,
                 return_assistant_tokens_mask=marks, **{**self.specials, **(values or {})},
             )  # fmt: skip
         except (
@@ -170,9 +187,27 @@ class Chat:
             for ids, alone in zip(found, self.encode(texts), strict=True)
         ]
 
-    def offsets(self, text: str) -> list[tuple[int, int]]:
-        """From where to where in the text each of its tokens stands, as `encode` makes them."""
-        return list(self._call([text], return_offsets_mapping=True)["offset_mapping"][0])
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """From where to where in the text each of its tokens stands, as `encode_after` makes them.
+
+        Blanks that the tokenizer counts to no token (`trim_offsets`) belong to the tokens that have no other place.
+        """
+        line = "\n" if self._puts_a_blank_before else ""
+        made = self._call([line + text], return_offsets_mapping=True)
+        found = list(made["offset_mapping"][0])
+        if line:
+            before = self.encode([line])[0]
+            if made["input_ids"][0][: len(before)] == before:
+                found = [(max(start - 1, 0), max(stop - 1, 0)) for start, stop in found[len(before) :]]
+            else:
+                found = list(self._call([text], return_offsets_mapping=True)["offset_mapping"][0])
+        last = 0
+        for i, (start, stop) in enumerate(found):
+            if start == stop:
+                found[i] = (last, next((begin for begin, end in found[i:] if begin < end), len(text)))
+            else:
+                last = stop
+        return found
 
     def _call(self, texts: list[str], **more: Any) -> Any:
         return self.tokenizer(
@@ -195,7 +230,7 @@ class Chat:
 
         What it puts *behind* one (`add_eos_token`) would stand between a prompt and its completion, and is left out.
         """
-        usual = list(self.tokenizer("a", return_attention_mask=False)["input_ids"])
+        usual = _around(self.tokenizer)
         bare = self.encode(["a"])[0]
         start = next((i for i in range(len(usual)) if usual[i : i + len(bare)] == bare), 0)
         return usual[:start]
@@ -239,7 +274,9 @@ class Chat:
     @cached_property
     def special_or_bordered(self) -> re.Pattern[str]:
         """A token from outside between borders (group 1), a border alone, or a special token that is no tag of a trace."""
-        special = _pattern(frozenset(self.tokenizer.all_special_tokens) - {OPEN, CLOSE}).pattern
+        # all that decoding leaves out, as in a teacher's completions; `all_special_tokens` are only those with a name
+        added = self.tokenizer.added_tokens_decoder.values()
+        special = _pattern(frozenset(token.content for token in added if token.special) - {OPEN, CLOSE}).pattern
         first, last = _BORDERS
         return re.compile(f"{first}({self._everywhere.pattern}){last}|[{first}{last}]|{special}")
 
@@ -256,7 +293,9 @@ def control_tokens(tokenizer: "PreTrainedTokenizerBase") -> frozenset[str]:
     some put a token together from pieces (Phi-4-mini); so a conversation is rendered and looked through as well.
     """
     special = tuple((name, token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str))
-    written = _written_by(str(tokenizer.chat_template or ""), special)
+    template: Any = tokenizer.chat_template or ""
+    several = template.values() if isinstance(template, dict) else [template]
+    written = "\0".join(_written_by(one, special) for one in several)
     listed = {OPEN, CLOSE, *(tokenizer.chat_control_tokens or ())}
     return frozenset(
         token.content

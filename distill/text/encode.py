@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill.text.chat import CLOSE, OPEN, WORD, chat_of, control_tokens
 from distill.text.messages import Messages, Prompt, check_messages, read_messages
+from distill.text.results import in_order_of_calls
 from distill.text.shown import check_shown
 
 if TYPE_CHECKING:
@@ -16,7 +17,13 @@ __all__ = [
 ]  # fmt: skip
 
 
-def as_prompt(prompt: Prompt, tokenizer: "PreTrainedTokenizerBase", chat: bool | None = None) -> Prompt:
+def as_prompt(
+    prompt: Prompt,
+    tokenizer: "PreTrainedTokenizerBase",
+    chat: bool | None = None,
+    tools: Sequence[dict[str, Any]] | None = None,
+    values: dict[str, Any] | None = None,
+) -> Prompt:
     """What is really asked: a bare string becomes one user turn if the tokenizer has a chat template.
 
     Args:
@@ -24,6 +31,7 @@ def as_prompt(prompt: Prompt, tokenizer: "PreTrainedTokenizerBase", chat: bool |
             (`distill.text.messages`).
         chat: `None` wraps a string when there is a template; `False` leaves strings as plain text to be continued;
             `True` demands a template.
+        tools, values: what the template is given beside the messages.
 
     Raises:
         ValueError: messages, or `chat=True`, with a tokenizer that has no chat template; messages of another shape, or with a
@@ -38,7 +46,8 @@ def as_prompt(prompt: Prompt, tokenizer: "PreTrainedTokenizerBase", chat: bool |
     messages, _ = read_messages(prompt)
     if not has_template:
         raise ValueError("The prompt is a list of messages, but this tokenizer has no chat template; give plain text.")
-    check_shown(chat_of(tokenizer), messages)
+    messages = in_order_of_calls(chat_of(tokenizer), messages, tools, values)
+    check_shown(chat_of(tokenizer), messages, tools, values)
     return messages
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 Messages = list[dict[str, Any]]
@@ -9,6 +10,7 @@ Prompt = str | Messages
 
 REASONING = ("reasoning_content", "thinking", "reasoning")  # one thing under three names; templates read the first
 MARKS = ("weight", "train", "training", "loss")  # whether a turn is to be trained on, as different tools write it
+RESULTS = ("tool", "function", "ipython")  # who says what a call gave, under different names
 SHAPE = "{'role': text, 'content': text}"
 
 
@@ -56,6 +58,11 @@ def read_messages(messages: Any, ignore: Collection[str] = ()) -> tuple[Messages
             raise ValueError(
                 f"A prompt is text or a non-empty list of {SHAPE}; the content of message {number} is {str(given.get('content'))[:60]}."
             )
+    for before, message in pairwise(read):
+        # function_call has become tool_calls, so what it gave becomes the result of a tool
+        called = [call.get("function", call)["name"] for call in before.get("tool_calls", ())]
+        if message["role"] == "function" and called == [message.get("name", *called)]:
+            message["role"] = "tool"
     return read, marks
 
 
@@ -127,7 +134,7 @@ def _message(given: dict[str, Any]) -> dict[str, Any]:
         content = _joined(content)
     elif content is None and calls:
         content = ""
-    if isinstance(content, Mapping) and message["role"] not in ("tool", "function", "ipython"):
+    if isinstance(content, Mapping) and message["role"] not in RESULTS:
         raise ValueError(f"its content is an object, not text: {str(content)[:60]}.")
     message["content"] = content
     thoughts = {name: given.pop(name) for name in REASONING if name in given}

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 from distill.text.chat import OPEN, Chat, chat_of
 from distill.text.conversations import Part, Plan, Talk, one_row, text_behind, told, turn_plan
 from distill.text.encode import as_prompt, eos_id
+from distill.text.ends import end_of_row
 from distill.text.messages import Messages, read_messages, read_tools, read_values, without_nulls
+from distill.text.results import in_order_of_calls
 from distill.text.shown import check_shown
 from distill.text.traces import fit_trace
 
@@ -79,19 +81,25 @@ def encode_rows(
 def _plans(
     row: Mapping[str, Any], chat: Chat, wrap: bool | None, turns: str, ignore: Collection[str]
 ) -> Iterator[Plan]:
-    finish_reason = row.get("finish_reason") or "stop"
+    if row.get("loss_mask") is not None:
+        raise ValueError(
+            "a loss_mask beside text: it is one of tokens, which are only made now. Mark turns with weight 0 or 1, or give prompt_ids "
+            "and completion_ids with it."
+        )
     tools = read_tools(row.get("tools") or _older_functions(row))
     values = read_values(row.get("chat_template_kwargs"))
     if "completion" in row and "prompt" not in row:
         raise ValueError("a completion without a prompt.")
     if isinstance(row.get("completion"), str):
-        yield _text_plan(row, chat, wrap, finish_reason, tools, values, ignore)
+        yield _text_plan(row, chat, wrap, end_of_row(row.get("finish_reason"), False), tools, values, ignore)
         return
     messages, marks, first = _conversation(row, ignore)
+    finish_reason = end_of_row(row.get("finish_reason"), "tool_calls" in messages[-1])
     if chat.tokenizer.chat_template is None:
         raise ValueError(
             "The row has messages, but this tokenizer has no chat template; give plain prompt and completion."
         )
+    messages = in_order_of_calls(chat, messages, tools, values)
     check_shown(chat, messages, tools, values)
     talk = Talk(chat, messages, chat.marked_messages(messages), tools, chat.marked(tools), chat.marked(values))
     spoken = [i for i in range(first, len(messages)) if messages[i]["role"] == "assistant"]
@@ -102,7 +110,12 @@ def _plans(
                 f"The completion has {len(spoken)} turns of the assistant; turns='last' would train on one of them only. Choose "
                 "turns='all' or 'each'."
             )
-        trained = [i for i in trained if i == len(messages) - 1]
+        if trained and trained[-1] != len(messages) - 1:
+            raise ValueError(
+                "The last turn is marked as not to be trained on, and turns='last' trains on no other. Choose turns='all' or 'each' for "
+                "the turns before it."
+            )
+        trained = trained[-1:]
     for i in trained:
         if not (messages[i]["content"] or messages[i].keys() - {"role", "content"}):
             raise ValueError(
@@ -116,7 +129,8 @@ def _plans(
         raise ValueError(
             "The conversation begins with the assistant's turn, which has no prompt; begin with the user's, or mark it with weight 0."
         )
-    cut = len(messages) - 1 if finish_reason == "length" else -1
+    # a cut is the last turn's; one that is not trained on leaves those before it whole
+    cut = len(messages) - 1 if finish_reason == "length" and trained[-1] == len(messages) - 1 else -1
     if turns == "all" and len(trained) > 1:
         yield one_row(talk, trained, cut)
         return
@@ -133,13 +147,13 @@ def _text_plan(
     if not completion:
         raise ValueError("the completion is empty, so there is nothing to learn from this pair; remove it.")
     if row.get("system") or (isinstance(prompt, str) and tools):
-        prompt = _with_system(as_prompt(prompt, chat.tokenizer, True), row.get("system"))
+        prompt = _with_system(as_prompt(prompt, chat.tokenizer, True, tools, values), row.get("system"))
     if not isinstance(prompt, str) and ignore:
         prompt = [{name: value for name, value in message.items() if name not in ignore} for message in prompt]
     if isinstance(prompt, str) and wrap is not True:  # as_prompt says the same, but asks the tokenizer each time
         prompt = [{"role": "user", "content": prompt}] if wrap is None and chat.has_template else prompt
     else:
-        prompt = as_prompt(prompt, chat.tokenizer, wrap)
+        prompt = as_prompt(prompt, chat.tokenizer, wrap, tools, values)
     if isinstance(prompt, str):
         if values:
             raise ValueError("chat_template_kwargs beside a plain prompt, which no template sees; remove them.")
@@ -201,7 +215,7 @@ def _loss(part: Part, ids: list[int], chat: Chat) -> list[int]:
         covered[max(start, 0) : max(stop, 0)] = [True] * len(covered[max(start, 0) : max(stop, 0)])
     if all(covered):
         return [1] * len(ids)
-    places = chat.offsets(part.text)
+    places = chat.spans(part.text)
     if len(places) != len(ids):
         raise ValueError(
             "A turn of which the template marks only a part has text that looks like a control token, so which of its tokens are marked "

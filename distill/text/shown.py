@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.text.chat import WORD, Chat
-from distill.text.messages import Messages
+from distill.text.messages import RESULTS, Messages
 
-# what ties a result to its call; templates that do not show it go by the order, which is checked
+# what ties a result to its call; templates that do not show it go by the order, which `distill.text.results` sees to
 _LINKS = ("tool_call_id",)
+_OF_CALLS = ("id", "type", "index")  # of a call itself; what else stands in it says something
 
 
 def check_shown(
@@ -30,11 +31,8 @@ def check_shown(
         if _is_plain(message):
             shape: Any = None
         else:
-            shape = (
-                type(message["content"]),
-                [bool(_inner(c).get("arguments")) for c in message.get("tool_calls", ())],
-            )
-            shape = repr(shape)
+            calls = [[(where, key) for where, key, _ in _fields(call)] for call in message.get("tool_calls", ())]
+            shape = repr((type(message["content"]), calls))
         before = messages[i - 1]["role"] if i else None
         kind = (message["role"], before, fields, shape, i < last_question, tools is not None, setting)
         if kind not in chat.shown:
@@ -44,7 +42,6 @@ def check_shown(
     if tools and ("tools", messages[0]["role"], setting) not in chat.shown:
         _check_tools(chat, messages, tools, values)
         chat.shown.add(("tools", messages[0]["role"], setting))
-    _check_order(messages)
 
 
 def _is_plain(message: Mapping[str, Any]) -> bool:
@@ -56,16 +53,15 @@ def _check_field(chat: Chat, messages: Messages, i: int, name: str, tools: Any, 
     if name in _LINKS or (name == "name" and _is_of_its_call(messages, i)):
         return
     if name == "tool_calls":
-        tries: Any = [(f"tool_calls[{n}].{part}", changed) for n, part, changed in _other_calls(message["tool_calls"])]
-    elif isinstance(message[name], str):
-        tries = [(name, WORD)]
+        tries: Any = _other_calls(message["tool_calls"])
     else:
-        tries = [(name, {WORD: WORD} if isinstance(message[name], Mapping) else None)]
-    for what, value in tries:
+        word = _replaced(message[name])
+        tries = [(name, word, word is not None)]
+    for what, value, has_word in tries:
         other = {key: part for key, part in message.items() if key != name}
         if value is not None:
             other[name] = value
-        if _differs(chat, messages, i, other, None if value is None else WORD, tools, values):
+        if _differs(chat, messages, i, other, WORD if has_word else None, tools, values):
             continue
         beside = ", ".join(key for key in message if key not in ("role", name)) or "nothing"
         raise ValueError(
@@ -74,19 +70,37 @@ def _check_field(chat: Chat, messages: Messages, i: int, name: str, tools: Any, 
         )
 
 
-def _other_calls(calls: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, list[Any]]]:
-    """Every part of every call once replaced by the word."""
+def _other_calls(calls: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any], bool]]:
+    """Every field of every call once replaced by the word, or left out: its name, the calls, whether the word is in them."""
     changed = []
     for n, call in enumerate(calls):
-        inner = _inner(call)
-        for part, value in (("name", WORD), ("arguments", {WORD: WORD})):
-            if not inner[part]:
-                continue
-            other = {**inner, part: value}
-            changed.append(
-                (n, part, [*calls[:n], {**call, "function": other} if "function" in call else other, *calls[n + 1 :]])
-            )
+        for in_function, key, value in _fields(call):
+            word = _replaced(value)
+            holder = dict(call["function"] if in_function else call)
+            del holder[key]
+            if word is not None:
+                holder[key] = word
+            other = {**call, "function": holder} if in_function else holder
+            changed.append((f"tool_calls[{n}].{key}", [*calls[:n], other, *calls[n + 1 :]], word is not None))
     return changed
+
+
+def _fields(call: Mapping[str, Any]) -> list[tuple[bool, str, Any]]:
+    """What a call says: whether it stands in its `function`, the field's name and value."""
+    inner = _inner(call)
+    found = [
+        (inner is not call, key, value) for key, value in inner.items() if inner is not call or key not in _OF_CALLS
+    ]
+    if inner is not call:
+        found += [(False, key, value) for key, value in call.items() if key not in (*_OF_CALLS, "function")]
+    if call.get("type", "function") != "function":
+        found.append((False, "type", call["type"]))
+    return [(where, key, value) for where, key, value in found if value not in (None, "", [], {})]
+
+
+def _replaced(value: Any) -> Any:
+    """The word in the place of a value; None for what no word can stand for."""
+    return WORD if isinstance(value, str) else {WORD: WORD} if isinstance(value, Mapping) else None
 
 
 def _differs(
@@ -126,7 +140,7 @@ def _is_of_its_call(messages: Messages, i: int) -> bool:
 
 def _call_of(messages: Messages, i: int) -> Mapping[str, Any] | None:
     """The call that a tool's message answers: that of its id, else by its place behind the turn that calls."""
-    if messages[i]["role"] not in ("tool", "function", "ipython"):
+    if messages[i]["role"] not in RESULTS:
         return None
     first = i
     while first and messages[first - 1]["role"] == messages[i]["role"]:
@@ -135,23 +149,3 @@ def _call_of(messages: Messages, i: int) -> Mapping[str, Any] | None:
     wanted = messages[i].get("tool_call_id")
     by_id = [call for call in calls if wanted is not None and call.get("id") == wanted]
     return by_id[0] if by_id else calls[i - first] if i - first < len(calls) else None
-
-
-def _check_order(messages: Messages) -> None:
-    """Where results say which call they answer, they stand in the order of the calls."""
-    for i, message in enumerate(messages):
-        calls = message.get("tool_calls", ())
-        if len(calls) < 2:
-            continue
-        asked = [call.get("id") for call in calls]
-        answered = []
-        for later in messages[i + 1 :]:
-            if later["role"] not in ("tool", "function", "ipython"):
-                break
-            if later.get("tool_call_id") in asked:
-                answered.append(asked.index(later["tool_call_id"]))
-        if None not in asked and answered != sorted(answered):
-            raise ValueError(
-                f"The results behind message {i} stand in another order than its calls (tool_call_id), and templates go by the "
-                "order; put them into the order of the calls."
-            )

@@ -17,6 +17,7 @@ from distill.models.load import load_model, load_tokenizer
 from distill.models.quantising import check_student_keeps_gradients
 from distill.pairs.collate import PairCollator, document_tokens, in_arrays, supervised_rows
 from distill.pairs.row_limits import RowLimits
+from distill.text.rows import SAYS_A_ROW
 from distill.trainers import fsdp
 from distill.trainers.causality import check_causal
 from distill.trainers.checks import check_kind, check_parallelism, check_processes, check_rows, limits_of
@@ -27,7 +28,7 @@ from distill.trainers.resume import Resumption
 from distill.trainers.row_sharing import arranged
 from distill.trainers.saving_check import check_can_be_saved
 from distill.trainers.term_sums import exact_on
-from distill.trainers.text_rows import tokenised_for
+from distill.trainers.text_rows import TextRows
 from distill.trainers.throughput import Rates
 
 
@@ -86,9 +87,10 @@ class PairTrainer(Trainer):
             kwargs["data_collator"] = copy.copy(kwargs["data_collator"])  # it will know the limits of these models
         check_kind(train_dataset, "train_dataset")
         check_parallelism(args, model)
-        train_dataset, eval_dataset, self._day = tokenised_for(
-            train_dataset, eval_dataset, processing_class, turns, args
-        )
+        self._text: TextRows | None = None
+        if isinstance(kwargs["data_collator"], PairCollator):  # another one reads the rows as they are
+            self._text = TextRows(train_dataset, eval_dataset, processing_class, turns, args)
+            train_dataset, eval_dataset = self._text.train, self._text.evaluation
         self._peft_config = peft_config
         if peft_config is not None and model is not None:
             model = add_adapter(model, peft_config, 42 if args is None else args.seed)  # 42 is TrainingArguments' own
@@ -107,8 +109,10 @@ class PairTrainer(Trainer):
         self.rates = Rates(self.accelerator, self.args.device)
         self._eval_sum = self._eval_items = 0.0
         self._check_student(self.model)
+        self._packing = packing
         if packing:
             self.train_dataset = packed(self)
+        self._made = self.train_dataset, self.eval_dataset
 
     def _check_student(self, model: Any) -> None:
         """Whatever is asked of a student; asked anew of each that `model_init` makes."""
@@ -150,8 +154,12 @@ class PairTrainer(Trainer):
             return
         if isinstance(self.data_collator, PairCollator):
             self.data_collator.limits = self.data_collator.limits.tightened(limits)
+        self._check_rows(say_what_is_cut=known is None)
+
+    def _check_rows(self, say_what_is_cut: bool) -> None:
+        assert self.row_limits is not None
         for name, rows in self._rows().items():
-            check_rows(rows, name, self.data_collator, self.row_limits, say_what_is_cut=known is None)
+            check_rows(rows, name, self.data_collator, self.row_limits, say_what_is_cut=say_what_is_cut)
 
     def _rows(self) -> dict[str, Any]:
         evaluations = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval_dataset": self.eval_dataset}
@@ -160,6 +168,22 @@ class PairTrainer(Trainer):
     def has_bins(self) -> bool:
         """Whether pairs share a row, in training or in evaluation."""
         return isinstance(self.data_collator, PairCollator) and any(map(holds_bins, self._rows().values()))
+
+    def _begin_text(self, resume_from_checkpoint: str | bool | None) -> None:
+        """Text rows on the day of the run that is continued, or of today; rows that were put in their place since are let be."""
+        text = self._text
+        if text is None or not text.begin(resume_from_checkpoint):
+            return
+        if self.resumption.identity is not None:
+            self.resumption.identity |= text.day
+        if self.eval_dataset is self._made[1]:
+            self.eval_dataset = text.evaluation
+        if self.train_dataset is self._made[0]:
+            self.train_dataset = text.train
+            self._check_rows(say_what_is_cut=False)
+            if self._packing:
+                self.train_dataset = packed(self)
+        self._made = self.train_dataset, self.eval_dataset
 
     def create_accelerator_and_postprocess(self) -> None:
         """As Trainer's, and FSDP2 also on CPUs."""
@@ -191,6 +215,7 @@ class PairTrainer(Trainer):
             ValueError: another process trains into the output folder; a checkpoint that is half-written, damaged, pickled or
                 of other settings (each named with both values).
         """
+        self._begin_text(resume_from_checkpoint)
         with (
             self.resumption.checkpoint(resume_from_checkpoint, or_start, allow_changes) as checkpoint,
             self.finite.unfiltered(),
@@ -228,11 +253,15 @@ class PairTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         # The collator, not the model, reads the columns; without this, Trainer would remove all of them as unused.
         if self._signature_columns is None:
-            self._signature_columns: Any = ["id", "prompt_ids", "completion_ids", "loss_mask"]
+            own = () if isinstance(self.data_collator, PairCollator) else SAYS_A_ROW
+            self._signature_columns: Any = ["id", "prompt_ids", "completion_ids", "loss_mask", *own]
 
     def identity(self) -> dict[str, Any]:
         """What a run is made of beside its settings: models, by what tells them apart. Plain values."""
-        return {"student": describe_student(self.model, (self.optimizer, self.lr_scheduler)), **self._day}
+        return {
+            "student": describe_student(self.model, (self.optimizer, self.lr_scheduler)),
+            **({} if self._text is None else self._text.day),
+        }
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
         """As Trainer's; in packed rows, where it would take every EOS for padding, by position."""

@@ -67,6 +67,8 @@ def check_rows(rows: Any, name: str, collator: Any, limits: RowLimits, say_what_
     """
     if isinstance(rows, PackedPairs):
         rows = rows.pairs
+    if not isinstance(collator, PairCollator) and "prompt_ids" not in (getattr(rows, "column_names", None) or ()):
+        return  # text, which an own collator reads
     if isinstance(rows, datasets.Dataset):
         check_pairs(rows, name, getattr(collator, "max_length", None), limits, say_what_is_cut)
     elif isinstance(rows, list | tuple) and isinstance(collator, PairCollator):

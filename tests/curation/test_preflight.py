@@ -4,9 +4,12 @@ import json
 
 import pytest
 from conftest import build_model, build_pairs, build_tokenizer
+from tool_chats import ASK, CHATS, TALK, chat_tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from distill import load_pairs
 from distill.curation.preflight import check_before_training, preflight
+from distill.pairs import are_tokens_of
 from distill.pairs.collate import IGNORE, PairCollator
 from distill.pairs.measures import PairArrays
 from distill.pairs.schema import pairs_from_rows
@@ -199,3 +202,23 @@ def test_bad_settings_are_told_in_one_sentence(tokenizer):
             looked_at(tokenizer, row(tokenizer), **settings)
     with pytest.raises(ValueError, match="There are no pairs to look at"):
         preflight(build_pairs(3).select([]), tokenizer)
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in CHATS.glob("*.jinja")))
+def test_rows_of_every_template_are_found_good(name, tmp_path):
+    """Pairs that the package itself makes of messages: the ids decode to the text, and a turn's channels are no second turn."""
+    tokenizer = chat_tokenizer(name)
+    talks = [[ASK, {"role": "assistant", "content": f"the dog {i} ran off"}] for i in range(3)]
+    if name in ("gptoss", "qwen3"):
+        talks += [[ASK, {**talk[1], "reasoning_content": "hm"}] for talk in talks]
+    if name in ("gptoss", "qwen3", "llama3_1"):
+        talks += [[*TALK, ASK, {"role": "assistant", "content": f"so {i}"}] for i in range(2)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps({"id": str(i), "messages": talk}) for i, talk in enumerate(talks)))
+    pairs = load_pairs(path, tokenizer, turns="each")
+    assert are_tokens_of(pairs, tokenizer)
+    found = preflight(pairs, tokenizer, near=False).findings
+    wrong = [f for f in found if f.level != "info" and f.name != "no EOS"]
+    assert not wrong
+    went_on = [row | {"completion_ids": row["completion_ids"] * 2} for row in pairs]
+    assert "control tokens inside" in [f.name for f in preflight(pairs_from_rows(went_on, "x"), tokenizer).findings]

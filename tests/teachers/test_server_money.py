@@ -11,7 +11,7 @@ from distill import generate
 from distill.teachers import Completion, Refusal, ServerTeacher
 from distill.teachers.answers import completion_of, read_answers
 from distill.teachers.base import DOZEN
-from distill.teachers.ends import read_end, read_meanings
+from distill.text.ends import read_end, read_meanings
 
 TOKENIZER = build_tokenizer()
 EOS = TOKENIZER.eos_token_id

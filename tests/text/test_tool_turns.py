@@ -208,12 +208,6 @@ REFUSED = {
     "loss on a user": ("qwen3", [{**ASK, "train": True}, SAY], "train asks for loss, but only turns of the assistant"),
     "nothing to learn": ("qwen3", [ASK, {**SAY, "weight": 0}], "No turn that could carry loss is left"),
     "an empty turn": ("qwen3", [ASK, {"role": "assistant", "content": ""}], "says nothing"),
-    "results in another order": (
-        "qwen3",
-        [ASK, {**CALL, "tool_calls": [{"id": i, "function": {"name": i, "arguments": {}}} for i in ("one", "two")]},
-         {"role": "tool", "tool_call_id": "two", "content": "2"}, {"role": "tool", "tool_call_id": "one", "content": "1"}, SAY],
-        "stand in another order than its calls",
-    ),
 }  # fmt: skip
 
 
@@ -272,6 +266,18 @@ def test_marks_take_turns_out_of_the_loss_and_nothing_else():
         assert (
             pair["prompt_ids"] + pair["completion_ids"] == tokenizer.apply_chat_template(plain, return_dict=False)[:-1]
         )
+
+
+def test_a_last_turn_that_is_marked_is_said_so_and_its_cut_is_not_anothers():
+    tokenizer = build_tokenizer(TEMPLATE)
+    talk = [ASK, SAY, ASK, SAY, ASK, {**SAY, "weight": 0}]
+    with pytest.raises(ValueError, match="The last turn is marked as not to be trained on.*turns='all' or 'each'"):
+        pairs_of({"messages": talk}, tokenizer)
+    pair = pair_of({"messages": talk, "finish_reason": "length"}, tokenizer, turns="all")
+    assert pair["finish_reason"] == "stop"
+    assert learned(pair, tokenizer) == ["It is three below zero.<|im_end|>"] * 2
+    cut = pair_of({"messages": talk[:4], "finish_reason": "length"}, tokenizer, turns="all")
+    assert learned(cut, tokenizer) == ["It is three below zero.<|im_end|>", "It is three below zero."]
 
 
 def test_a_conversation_that_opens_with_the_assistant_is_trained_where_that_turn_is_marked():

@@ -1,16 +1,22 @@
 """Data sets of text in a trainer's hands: the same tokens as the file's pairs, once, in whatever form they come."""
 
+import contextlib
+import datetime
 import json
 
 import datasets
 import pytest
 from conftest import build_model, build_tokenizer
 from tool_chats import ASK, CALL, LONGER, SAY, TALK, WEATHER, chat_tokenizer
+from transformers import TrainerCallback
 
 from distill import BlackBoxTrainer, load_pairs
 from distill.pairs import tokenising
+from distill.pairs.collate import PairCollator
 from distill.pairs.tokenising import tokenised
 from distill.text import dates
+from distill.trainers import text_rows
+from distill.trainers.checkpoints import read_record
 
 TEXT = [{"prompt": f"the cat {i}", "completion": "the dog ran " * (i % 4 + 1)} for i in range(10)]
 CHATS = [{"messages": TALK, "tools": [WEATHER]}, {"messages": [ASK, SAY], "tools": None}]
@@ -139,33 +145,109 @@ def test_bad_rows_are_named(arguments):
         tokenised(TEXT, None)
 
 
-def test_a_resumed_training_on_text_writes_the_day_on_which_it_began(arguments, tmp_path, monkeypatch):
-    dated = "{{ strftime_now('%Y-%m-%d') }}" + str(build_tokenizer().chat_template)
-    import datetime
+class Stop(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == 2
 
-    def trainer(**more):
-        settings = arguments(output_dir=str(tmp_path / "run"), max_steps=4, save_strategy="steps", save_steps=2, **more)
-        return BlackBoxTrainer(
-            model=build_model(),
-            args=settings,
-            train_dataset=datasets.Dataset.from_list(TEXT),
-            processing_class=build_tokenizer(dated),
-        )
 
-    from transformers import TrainerCallback
+@pytest.fixture
+def today(monkeypatch):
+    """`today(2031, 1, 31)`: a process that begins on that day."""
 
-    class Stop(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            control.should_training_stop = state.global_step == 2
+    def begin(*day):
+        monkeypatch.setattr(dates, "_fixed", [])
+        monkeypatch.setattr(dates, "_today", lambda: datetime.date(*day))
 
-    monkeypatch.setattr(dates, "_fixed", [])
-    monkeypatch.setattr(dates, "_today", lambda: datetime.date(2031, 1, 31))
-    first = trainer()
-    first.add_callback(Stop())
+    return begin
+
+
+DATED = "{{ strftime_now('%Y-%m-%d') }}" + str(build_tokenizer().chat_template)
+
+
+def dated_trainer(arguments, folder, **more):
+    settings = arguments(output_dir=str(folder), max_steps=4, save_strategy="steps", save_steps=2)
+    return BlackBoxTrainer(
+        model=build_model(), args=settings, train_dataset=datasets.Dataset.from_list(TEXT),
+        eval_dataset=datasets.Dataset.from_list(TEXT[:2]), processing_class=build_tokenizer(DATED), **more,
+    )  # fmt: skip
+
+
+def days_of(trainer):
+    written = [
+        build_tokenizer().decode(rows[0]["prompt_ids"])[:10] for rows in (trainer.train_dataset, trainer.eval_dataset)
+    ]
+    return [*written, trainer.identity()["template_day"]]
+
+
+def test_a_resumed_training_on_text_writes_the_day_on_which_it_began(arguments, tmp_path, today):
+    today(2031, 1, 31)
+    first = dated_trainer(arguments, tmp_path / "run", callbacks=[Stop()])
     first.train()
-    monkeypatch.setattr(dates, "_fixed", [])
-    monkeypatch.setattr(dates, "_today", lambda: datetime.date(2031, 2, 1))
-    again = trainer()
-    assert "2031-01-31" in build_tokenizer().decode(again.train_dataset[0]["prompt_ids"])
+    today(2031, 2, 1)
+    again = dated_trainer(arguments, tmp_path / "run")
+    assert days_of(again) == ["2031-01-31"] * 3
     again.train(resume_from_checkpoint=True)
     assert again.state.global_step == 4
+    elsewhere = dated_trainer(arguments, tmp_path / "other")
+    assert days_of(elsewhere) == ["2031-02-01"] * 3
+    elsewhere.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    assert elsewhere.state.global_step == 4
+    assert days_of(elsewhere) == ["2031-01-31"] * 3
+
+
+def test_a_training_that_begins_anew_in_an_old_folder_writes_its_own_day(arguments, tmp_path, today):
+    today(2031, 1, 31)
+    dated_trainer(arguments, tmp_path / "run", callbacks=[Stop()]).train()
+    today(2031, 2, 1)
+    anew = dated_trainer(arguments, tmp_path / "run", callbacks=[Stop()])
+    anew.train()
+    assert days_of(anew) == ["2031-02-01"] * 3
+    assert read_record(tmp_path / "run" / "checkpoint-2")["settings"]["template_day"] == "2031-02-01"
+    put = dated_trainer(arguments, tmp_path / "run", callbacks=[Stop()])
+    put.train_dataset = mine = tokenised(TEXT[:4], put.processing_class)
+    today(2031, 2, 2)
+    put.train()
+    assert put.train_dataset is mine, "rows that somebody put there are let be"
+
+
+def test_the_first_process_decides_the_day_for_all(monkeypatch, today):
+    """At midnight, one process of two has the next day already."""
+    told = []
+    monkeypatch.setattr(
+        text_rows, "broadcast_object_list", lambda values: told.append(values[:]) or values.__setitem__(0, "2031-01-31")
+    )
+    today(2031, 2, 1)
+
+    class Two:
+        output_dir, resume_from_checkpoint, world_size = "nowhere", None, 2
+
+        def main_process_first(self, desc):
+            assert told, "decided before the first process begins, which may take till the next day"
+            return contextlib.nullcontext()
+
+    made = text_rows.TextRows(TEXT, None, build_tokenizer(DATED), "last", Two())
+    assert told == [["2031-02-01"]]
+    assert made.day == {"template_day": "2031-01-31"}
+    assert build_tokenizer().decode(made.train[0]["prompt_ids"]).startswith("2031-01-31")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_own_collator_gets_the_rows_as_they_are(form, arguments, tmp_path):
+    seen, tokenizer = [], build_tokenizer()
+    pairs = pairs_of(TEXT, tokenizer, tmp_path)
+
+    def collate(rows):
+        seen.extend(row["completion"] for row in rows)
+        return PairCollator(tokenizer)(
+            [pairs[TEXT.index({k: row[k] for k in ("prompt", "completion")})] for row in rows]
+        )
+
+    trainer = BlackBoxTrainer(
+        model=build_model(),
+        args=arguments(max_steps=2),
+        data_collator=collate,
+        train_dataset=rows_as(form, TEXT, tmp_path),
+    )
+    trainer.train()
+    assert seen
+    assert set(seen) <= {row["completion"] for row in TEXT}

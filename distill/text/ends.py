@@ -14,6 +14,8 @@ _CUT = {
     "length", "max_tokens", "max_new_tokens", "max_output_tokens", "max_completion_tokens", "max_length", "model_length",
     "token_limit", "error_limit", "length_limit", "model_context_window_exceeded", "context_window_exceeded",
 }  # fmt: skip
+# The turn ended by itself, in order to call; without its calls it is no whole turn.
+_CALLED = {"tool_calls", "function_call", "tool_use", "tool_call"}
 # Known, no whole text, and because of what this one prompt asks.
 FILTERED = {
     "content_filter", "content_filtered", "filtered", "safety", "recitation", "blocklist", "prohibited_content", "spii",
@@ -47,6 +49,39 @@ def bare_end(said: Any) -> str:
 def changed_meanings(meanings: Mapping[str, str]) -> dict[str, str]:
     """Those that say of a known finish reason something else than is known: answers that were understood before mean another."""
     return {name: meaning for name, meaning in meanings.items() if read_end(name) not in (None, meaning)}
+
+
+def end_of_row(said: Any, calls: bool) -> str:
+    """`"stop"` or `"length"` for the finish reason that stands beside a text, a turn or a conversation.
+
+    Args:
+        said: as it came; nothing, or an empty text, means that the text is whole.
+        calls: whether its last turn calls: then it may also have stopped for the sake of its calls.
+
+    Raises:
+        ValueError: a name that is not known, or one that says that the text is not whole.
+
+    Example:
+        >>> end_of_row(None, False), end_of_row("end_turn", False), end_of_row("tool_calls", True)
+        ('stop', 'stop', 'stop')
+    """
+    if said is None or said == "":
+        return STOP
+    name, end = bare_end(said), read_end(said) if isinstance(said, str) else None
+    if end is not None:
+        return end
+    if name in _CALLED:
+        if calls:
+            return STOP
+        raise ValueError(
+            f"finish_reason is {said!r}, but the turn has no calls (tool_calls); it must have them, or another end."
+        )
+    why = (
+        "so its text is not whole; leave the row out"
+        if name in FILTERED
+        else "which is not known; write 'stop' or 'length'"
+    )
+    raise ValueError(f"finish_reason is {str(said)[:60]!r}, {why}.")
 
 
 def checked_meanings(meanings: Mapping[str, str] | None) -> dict[str, str]:
