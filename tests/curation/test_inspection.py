@@ -12,8 +12,8 @@ from distill.recipes import clean, inspect_pairs
 from rich.cells import cell_len
 from rich.console import Console, Group
 from test_contamination import QUESTION
-from tool_chats import TALK, WEATHER, chat_tokenizer
 from test_preflight import row
+from tool_chats import TALK, WEATHER, chat_tokenizer
 
 from distill import cli, load_pairs
 from distill.curation import inspection

@@ -20,6 +20,7 @@ from tool_chats import (
     WEATHER,
     chat_tokenizer,
 )
+from transformers import AutoTokenizer
 
 from distill.pairs.collate import PairCollator
 from distill.text.encode import encode_prompt
@@ -146,6 +147,17 @@ def test_no_word_of_a_tool_a_user_or_a_template_is_learned(name):
     assert all(
         word in whole for word in ("sysword", "askword", "toolword", "resultword", "callword", "argword", "sayword")
     )
+
+
+@pytest.mark.parametrize("name", WITH_TOOLS)
+@pytest.mark.parametrize("turns", ["each", "all"])
+def test_the_text_of_a_pair_is_what_its_ids_decode_to(name, turns, tmp_path):
+    """Also with a tokenizer loaded anew, whose headers are special tokens without a name."""
+    chat_tokenizer(name).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    talk = THOUGHTFUL if name == "qwen3" else TALK
+    for pair in pairs_of({"messages": talk, "tools": [WEATHER]}, tokenizer, turns=turns):
+        assert pair["completion"] == tokenizer.decode(pair["completion_ids"], skip_special_tokens=True)
 
 
 def test_reasoning_is_learned_under_each_of_its_names_and_qwen3_forgets_it_with_the_next_question():
