@@ -119,7 +119,7 @@ def test_bad_calls(arguments):
         BlackBoxTrainer(**common, train_dataset=pairs, prompts=["a"], processing_class=tokenizer)
     with pytest.raises(ValueError, match="needs processing_class"):
         BlackBoxTrainer(**common, train_dataset=pairs)
-    with pytest.raises(ValueError, match="has no column prompt_ids"):
+    with pytest.raises(ValueError, match="both of prompt_ids and completion_ids"):
         BlackBoxTrainer(**common, train_dataset=pairs.remove_columns("prompt_ids"), processing_class=tokenizer)
     with pytest.raises(ValueError, match=r"token id 29\d"):
         BlackBoxTrainer(
