@@ -32,7 +32,10 @@ def limits_of(model: Any, whose: str = "the model") -> RowLimits:
         model: without an adapter around it.
         whose: what it is called in messages.
     """
-    embeddings: Any = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
+    try:
+        embeddings: Any = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
+    except NotImplementedError:  # a class of somebody's own, which has none or does not say where
+        embeddings = None
     weight = getattr(embeddings, "weight", None)
     # ZeRO 3 keeps the true shape beside an empty tensor
     vocabulary = None if weight is None else getattr(weight, "ds_shape", weight.shape)[0]
