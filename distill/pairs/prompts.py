@@ -56,7 +56,8 @@ def _prompts_of(part: Part, columns: dict[str, str], aside: Aside) -> Iterator[P
     shape = None
     for block in part.read():
         if shape is None:
-            first = [row for _, row in islice(block.rows(), _LOOKED_AT) if not isinstance(row, ValueError)]
+            # good ones: a file may well begin with a hundred bad ones
+            first = list(islice((row for _, row in block.rows() if not isinstance(row, ValueError)), _LOOKED_AT))
             if first:
                 shape = shape_of_prompts(first, columns, part.name, part.kind in (CSV, TSV))
                 if part.kind != TEXT and shape.name != "prompt":

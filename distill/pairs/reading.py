@@ -131,10 +131,13 @@ class _Reader:
         return self.limit is not None and self.store.rows >= self.limit
 
     def _recognise(self, part: Part, block: Block, others: int) -> None:
-        first = list(islice(block.rows(), LOOKED_AT))
-        rows = [row for _, row in first if not isinstance(row, ValueError)]
+        # good ones: a file may well begin with a hundred bad ones
+        first = list(
+            islice(((where, row) for where, row in block.rows() if not isinstance(row, ValueError)), LOOKED_AT)
+        )
+        rows = [row for _, row in first]
         if not rows:  # all bad: told, or set aside
-            for where, row in first:
+            for where, row in block.rows():
                 self.aside.put(where, row, row)
             return
         if part.kind == TEXT:

@@ -122,7 +122,13 @@ def beside(row: dict[str, Any], pair: dict[str, Any], number: int, count: int) -
 
 
 def _check_said(row: dict[str, Any], has_ids: bool) -> None:
-    """Raise `ValueError` where a prompt, a completion or a finish reason is of another kind."""
+    """Raise `ValueError` where a prompt, a completion or a finish reason is of another kind, or there is nothing to learn."""
+    if not has_ids and row.get("messages") is None and row.get("completion") is None:
+        raise ValueError("no completion; a pair has at least prompt and completion, or messages.")
+    if row.get("messages") is not None and row.get("completion", row) is None and row.get("prompt") is not None:
+        raise ValueError(
+            "completion is null beside a prompt and messages; leave prompt and completion out, or messages."
+        )
     said = row.get("completion", "")
     if not isinstance(said, str) and not ("messages" in row and said is None) and (has_ids or not _is_talk(said)):
         raise ValueError(f"completion is a {type(said).__name__}, expected text.")

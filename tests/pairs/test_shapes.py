@@ -274,3 +274,27 @@ def test_prompts_that_cannot_be_asked_whole_are_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=rf"p\.jsonl:1: {words}"):
             read_prompts(lines(tmp_path / "p.jsonl", [row]))
+
+
+def test_a_file_that_begins_with_a_hundred_bad_rows_keeps_the_good_ones(tmp_path, tokenizer):
+    good = [json.dumps({"prompt": f"what is {i}", "completion": "a cat"}) for i in range(30)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(["{broken"] * 150 + good) + "\n", encoding="utf-8")
+    aside = tmp_path / "out.bad.jsonl"
+    assert len(load_pairs(path, tokenizer, chat=False, skip_bad=aside)) == 30
+    assert len(aside.read_text(encoding="utf-8").splitlines()) == 150
+    assert len(read_prompts(path, skip_bad=tmp_path / "prompts.bad.jsonl")) == 30
+    path.write_text("{broken\n" * 150, encoding="utf-8")
+    with pytest.raises(ValueError, match="150 bad rows"):
+        load_pairs(path, tokenizer, chat=False, skip_bad=tmp_path / "all.bad.jsonl")
+
+
+def test_a_row_without_a_completion_is_refused_by_its_line(tmp_path, tokenizer):
+    """Not by a KeyError or a TypeError; and it can be set aside."""
+    path = tmp_path / "rows.jsonl"
+    first = {"prompt": "what is a cat", "completion": "the dog"}
+    for bad in ({"prompt": "q"}, {"prompt": "q", "completion": None}):
+        lines(path, [first, bad])
+        with pytest.raises(ValueError, match=r":2: no completion"):
+            load_pairs(path, tokenizer, chat=False)
+        assert len(load_pairs(path, tokenizer, chat=False, skip_bad=tmp_path / "bad.jsonl")) == 1
