@@ -215,6 +215,15 @@ def tokenizer():
 
 
 @pytest.fixture
+def server():
+    """A fake server of its own; see `fake_server`."""
+    from fake_server import FakeServer  # for most tests not worth its import
+
+    with FakeServer() as running:
+        yield running
+
+
+@pytest.fixture
 def model():
     return build_model()
 

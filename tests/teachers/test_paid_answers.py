@@ -1,37 +1,21 @@
 """Answers in shapes that nobody asked for: none that was paid for is thrown away, and none is paid for nine times."""
 
 import json
+from functools import partial
 
 import pytest
-from conftest import build_tokenizer
-from fake_server import FakeServer, with_body, with_status
+import server_runs
+from fake_server import with_body, with_status
+from server_runs import PROMPTS, run
 
-from distill import generate
 from distill.generation.kept import Kept
 from distill.generation.refusals import RefusalFile
 from distill.generation.requests import Request
-from distill.teachers import Refusal, ServerTeacher
+from distill.teachers import Refusal
 from distill.teachers.base import DOZEN
 
-TOKENIZER = build_tokenizer()
+teacher = partial(server_runs.teacher, retries=8)
 empty = with_body(b'{"choices": [], "usage": {"completion_tokens": 9}}')  # counted, so paid for
-PROMPTS = [f"question {i}" for i in range(30)]
-
-
-@pytest.fixture
-def server():
-    with FakeServer() as running:
-        yield running
-
-
-def teacher(server, **changes):
-    return ServerTeacher(
-        server.url, **{"tokenizer": TOKENIZER, "backoff": 0.01, "retries": 8, "concurrency": 4, **changes}
-    )
-
-
-def run(asked, prompts=PROMPTS, **changes):
-    return generate(asked, prompts, **{"max_new_tokens": 12, "progress": False, **changes})
 
 
 def recorded(path):

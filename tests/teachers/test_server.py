@@ -10,7 +10,6 @@ import time
 import pytest
 from conftest import build_tokenizer, wait_until
 from fake_server import (
-    FakeServer,
     answer_text,
     drop,
     empty_choices,
@@ -37,12 +36,6 @@ def teacher(server, **changes):
 
 def run(asked, prompts=PROMPTS, **changes):
     return generate(asked, prompts, **{"max_new_tokens": 12, "samples": 2, "progress": False, **changes})
-
-
-@pytest.fixture
-def server():
-    with FakeServer() as running:
-        yield running
 
 
 def test_pairs_come_in_the_order_of_the_prompts_and_every_sample_has_its_own_seed(server):

@@ -4,35 +4,16 @@ import json
 
 import pytest
 from aiohttp import web
-from conftest import build_tokenizer
 from fake_server import FakeServer, with_status
+from server_runs import PROMPTS, TOKENIZER, run, teacher
 
-from distill import generate
-from distill.teachers import Completion, Refusal, ServerTeacher
+from distill.teachers import Completion, Refusal
 from distill.teachers.answers import completion_of, read_answers
 from distill.teachers.base import DOZEN
 from distill.text.ends import read_end, read_meanings
 
-TOKENIZER = build_tokenizer()
 EOS = TOKENIZER.eos_token_id
 CHAT = [{"role": "user", "content": "the cat"}]
-PROMPTS = [f"question {i}" for i in range(60)]
-
-
-@pytest.fixture
-def server():
-    with FakeServer() as running:
-        yield running
-
-
-def teacher(server, **changes):
-    return ServerTeacher(
-        server.url, **{"tokenizer": TOKENIZER, "backoff": 0.01, "retries": 1, "concurrency": 4, **changes}
-    )
-
-
-def run(asked, prompts=PROMPTS, **changes):
-    return generate(asked, prompts, **{"max_new_tokens": 12, "progress": False, **changes})
 
 
 def lines(path):

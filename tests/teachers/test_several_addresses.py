@@ -3,26 +3,18 @@
 import json
 import threading
 import time
+from functools import partial
 
 import pytest
-from conftest import build_tokenizer, free_port, wait_until
+import server_runs
+from conftest import free_port, wait_until
 from fake_server import FakeServer, drop, with_status
+from server_runs import TOKENIZER, run
 
-from distill import generate
-from distill.teachers import ServerTeacher, concurrency
+from distill.teachers import concurrency
 from distill.teachers.server import server_teacher
 
-TOKENIZER = build_tokenizer()
-PROMPTS = [f"question {i}" for i in range(60)]
-
-
-def teacher(*servers, **changes):
-    urls = [server if isinstance(server, str) else server.url for server in servers]
-    return ServerTeacher(urls, **{"tokenizer": TOKENIZER, "backoff": 0.01, "retries": 2, "concurrency": 4, **changes})
-
-
-def run(asked, prompts=PROMPTS, **changes):
-    return generate(asked, prompts, **{"max_new_tokens": 12, "progress": False, **changes})
+teacher = partial(server_runs.teacher, retries=2)
 
 
 @pytest.fixture

@@ -3,34 +3,14 @@
 import json
 
 import pytest
-from conftest import build_tokenizer, free_port
+from conftest import free_port
 from distill.recipes import generate as generate_recipe
-from fake_server import FakeServer, with_status
+from fake_server import with_status
+from server_runs import PROMPTS, TOKENIZER, run, teacher
 
-from distill import generate
 from distill.running.telling import TRY_AGAIN
-from distill.teachers import ServerTeacher
 from distill.teachers.base import DOZEN
 from distill.teachers.judgements import Refused, judge_status
-
-TOKENIZER = build_tokenizer()
-PROMPTS = [f"question {i}" for i in range(60)]
-
-
-@pytest.fixture
-def server():
-    with FakeServer() as running:
-        yield running
-
-
-def teacher(server, **changes):
-    return ServerTeacher(
-        server.url, **{"tokenizer": TOKENIZER, "backoff": 0.01, "retries": 1, "concurrency": 4, **changes}
-    )
-
-
-def run(asked, prompts=PROMPTS, **changes):
-    return generate(asked, prompts, **{"max_new_tokens": 12, "progress": False, **changes})
 
 
 @pytest.mark.parametrize("first", [True, False])
