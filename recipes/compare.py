@@ -36,26 +36,16 @@ from distill.reports.provenance import drawn_as
 from distill.reports.report import ABLATION, WAYS, ablation_table, write_report
 from distill.running.flags import build_objectives, parse_recipe, settings_of
 from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume, write_json
-from distill.running.reading_flags import WRITTEN, ReadingArguments, count_of
+from distill.running.reading_flags import WRITTEN, PromptArguments, count_of
 from distill.running.stages import block_sample, prepare_prompts, split_pairs
 from distill.teachers import LocalTeacher, Sampling
 
 
 @dataclass
-class CompareArguments(ReadingArguments):
+class CompareArguments(PromptArguments):
     """What is compared."""
 
     teacher: str = field(default="smollm2-135m", metadata={"help": "Embedded name, local folder, or Hub id."})
-    prompts: str | None = field(
-        default=None, metadata={"help": "Prompts: a file of any format; by default the teacher writes them."}
-    )
-    near: bool | None = field(
-        default=None, metadata={"help": "Leave out prompts that nearly repeat another; unsaid: only the teacher's own."}
-    )
-    num_prompts: int | None = field(
-        default=None,
-        metadata={"help": f"Training prompts. Without a file, the teacher writes {WRITTEN}; of a file, all."},
-    )
     held_out: int = field(default=24, metadata={"help": "Further prompts kept aside for measuring."})
     samples: int = field(default=1, metadata={"help": "Completions a prompt."})
     max_new_tokens: int = field(default=64, metadata={"help": "Longest completion, in tokens."})

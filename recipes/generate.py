@@ -22,7 +22,7 @@ from distill.models.quantising import in_bits
 from distill.reports.provenance import write_steps
 from distill.running.flags import ServerArguments, parse
 from distill.running.folder import one_sentence
-from distill.running.reading_flags import ReadingArguments, count_of, reading_of
+from distill.running.reading_flags import PromptArguments, count_of, reading_of
 from distill.running.stages import prompts_of, refuse_flags_of_servers, teacher_behind, written_prompts
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address
@@ -32,7 +32,7 @@ DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
 @dataclass
-class GenerateArguments(ReadingArguments, ServerArguments):
+class GenerateArguments(PromptArguments, ServerArguments):
     """What is asked of whom."""
 
     output: str = field(default="pairs.jsonl", metadata={"help": "JSONL file to write, and to continue."})
@@ -47,9 +47,6 @@ class GenerateArguments(ReadingArguments, ServerArguments):
     system: str | None = field(default=None, metadata={"help": "A system text before every prompt."})
     tokenizer: str | None = field(default=None, metadata={"help": "The student's, for a teacher behind a server."})
     prompts: str | None = field(default=None, metadata={"help": "Prompts: a file of any format, or a Hub dataset."})
-    near: bool | None = field(
-        default=None, metadata={"help": "Leave out prompts that nearly repeat another; unsaid: only the teacher's own."}
-    )
     num_prompts: int | None = field(
         default=None, metadata={"help": "Prompts. Without a file, the teacher writes 100; of a file, all are asked."}
     )

@@ -16,7 +16,7 @@ from distill.models.students import STRATEGIES
 from distill.objectives import AttentionMaps, HiddenStates, Logits, Objective
 from distill.running.parsing import parse as parse
 from distill.running.publishing import PublishingArguments
-from distill.running.reading_flags import WRITTEN, ReadingArguments
+from distill.running.reading_flags import PromptArguments
 from distill.running.tuning import TuningArguments
 from distill.teachers.server import is_address
 
@@ -78,7 +78,7 @@ def parse_recipe(
 
 
 @dataclass
-class DataArguments(ReadingArguments):
+class DataArguments(PromptArguments):
     """Where pairs and student come from."""
 
     teacher: str = field(
@@ -92,16 +92,6 @@ class DataArguments(ReadingArguments):
     )
     pairs: str | None = field(
         default=None, metadata={"help": "Ready pairs: a file of any format, a folder, a Hub dataset; else generated."}
-    )
-    prompts: str | None = field(
-        default=None, metadata={"help": "Prompts: a file of any format; by default the teacher writes them."}
-    )
-    near: bool | None = field(
-        default=None, metadata={"help": "Leave out prompts that nearly repeat another; unsaid: only the teacher's own."}
-    )
-    num_prompts: int | None = field(
-        default=None,
-        metadata={"help": f"Training prompts. Without a file, the teacher writes {WRITTEN}; of a file, all."},
     )
     held_out: int = field(default=16, metadata={"help": "Pairs kept aside for measuring."})
     max_new_tokens: int = field(default=64, metadata={"help": "Longest completion, in tokens."})

@@ -21,6 +21,22 @@ class ReadingArguments:
     )
 
 
+@dataclass
+class PromptArguments(ReadingArguments):
+    """Which prompts a teacher is asked."""
+
+    prompts: str | None = field(
+        default=None, metadata={"help": "Prompts: a file of any format; by default the teacher writes them."}
+    )
+    near: bool | None = field(
+        default=None, metadata={"help": "Leave out prompts that nearly repeat another; unsaid: only the teacher's own."}
+    )
+    num_prompts: int | None = field(
+        default=None,
+        metadata={"help": f"Training prompts. Without a file, the teacher writes {WRITTEN}; of a file, all."},
+    )
+
+
 def reading_of(args: ReadingArguments, beside: str | os.PathLike[str]) -> dict[str, Any]:
     """Keywords for `load_pairs` and `read_prompts`.
 
