@@ -1,6 +1,6 @@
 """How a row becomes a pair (its columns: `columns`): texts are encoded once, ids are taken as they are."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +113,7 @@ def encoded(
     ]
 
 
-def beside(row: dict[str, Any], pair: dict[str, Any], number: int, count: int) -> dict[str, Any]:
+def beside(row: Mapping[str, Any], pair: dict[str, Any], number: int, count: int) -> dict[str, Any]:
     """A pair with what else its row says; of several pairs of one row, each has an id of its own."""
     others = {name: value for name, value in row.items() if name not in SAYS_A_ROW}
     if count > 1 and others.get("id") not in (None, ""):

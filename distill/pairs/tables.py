@@ -18,7 +18,6 @@ JSON = pa.json_()
 PLAIN_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 ANY_MESSAGES = pa.list_(JSON)
 _PAIR_TYPES = {field.name: field.type for field in features(False, OPTIONAL).arrow_schema if field.name != "prompt"}
-_SCALARS = (pa.string(), pa.bool_(), pa.int64(), pa.float64())
 _EXACT = 2**53  # up to here every integer is a float, too
 
 

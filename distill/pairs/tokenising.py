@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from distill.basics.fingerprint import fingerprint
 from distill.pairs.arrows_nulls import filled_columns
+from distill.pairs.schema import beside
 from distill.pairs.tokenizer_state import tokenizer_state
 from distill.text.messages import without_nulls
 from distill.text.rows import SAYS_A_ROW, encode_rows
@@ -85,8 +86,7 @@ def _listed(rows: list[Any], tokenizer: PreTrainedTokenizerBase, turns: str, nam
     made: list[dict[str, Any]] = []
     for start in range(0, len(rows), ROWS_AT_ONCE):
         for row, pairs in _encoded(rows[start : start + ROWS_AT_ONCE], tokenizer, turns, name, start):
-            others = {column: value for column, value in row.items() if column not in SAYS_A_ROW}
-            made += [others | _numbered(others, n, len(pairs)) | pair for n, pair in enumerate(pairs)]
+            made += [beside(row, pair, n, len(pairs)) for n, pair in enumerate(pairs)]
     return made
 
 
@@ -140,9 +140,9 @@ class _Encode:
         made: dict[str, list[Any]] = {column: [] for column in (*self.others, *ends, *_MADE)}
         for row, pairs in _encoded(rows, self.tokenizer, self.turns, self.name, int(numbers[0])):
             for n, pair in enumerate(pairs):
-                beside = row | _numbered(row, n, len(pairs)) | dict.fromkeys(_MADE) | pair
+                whole = beside(row, pair, n, len(pairs))
                 for column in made:
-                    made[column].append(beside.get(column))
+                    made[column].append(whole.get(column))
         return made
 
 
@@ -170,11 +170,6 @@ def _encoded(
         if isinstance(pairs, ValueError):
             raise ValueError(f"{name}, row {number}: {pairs}")
         yield row, pairs
-
-
-def _numbered(row: Mapping[str, Any], number: int, count: int) -> dict[str, Any]:
-    """An id of its own for each of several pairs of one row."""
-    return {"id": f"{row['id']}#{number}"} if count > 1 and row.get("id") not in (None, "") else {}
 
 
 def _key(rows: datasets.Dataset, tokenizer: Any, turns: str) -> str:

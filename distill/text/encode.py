@@ -46,8 +46,9 @@ def as_prompt(
     messages, _ = read_messages(prompt)
     if not has_template:
         raise ValueError("The prompt is a list of messages, but this tokenizer has no chat template; give plain text.")
-    messages = in_order_of_calls(chat_of(tokenizer), messages, tools, values)
-    check_shown(chat_of(tokenizer), messages, tools, values)
+    known = chat_of(tokenizer)
+    messages = in_order_of_calls(known, messages, tools, values)
+    check_shown(known, messages, tools, values)
     return messages
 
 
@@ -128,8 +129,8 @@ def eos_id(tokenizer: "PreTrainedTokenizerBase") -> int:
 
 def turn_end_id(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     """The token with which the chat template ends an assistant's turn, else EOS; None where there is neither."""
-    end = chat_of(tokenizer).end
-    return tokenizer.eos_token_id if end is None else chat_of(tokenizer).encode([end])[0][-1]
+    known = chat_of(tokenizer)
+    return tokenizer.eos_token_id if known.end is None else known.encode([known.end])[0][-1]
 
 
 def opens_trace(prompt: Prompt | Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> bool:
