@@ -12,8 +12,7 @@ import copy
 import math
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from statistics import mean, stdev
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -23,12 +22,11 @@ from transformers import TrainingArguments
 
 from distill import Logits, WhiteBoxTrainer, generate, make_student
 from distill.evaluation import AgreementCurve, HeldOut
+from distill.evaluation.accuracy import over_seeds
 from distill.generation.prompts import write_prompts
 from distill.objectives import head_logits
 from distill.running.stages import block_sample, split_pairs
 from distill.teachers import LocalTeacher
-
-T_95 = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # two-sided 95% of Student's t by number of seeds
 
 
 @contextmanager
@@ -71,9 +69,8 @@ def train(student, teacher, pairs, held_out, seed, args, start) -> list[float]: 
 
 def interval(values: list[float]) -> str:
     """Mean and half of the 95% interval over seeds."""
-    if len(values) < 2:
-        return f"{values[0]:.4f}"
-    return f"{mean(values):.4f} ± {T_95[len(values)] * stdev(values) / math.sqrt(len(values)):.4f}"
+    found = over_seeds(values)
+    return f"{found.middle:.4f}" + (f" ± {found.half:.4f}" if math.isfinite(found.half) else "")
 
 
 def main() -> None:
@@ -116,10 +113,7 @@ def main() -> None:
     for seed in range(args.seeds):
         for way, curves in found.items():
             student = copy.deepcopy(untouched)
-            if way == "rounded logits":
-                with rounded():
-                    curves.append(train(student, teacher, learned, held_out, seed, args, start))
-            else:
+            with rounded() if way == "rounded logits" else nullcontext():
                 curves.append(train(student, teacher, learned, held_out, seed, args, start))
             print(f"seed {seed}, {way}: {' '.join(f'{kl:.4f}' for kl in curves[-1])}", flush=True)
     points = range(len(found["float32 logits"][0]))

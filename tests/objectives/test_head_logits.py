@@ -34,7 +34,10 @@ def gradients(loss, *tensors):
 
 
 def errors(found, exact):
-    return [float((one.double() - other.double()).norm() / other.double().norm()) for one, other in zip(found, exact)]  # noqa: B905
+    return [
+        float((one.double() - other.double()).norm() / other.double().norm())
+        for one, other in zip(found, exact, strict=True)
+    ]
 
 
 def ours(name, other, weight, dtype=torch.bfloat16, bias=None, transform=PLAIN):
