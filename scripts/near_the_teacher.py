@@ -24,8 +24,8 @@ from distill import Logits, WhiteBoxTrainer, generate, make_student
 from distill.evaluation import AgreementCurve, HeldOut
 from distill.evaluation.accuracy import over_seeds
 from distill.generation.prompts import write_prompts
-from distill.objectives import head_logits
 from distill.running.stages import block_sample, split_pairs
+from distill.signals import head_logits
 from distill.teachers import LocalTeacher
 
 

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from distill.objectives import fused
 from distill.objectives.attention_tiles import Block, Blocks, neighbours_of
-from distill.objectives.divergences import LOWEST, Divergence, by_name, wide
-from distill.objectives.streaming import in_precision_of, multiplies_low, streamed
+from distill.objectives.divergences import Divergence, by_name, wide
+from distill.objectives.streaming import in_precision_of, streamed
 from distill.signals import AttentionTap, SupervisedRows
+from distill.signals.head_logits import LOWEST, multiplies_low
 
 BLOCK = 2**22  # scores of one side held at once: 16 MiB in float32
 ROWS = 256  # positions of a block at most: with more, much of a causal block lies above the diagonal

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from distill.objectives import fused
-from distill.objectives.divergences import LOWEST, Divergence
-from distill.objectives.head_logits import Side, logits_of_both
-from distill.objectives.streaming import in_precision_of, multiplies_low, streamed
+from distill.objectives.divergences import Divergence
+from distill.objectives.streaming import in_precision_of, streamed
 from distill.signals import HeadTap
+from distill.signals.head_logits import LOWEST, Side, logits_of_both, multiplies_low
 
 GROUP = 2**28  # bytes of gradients held at once; several groups need a float32 copy of the head's gradient
 CHUNK = 256  # rows whose logits are held at once; fewer make the matrix products thin

@@ -70,12 +70,3 @@ def in_precision_of(originals: Sequence[Tensor | None], gradients: Sequence[Tens
     """Each gradient in the dtype of what it is the gradient of."""
     pairs = zip(originals, gradients, strict=True)
     return [None if t is None or g is None else g.to(t.dtype) for t, g in pairs]
-
-
-def multiplies_low(tensor: Tensor) -> bool:
-    """Whether products of such operands are taken as they are, with a result in float32.
-
-    A GPU sums them in float32 anyway, and to round what it found to 8 bits would be most of a gradient's error near the teacher
-    (0.25 of it at a KL of 0.004). A CPU has no such product; what is done there says `distill.objectives.head_logits`.
-    """
-    return tensor.device.type == "cuda" and tensor.dtype in (torch.bfloat16, torch.float16)

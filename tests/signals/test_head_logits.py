@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from distill.objectives import Comparison, head_logits, next_token_divergence
+from distill.objectives import Comparison, next_token_divergence
 from distill.objectives.divergences import by_name
-from distill.signals import HeadTap, LogitTransform
+from distill.signals import HeadTap, LogitTransform, head_logits
 
 ROWS, VOCABULARY, WIDTH = 96, 20_000, 64
 PLAIN = LogitTransform()
