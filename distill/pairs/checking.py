@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from distill.basics.fingerprint import fingerprint
 from distill.pairs.columns import COLUMNS, FINISH_REASONS, JSON_TEXTS, OPTIONAL, TOKEN_SOURCES, features
 from distill.pairs.tables import PLAIN_MESSAGES, ordered
+from distill.text.messages import check_messages
 
 IDS = pa.list_(pa.int32())
 _LARGEST = 3e38  # finite also as the 32-bit float that log-probabilities are kept as
@@ -41,8 +42,9 @@ def checked_row(row: dict[str, Any], where: str) -> dict[str, Any]:
     key = row.get("id")
     if isinstance(key, bool) or not isinstance(key, str | int | None):
         raise ValueError(f"{where}: id must be text, not {str(key)[:60]}.")
+    shown = [row["teacher_prompt_ids"]] if row.get("teacher_prompt_ids") is not None else []
     found = {
-        "id": str(key) if key not in (None, "") else fingerprint(prompt_ids, completion_ids, sample, teacher),
+        "id": str(key) if key not in (None, "") else fingerprint(prompt_ids, completion_ids, sample, teacher, *shown),
         "prompt": row["prompt"],
         "completion": row["completion"],
         "prompt_ids": prompt_ids,
@@ -63,6 +65,7 @@ def _optional_columns(row: dict[str, Any], where: str, completion_ids: list[int]
     for name in JSON_TEXTS:
         if name in found and not isinstance(found[name], str):
             found[name] = json.dumps(found[name], ensure_ascii=False)
+    _check_shown(found, where)
     source, score, error = (found.get(name) for name in ("token_source", "score", "score_error"))
     if source is not None and source not in TOKEN_SOURCES:
         raise ValueError(f"{where}: token_source is {source!r:.60}, expected one of {TOKEN_SOURCES}.")
@@ -83,6 +86,31 @@ def _optional_columns(row: dict[str, Any], where: str, completion_ids: list[int]
     if top is not None and not (isinstance(top, list) and all(_is_top(place) for place in top)):
         raise ValueError(f"{where}: top_logprobs must be a list of {{tokens, logprobs}}, not {str(top)[:60]}.")
     return found if score is None else {**found, "score": float(score)}
+
+
+def _check_shown(found: dict[str, Any], where: str) -> None:
+    """Raise `ValueError` unless a row says in words and in tokens what its teacher was shown, or neither."""
+    words, ids = found.get("teacher_prompt"), found.get("teacher_prompt_ids")
+    if words is None and ids is None:
+        return
+    if words is None:
+        raise ValueError(
+            f"{where}: teacher_prompt_ids without teacher_prompt, the same for people; give both, or pass the tokenizer to load_pairs."
+        )
+    if ids is None:
+        raise ValueError(
+            f"{where}: teacher_prompt without teacher_prompt_ids, its tokens; pass the tokenizer to load_pairs to make them."
+        )
+    if not isinstance(ids, list) or not ids or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
+        raise ValueError(
+            f"{where}: teacher_prompt_ids must be a list of one non-negative integer or more, not {str(ids)[:60]}; null where the "
+            "teacher was shown the prompt."
+        )
+    if not isinstance(words, str):
+        try:
+            check_messages(words)
+        except ValueError as error:
+            raise ValueError(f"{where}: teacher_prompt: {error}") from None
 
 
 def _is_top(place: Any) -> bool:
@@ -139,6 +167,12 @@ def _checked(name: str, found: dict[str, Any], rows: int) -> Any:
             return _prompt(column)
         case "completion":
             return _text(column)
+        case "teacher_prompt":
+            _need("teacher_prompt_ids" in found and _same_nulls(column, found["teacher_prompt_ids"]))
+            return column.cast(pa.string()) if _is_text(column.type) else _prompt(column, nulls=True)
+        case "teacher_prompt_ids":
+            _need("teacher_prompt" in found and _same_nulls(column, found["teacher_prompt"]))
+            return _token_ids(column, least=1, nulls=True)
         case "prompt_ids" | "completion_ids":
             return _token_ids(column, least=int(name == "completion_ids"))
         case "finish_reason":
@@ -175,21 +209,29 @@ def _ids(column: Any, found: dict[str, Any], rows: int) -> pa.Array:
         found["prompt_ids"].take(places).to_pylist(),
         found["completion_ids"].take(places).to_pylist(),
     )
+    if "teacher_prompt_ids" in found:
+        shown = [([] if ids is None else [ids]) for ids in found["teacher_prompt_ids"].take(places).to_pylist()]
+    else:
+        shown = [[]] * len(places)
     samples = _filled(found.get("sample"), 0, rows).take(places).to_pylist()
     teachers = _filled(found.get("teacher"), "unknown", rows).take(places).to_pylist()
     values = column.to_pylist()
-    for place, *parts in zip(places.tolist(), prompts, completions, samples, teachers, strict=True):
-        values[place] = fingerprint(*parts)
+    for place, *parts, more in zip(places.tolist(), prompts, completions, samples, teachers, shown, strict=True):
+        values[place] = fingerprint(*parts, *more)
     return pa.array(values, pa.string())
 
 
-def _prompt(column: Any) -> pa.Array:
+def _same_nulls(one: Any, other: Any) -> bool:
+    return bool(pc.all(pc.equal(pc.is_null(one), pc.is_null(other)), min_count=0).as_py())
+
+
+def _prompt(column: Any, nulls: bool = False) -> pa.Array:
     if _is_text(column.type):
         return _text(column)
     # messages that say more than who and what are looked at singly
     _need(
         column.type == PLAIN_MESSAGES
-        and column.null_count == 0
+        and (nulls or column.null_count == 0)
         and (pc.min(pc.list_value_length(column)).as_py() or 0) > 0
     )
     turns = pc.list_flatten(column)
@@ -202,8 +244,8 @@ def _text(column: Any) -> pa.Array:
     return column.cast(pa.string())
 
 
-def _token_ids(column: Any, least: int) -> pa.Array:
-    _need(_is_list(column.type) and column.null_count == 0)
+def _token_ids(column: Any, least: int, nulls: bool = False) -> pa.Array:
+    _need(_is_list(column.type) and (nulls or column.null_count == 0))
     flat = pc.list_flatten(column)
     _need(pa.types.is_integer(flat.type) or len(flat) == 0)
     _need(flat.null_count == 0 and (pc.min(pc.list_value_length(column)).as_py() or 0) >= least)

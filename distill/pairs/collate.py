@@ -7,7 +7,7 @@ shift, written once.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -15,10 +15,22 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from distill.pairs.labels import EMPTY, IGNORE, ids_and_labels
+from distill.pairs.columns import READ
+from distill.pairs.labels import EMPTY, IGNORE, ids_and_labels, shown_to_teacher
 from distill.pairs.row_limits import RowLimits
+from distill.pairs.signal_keys import key_of_pair
 
 __all__ = ["EMPTY", "IGNORE", "PairCollator", "document_tokens", "supervised_rows", "supervised_tokens"]
+
+
+Row = tuple[NDArray[Any], NDArray[Any]]  # ids and labels, `[tokens]` each
+
+
+class Document(NamedTuple):
+    """A pair as it stands in a batch: its own row, and the one that its teacher is shown (the same, mostly)."""
+
+    own: Row
+    shown: Row
 
 
 @dataclass
@@ -33,6 +45,11 @@ class PairCollator:
     `position_ids`, which begin at 0 with each of them and at every pad token, take the place of `attention_mask`. That is
     the form in which `transformers` keeps documents of a row apart.
 
+    With `teacher_rows`, a batch in which some pair has `teacher_prompt_ids` also holds what the teacher is shown: `teacher_input_ids`,
+    `teacher_labels`, and `teacher_attention_mask` or `teacher_position_ids` where the student's are there, `[B, T']` and padded by
+    themselves. Each document of it is the teacher's prompt (the pair's, where it has no other) and the very tokens of the completion
+    that stand in the student's row, with the same labels; so both sides have the same supervised tokens in the same order.
+
     Args:
         tokenizer: gives the pad id (EOS where there is no pad token).
         max_length: longest row in tokens; a longer one loses the end of its completion (and with it the EOS: no EOS is
@@ -44,11 +61,17 @@ class PairCollator:
             apart only there.
         supervised_only: add `logits_to_keep`, `[B, T]` bool, and `shift_labels`, `[N]`: with these arguments of its own a model makes the
             logits of the N supervised positions alone, and its own loss of them (for `BlackBoxTrainer(supervised_only=True)`).
+        teacher_rows: add the teacher's rows where they are others than the student's; a white box sets it.
+        documents: add `documents`, for each row a list of its documents: `(key, positions)`, the name of what a teacher says about the
+            whole pair (`distill.pairs.signal_keys.key_of_pair`) and how many supervised positions of it are in this batch; they are
+            its first ones.
+        columns: further columns of pairs, as `columns[name]`: for each row a list of the values of its documents.
         limits: what the models can take of a row, after `max_length`; trainers fill it in.
+        teacher_limits: what the teacher can take of the row that it is shown.
 
     Raises:
         ValueError: a row that is no pair, that is left without any supervised token, or that is beyond the limits (its id is named);
-            bins and pairs in one batch, or bins to be padded left.
+            a teacher's prompt without a token; a column that is not there; bins and pairs in one batch, or bins to be padded left.
 
     Example:
         >>> batch = PairCollator(tokenizer)([pairs[0], pairs[1]])
@@ -63,7 +86,11 @@ class PairCollator:
     with_ids: bool = False
     flatten_bins: bool = False
     supervised_only: bool = False
+    teacher_rows: bool = False
+    documents: bool = False
+    columns: tuple[str, ...] = ()
     limits: RowLimits = field(default_factory=RowLimits)
+    teacher_limits: RowLimits = field(default_factory=RowLimits)
 
     def __post_init__(self) -> None:
         if self.padding_side not in ("right", "left"):
@@ -82,6 +109,41 @@ class PairCollator:
         if packed and self.flatten_bins:
             bins = [[pair for pairs in bins for pair in pairs]]
         rows = [[self.document(pair, f"row {i} of the batch") for pair in pairs] for i, pairs in enumerate(bins)]
+        batch: dict[str, Any] = self._laid_out([[one.own for one in documents] for documents in rows], packed)
+        if any(one.shown is not one.own for documents in rows for one in documents):
+            shown = self._laid_out([[one.shown for one in documents] for documents in rows], packed)
+            batch |= {f"teacher_{name}": tensor for name, tensor in shown.items()}
+        if self.supervised_only:
+            keep = supervised_rows(batch["labels"])
+            batch |= {"logits_to_keep": keep, "shift_labels": supervised_tokens(batch["labels"], keep)}
+        if self.with_ids:
+            batch["ids"] = [
+                ", ".join(str(pair.get("id", f"row {i} of the batch")) for pair in pairs)
+                for i, pairs in enumerate(bins)
+            ]
+        if self.documents:
+            batch["documents"] = [
+                [
+                    (key_of_pair(pair, f"row {i} of the batch"), int((one.own[1] != IGNORE).sum()))
+                    for pair, one in zip(pairs, documents, strict=True)
+                    if pair.get("id") != EMPTY["id"]
+                ]
+                for i, (pairs, documents) in enumerate(zip(bins, rows, strict=True))
+            ]
+        if self.columns:
+            batch["columns"] = {
+                name: [_values(name, pairs, i) for i, pairs in enumerate(bins)] for name in self.columns
+            }
+        return batch
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns of a pair that decide a batch, and its id."""
+        shown = self.teacher_rows or self.documents
+        return (*(name for name in READ if shown or name != "teacher_prompt_ids"), *self.columns)
+
+    def _laid_out(self, rows: Sequence[Sequence[Row]], packed: bool) -> dict[str, torch.Tensor]:
+        """Tensors `[B, T]` of rows of documents."""
         lengths = [sum(len(ids) for ids, _ in documents) for documents in rows]
         longest = max(lengths)
         if self.pad_to_multiple_of:
@@ -101,19 +163,10 @@ class PairCollator:
             arrays["attention_mask"] = attention_mask
         if packed or self.padding_side == "left":
             arrays["position_ids"] = position_ids
-        batch: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        if self.supervised_only:
-            keep = supervised_rows(batch["labels"])
-            batch |= {"logits_to_keep": keep, "shift_labels": supervised_tokens(batch["labels"], keep)}
-        if self.with_ids:
-            batch["ids"] = [
-                ", ".join(str(pair.get("id", f"row {i} of the batch")) for pair in pairs)
-                for i, pairs in enumerate(bins)
-            ]
-        return batch
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
-    def document(self, pair: Mapping[str, Any], place: str) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Ids and labels of a pair, `[tokens]` each, checked.
+    def document(self, pair: Mapping[str, Any], place: str) -> Document:
+        """Ids and labels of a pair, and of it as its teacher is shown it, checked.
 
         Args:
             pair: see `distill.pairs.schema`.
@@ -122,9 +175,26 @@ class PairCollator:
         Raises:
             ValueError: see the class.
         """
-        ids, labels = ids_and_labels(pair, self.max_length, place)
-        self.limits.check(f"Pair {pair.get('id', place)}", ids, labels[labels != IGNORE])
-        return ids, labels
+        ids, labels = own = ids_and_labels(pair, self.max_length, place)
+        where, supervised = f"Pair {pair.get('id', place)}", labels[labels != IGNORE]
+        self.limits.check(where, ids, supervised)
+        if not self.teacher_rows or pair.get("teacher_prompt_ids") is None:
+            self.teacher_limits.check(where, ids, supervised)
+            return Document(own, own)
+        shown = shown_to_teacher(pair, ids, labels, place)
+        self.teacher_limits.check(where, shown[0], supervised, shown=len(pair["teacher_prompt_ids"]))
+        return Document(own, shown)
+
+
+def _values(name: str, pairs: Sequence[Mapping[str, Any]], row: int) -> list[Any]:
+    """Of a column, those of the pairs of a row; one that fills up a batch has none."""
+    pairs = [pair for pair in pairs if pair.get("id") != EMPTY["id"]]
+    if lacking := [pair for pair in pairs if name not in pair]:
+        raise ValueError(
+            f"Pair {lacking[0].get('id', f'row {row} of the batch')} has no column {name}, which its teacher reads (it has "
+            f"{', '.join(map(str, lacking[0]))})."
+        )
+    return [pair[name] for pair in pairs]
 
 
 def in_arrays(rows: Any) -> Any:
@@ -132,9 +202,17 @@ def in_arrays(rows: Any) -> Any:
 
     What is no `datasets.Dataset`, or is read in a form of the caller's choice, stays as it is.
     """
-    columns = ["prompt_ids", "completion_ids"]
-    plain = isinstance(rows, datasets.Dataset) and rows.format["type"] is None and {*columns} <= {*rows.column_names}
-    return rows.with_format("numpy", columns=columns, output_all_columns=True) if plain else rows
+    needed = ["prompt_ids", "completion_ids"]
+    if (
+        not isinstance(rows, datasets.Dataset)
+        or rows.format["type"] is not None
+        or not {*needed} <= {*rows.column_names}
+    ):
+        return rows
+    # a batch that begins with null cannot be read so
+    shown = ["teacher_prompt_ids"] if "teacher_prompt_ids" in rows.column_names else []
+    columns = needed + [name for name in shown if not rows.data.column(name).null_count]
+    return rows.with_format("numpy", columns=columns, output_all_columns=True)
 
 
 def document_tokens(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

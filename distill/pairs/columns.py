@@ -18,6 +18,8 @@ These columns are there only where something filled them:
 | `token_source` | `"teacher"` or `"text"` | `completion_ids` are what the teacher emitted, or were made once from its text |
 | `score` | float or null | what a verifier gave; null where it raised |
 | `score_error` | str or null | what the verifier raised |
+| `teacher_prompt` | str, or messages | what the teacher was shown in place of `prompt`; null: the prompt |
+| `teacher_prompt_ids` | list of int | its tokens; there exactly where `teacher_prompt` is |
 | `loss_mask` | list of 0 and 1 | which of `completion_ids` carry loss (several assistant turns in one row); all without it |
 | `tools` | JSON text | the functions that the chat template was given beside the prompt |
 | `chat_template_kwargs` | JSON text | the template's variables that were given beside it |
@@ -37,6 +39,8 @@ import datasets
 
 COLUMNS = ("id", "prompt", "completion", "prompt_ids", "completion_ids", "finish_reason", "sample", "teacher")
 OPTIONAL = (
+    "teacher_prompt",
+    "teacher_prompt_ids",
     "token_source",
     "score",
     "score_error",
@@ -46,6 +50,8 @@ OPTIONAL = (
     "message",
     "top_logprobs",
 )  # there only where something filled them
+TEACHER_PROMPT = ("teacher_prompt", "teacher_prompt_ids")
+READ = ("id", "prompt_ids", "completion_ids", "loss_mask", "teacher_prompt_ids")  # by the collator of a white box
 JSON_TEXTS = ("tools", "chat_template_kwargs", "message")
 FINISH_REASONS = ("stop", "length")
 TOKEN_SOURCES = ("teacher", "text")
@@ -55,6 +61,8 @@ def features(messages: bool, optional: Collection[str] = ()) -> datasets.Feature
     """The Arrow types of pairs whose prompts are messages, or plain text, with some of the `OPTIONAL` columns."""
     text, ids = datasets.Value("string"), datasets.List(datasets.Value("int32"))
     more: dict[str, Any] = {
+        "teacher_prompt": text,  # or messages, whatever the prompts are: see `tables`
+        "teacher_prompt_ids": ids,
         "token_source": text,
         "score": datasets.Value("float64"),
         "score_error": text,

@@ -14,7 +14,7 @@ import pyarrow.json
 
 from distill.basics.jsonl import BOM, CHECKSUM, is_intact
 from distill.pairs.columns import OPTIONAL, features
-from distill.pairs.tables import PLAIN_MESSAGES, merged, own_array
+from distill.pairs.tables import PLAIN_MESSAGES, PROMPTS, merged, own_array
 
 _CHECKSUM = f'"{CHECKSUM}"'.encode()
 
@@ -28,7 +28,7 @@ def schema_of(rows: Iterable[dict[str, Any]]) -> pa.Schema | None:
     for name in dict.fromkeys(name for row in listed for name in row):
         values = [row.get(name) for row in listed]
         kind = known.get(name) if name != "id" else own_array(values).type
-        if name == "prompt":
+        if name in PROMPTS:
             kind = PLAIN_MESSAGES if any(isinstance(value, list) for value in values) else pa.string()
         if kind is None:
             kind = own_array(values).type

@@ -52,3 +52,40 @@ def ids_and_labels(
             f"completion tokens{masked}, max_length {max_length}. Raise max_length, or remove the pair."
         )
     return ids, labels
+
+
+def shown_to_teacher(
+    pair: Mapping[str, Any], ids: NDArray[Any], labels: NDArray[Any], place: str = "the row"
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The pair's row as its teacher is shown it: other tokens before the completion, the same of it with the same labels.
+
+    What `max_length` cut from the student's row is cut here, too, and what carries no loss there carries none here: both sides have the
+    same supervised tokens in the same order, each at the place it has in its own row.
+
+    Args:
+        pair: see `distill.pairs.columns`.
+        ids, labels: of `ids_and_labels`, `[tokens]` each.
+        place: what the pair is called in messages if it has no id.
+
+    Returns:
+        Ids and labels; those of the student where the teacher was shown the prompt.
+
+    Raises:
+        ValueError: ids of another kind, or none at all.
+
+    Example:
+        >>> pair = {"prompt_ids": [5], "completion_ids": [7, 2], "teacher_prompt_ids": [8, 9]}
+        >>> shown_to_teacher(pair, *ids_and_labels(pair))[1].tolist()
+        [-100, -100, 7, 2]
+    """
+    if pair.get("teacher_prompt_ids") is None:
+        return ids, labels
+    where = f"Pair {pair.get('id', place)}"
+    shown = token_ids(pair, "teacher_prompt_ids", where)
+    if not len(shown):
+        raise ValueError(
+            f"{where}: teacher_prompt_ids has no token, so nothing stands before the first token that the teacher is asked for; give at "
+            "least one, or null where the teacher was shown the prompt."
+        )
+    start = len(pair["prompt_ids"])
+    return np.concatenate([shown, ids[start:]]), np.concatenate([np.full(len(shown), IGNORE), labels[start:]])

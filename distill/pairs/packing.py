@@ -7,12 +7,15 @@ from the positions which tokens may see each other. No pair is ever split.
 
 import bisect
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow.compute as pc
+
+from distill.pairs.columns import READ
 
 
 def best_fit(lengths: Any, capacity: int, seed: int = 0) -> list[list[int]]:
@@ -102,8 +105,16 @@ class PackedPairs:
         )
 
 
-def pack_pairs(pairs: datasets.Dataset, max_length: int, seed: int = 0) -> PackedPairs:
+def pack_pairs(pairs: datasets.Dataset, max_length: int, seed: int = 0, columns: Sequence[str] = READ) -> PackedPairs:
     """Pairs in bins of `max_length` tokens; see `best_fit`.
+
+    What the teacher was shown counts for nothing here: it is the student's rows that are filled.
+
+    Args:
+        pairs: see `distill.pairs`.
+        max_length: of a bin, in tokens.
+        seed: of the order of equally long rows.
+        columns: those that the collator reads (`PairCollator.reads`); the others are left out.
 
     Example:
         >>> packed = pack_pairs(pairs, 2048)
@@ -111,7 +122,7 @@ def pack_pairs(pairs: datasets.Dataset, max_length: int, seed: int = 0) -> Packe
         torch.Size([2, 2047])
     """
     lengths = pair_lengths(pairs, max_length)
-    used = [name for name in ("id", "prompt_ids", "completion_ids", "loss_mask") if name in pairs.column_names]
+    used = [name for name in columns if name in pairs.column_names]
     return PackedPairs(pairs.select_columns(used), best_fit(lengths, max_length, seed), max_length, int(lengths.sum()))
 
 

@@ -34,23 +34,33 @@ class RowLimits:
         unchanged = all(least[name] == getattr(self, name) for name in _LIMITS)
         return self if unchanged else RowLimits(**least, whose=other.whose)
 
-    def check(self, where: str, ids: NDArray[Any], labels: NDArray[Any]) -> None:
+    def check(self, where: str, ids: NDArray[Any], labels: NDArray[Any], shown: int | None = None) -> None:
         """Refuse a row beyond them.
 
         Args:
             where: what the row is called in messages.
             ids: `[tokens]`, as the model gets them.
             labels: the ids of those that carry loss.
+            shown: tokens of the teacher's own prompt, if the row begins with that.
 
         Raises:
             ValueError: says which limit and the way out.
         """
         if self.positions is not None and len(ids) > self.positions:
+            if shown is not None:
+                raise ValueError(f"{where} {self.too_much_shown(shown, len(ids) - shown)}")
             raise ValueError(f"{where} has {len(ids)} tokens, but {self.too_long()}")
         if self.vocabulary is not None and len(ids) and ids.max() >= self.vocabulary:
             raise ValueError(f"{where} has token id {ids.max()}, but {self.unknown_token()}")
         if self.labels is not None and len(labels) and labels.max() >= self.labels:
             raise ValueError(f"{where} has token id {labels.max()} in its completion, but {self.unshared_label()}")
+
+    def too_much_shown(self, shown: int, rest: int) -> str:
+        """The end of a message about a row that is too long as the teacher is shown it; `max_length` does not cut a prompt."""
+        return (
+            f"has {shown} tokens in its teacher's prompt and {rest} behind it, but {self.whose} has {self.positions} positions; shorten the "
+            "teacher's prompt, or remove the pair."
+        )
 
     def too_long(self) -> str:
         """The end of a message about a row that is too long."""

@@ -14,7 +14,7 @@ import datasets
 import pyarrow as pa
 from datasets.arrow_writer import ArrowWriter
 
-from distill.pairs.tables import MixedPrompts, dataset_of, in_schema, merged
+from distill.pairs.tables import PROMPTS, MixedPrompts, dataset_of, in_schema, merged
 
 IN_MEMORY = 64 * 2**20
 _FILE, _SAID = "rows.arrow", "said.txt"
@@ -91,9 +91,10 @@ class Store:
         if self._schema is None:
             self._schema = schema
             return
-        prompts = [pa.types.is_string(s.field("prompt").type) for s in (self._schema, schema) if "prompt" in s.names]
-        if len(set(prompts)) > 1:
-            raise MixedPrompts
+        for name in PROMPTS:
+            kinds = {pa.types.is_string(s.field(name).type) for s in (self._schema, schema) if name in s.names}
+            if len(kinds) > 1:
+                raise MixedPrompts(name)
         grown = merged(self._schema, schema)
         if grown != self._schema:
             self._close()

@@ -17,15 +17,17 @@ from distill.pairs.columns import COLUMNS, OPTIONAL, features
 JSON = pa.json_()
 PLAIN_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 ANY_MESSAGES = pa.list_(JSON)
-_PAIR_TYPES = {field.name: field.type for field in features(False, OPTIONAL).arrow_schema if field.name != "prompt"}
+PROMPTS = ("prompt", "teacher_prompt")  # text in all rows of a file, or messages in all
+_PAIR_TYPES = {field.name: field.type for field in features(False, OPTIONAL).arrow_schema if field.name not in PROMPTS}
 _EXACT = 2**53  # up to here every integer is a float, too
 
 
 class MixedPrompts(ValueError):
-    """Some prompts are messages and others plain text."""
+    """Some prompts (or teacher's prompts) are messages and others plain text."""
 
-    def __init__(self) -> None:
-        super().__init__("some prompts are text and others are messages; keep the two kinds in two files.")
+    def __init__(self, column: str = "prompt") -> None:
+        which = "prompts" if column == "prompt" else f"values of {column}"
+        super().__init__(f"some {which} are text and others are messages; keep the two kinds in two files.")
 
 
 def table_of(rows: Sequence[dict[str, Any]]) -> pa.Table:
@@ -40,8 +42,8 @@ def table_of(rows: Sequence[dict[str, Any]]) -> pa.Table:
         values = [row.get(name) for row in rows]
         if name in OPTIONAL and all(value is None for value in values):
             continue
-        if name == "prompt":
-            found[name] = _prompts(values)
+        if name in PROMPTS:
+            found[name] = _prompts(values, name)
         elif name in _PAIR_TYPES:
             found[name] = pa.array(values, _PAIR_TYPES[name])
         else:
@@ -121,20 +123,18 @@ def dataset_of(tables: Sequence[pa.Table]) -> datasets.Dataset:
     return datasets.Dataset(datasets.table.InMemoryTable(table), info=info)
 
 
-def _prompts(values: Sequence[Any]) -> pa.Array:
-    if all(isinstance(value, str) for value in values):
+def _prompts(values: Sequence[Any], name: str) -> pa.Array:
+    there = [value for value in values if value is not None]  # a teacher's prompt may be none
+    if all(isinstance(value, str) for value in there):
         return pa.array(values, pa.string())
-    if any(isinstance(value, str) for value in values):
-        raise MixedPrompts
+    if any(isinstance(value, str) for value in there):
+        raise MixedPrompts(name)
     plain = all(
         m.keys() == {"role", "content"} and isinstance(m["role"], str) and isinstance(m["content"], str)
-        for value in values
+        for value in there
         for m in value
     )
-    if plain:
-        return pa.array(values, PLAIN_MESSAGES)
-    ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
-    return pa.ListArray.from_arrays(ends, _json_array([message for value in values for message in value]))
+    return pa.array(values, PLAIN_MESSAGES) if plain else _messages_of_any_kind(values)
 
 
 def _json_array(values: Sequence[Any]) -> pa.Array:
@@ -178,7 +178,7 @@ def _in_type(column: Any, kind: pa.DataType) -> Any:
     if pa.types.is_null(column.type):
         return pa.nulls(len(column), kind)
     if kind == ANY_MESSAGES:
-        return _any_messages(column)
+        return _messages_of_any_kind(column.to_pylist())
     if kind == JSON:
         return _json_array(column.to_pylist())
     if kind == pa.string():  # stored JSON is its text already
@@ -186,7 +186,9 @@ def _in_type(column: Any, kind: pa.DataType) -> Any:
     return column.cast(kind)
 
 
-def _any_messages(column: Any) -> pa.Array:
-    values = column.to_pylist()
-    ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
-    return pa.ListArray.from_arrays(ends, _json_array([message for value in values for message in value]))
+def _messages_of_any_kind(values: Sequence[Any]) -> pa.Array:
+    lists = [value or [] for value in values]
+    ends = np.cumsum([0, *map(len, lists)], dtype=np.int32)
+    none = pa.array([value is None for value in values])
+    messages = _json_array([message for value in lists for message in value])
+    return pa.ListArray.from_arrays(ends, messages, mask=none if none.true_count else None)

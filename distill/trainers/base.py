@@ -3,7 +3,7 @@
 import copy
 import os
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from distill.models.adapters import add_adapter, base_of, is_adapted
 from distill.models.load import load_model, load_tokenizer
 from distill.models.quantising import check_student_keeps_gradients
 from distill.pairs.collate import PairCollator, document_tokens, in_arrays, supervised_rows
+from distill.pairs.columns import READ, TEACHER_PROMPT
 from distill.pairs.row_limits import RowLimits
 from distill.text.rows import SAYS_A_ROW
 from distill.trainers import fsdp
@@ -60,7 +61,7 @@ class PairTrainer(Trainer):
             model that does not keep the pairs of a row apart.
     """
 
-    collates_ids = False
+    collated: Mapping[str, Any] = {}  # settings of a `PairCollator` that this kind of trainer needs, whoever made it
 
     def __init__(
         self,
@@ -82,9 +83,11 @@ class PairTrainer(Trainer):
         if kwargs.get("data_collator") is None:
             if processing_class is None:
                 raise ValueError(f"{type(self).__name__} needs processing_class=, the student's tokenizer.")
-            kwargs["data_collator"] = PairCollator(processing_class, max_length=max_length, with_ids=self.collates_ids)
-        elif isinstance(kwargs["data_collator"], PairCollator):
+            kwargs["data_collator"] = PairCollator(processing_class, max_length=max_length)
+        if isinstance(kwargs["data_collator"], PairCollator):
             kwargs["data_collator"] = copy.copy(kwargs["data_collator"])  # it will know the limits of these models
+            for name, value in self.collated.items():
+                setattr(kwargs["data_collator"], name, value)
         check_kind(train_dataset, "train_dataset")
         check_parallelism(args, model)
         self._text: TextRows | None = None
@@ -102,7 +105,9 @@ class PairTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
-        self._given_limits = getattr(self.data_collator, "limits", RowLimits())
+        self._given_limits = {
+            name: getattr(self.data_collator, name, RowLimits()) for name in ("limits", "teacher_limits")
+        }
         self.resumption = Resumption(self)
         self.finite = FiniteLoss(self)
         check_processes(self.train_dataset, self.args)
@@ -116,9 +121,12 @@ class PairTrainer(Trainer):
 
     def _check_student(self, model: Any) -> None:
         """Whatever is asked of a student; asked anew of each that `model_init` makes."""
-        self.row_limits: RowLimits | None = None  # those of another student are not its own
+        # those of another student are not its own
+        self.row_limits: RowLimits | None = None
+        self.teacher_limits: RowLimits | None = None
         if isinstance(self.data_collator, PairCollator):
-            self.data_collator.limits = self._given_limits
+            for name, given in self._given_limits.items():
+                setattr(self.data_collator, name, given)
         self.limit_rows(limits_of(base_of(model)))
         check_student_keeps_gradients(model, self.args.device)
         check_causal(model, self.args.device)
@@ -142,24 +150,32 @@ class PairTrainer(Trainer):
             self._check_student(model)
         return model
 
-    def limit_rows(self, limits: RowLimits) -> None:
+    def limit_rows(self, limits: RowLimits, *, of_teacher: bool = False) -> None:
         """Refuse rows beyond what a model can take: those of the datasets now, those of streams when they come.
+
+        Args:
+            limits: of the model.
+            of_teacher: they are for the rows that the teacher is shown (`PairCollator.teacher_rows`), not for the student's.
 
         Raises:
             ValueError: see `distill.trainers.checks.check_rows`.
         """
-        known = self.row_limits
-        self.row_limits = limits if known is None else known.tightened(limits)
-        if self.row_limits == known:
+        own, collators = ("teacher_limits", "teacher_limits") if of_teacher else ("row_limits", "limits")
+        known: RowLimits | None = getattr(self, own)
+        tightened = limits if known is None else known.tightened(limits)
+        if tightened == known:
             return
+        setattr(self, own, tightened)
         if isinstance(self.data_collator, PairCollator):
-            self.data_collator.limits = self.data_collator.limits.tightened(limits)
-        self._check_rows(say_what_is_cut=known is None)
+            setattr(self.data_collator, collators, getattr(self.data_collator, collators).tightened(limits))
+        self._check_rows(say_what_is_cut=known is None and not of_teacher)
 
     def _check_rows(self, say_what_is_cut: bool) -> None:
         assert self.row_limits is not None
         for name, rows in self._rows().items():
-            check_rows(rows, name, self.data_collator, self.row_limits, say_what_is_cut=say_what_is_cut)
+            check_rows(
+                rows, name, self.data_collator, self.row_limits, self.teacher_limits, say_what_is_cut=say_what_is_cut
+            )
 
     def _rows(self) -> dict[str, Any]:
         evaluations = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval_dataset": self.eval_dataset}
@@ -253,8 +269,12 @@ class PairTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         # The collator, not the model, reads the columns; without this, Trainer would remove all of them as unused.
         if self._signature_columns is None:
-            own = () if isinstance(self.data_collator, PairCollator) else SAYS_A_ROW
-            self._signature_columns: Any = ["id", "prompt_ids", "completion_ids", "loss_mask", *own]
+            collator: Any = self.data_collator
+            self._signature_columns: Any = (
+                list(collator.reads)
+                if isinstance(collator, PairCollator)
+                else [*READ, *TEACHER_PROMPT[:1], *SAYS_A_ROW]
+            )
 
     def identity(self) -> dict[str, Any]:
         """What a run is made of beside its settings: models, by what tells them apart. Plain values."""

@@ -20,6 +20,7 @@ from distill.pairs.packing import PackedPairs
 from distill.pairs.row_limits import RowLimits
 from distill.text.vocabulary import shared_vocabulary
 from distill.trainers.length_order import row_lengths
+from distill.trainers.shown_checks import check_shown
 
 logger = logging.getLogger(__name__)
 warn_once = transformers_logging.get_logger(__name__).warning_once
@@ -55,7 +56,14 @@ def check_kind(rows: Any, name: str) -> None:
         )
 
 
-def check_rows(rows: Any, name: str, collator: Any, limits: RowLimits, say_what_is_cut: bool = True) -> None:
+def check_rows(
+    rows: Any,
+    name: str,
+    collator: Any,
+    limits: RowLimits,
+    teacher_limits: RowLimits | None = None,
+    say_what_is_cut: bool = True,
+) -> None:
     """Refuse rows that cannot be learned from, as far as they can be seen before a training; those of a stream come to the collator.
 
     Args:
@@ -63,6 +71,7 @@ def check_rows(rows: Any, name: str, collator: Any, limits: RowLimits, say_what_
         name: for messages.
         collator: that of the trainer.
         limits: what the models can take of a row.
+        teacher_limits: what the teacher can take of the row that it is shown.
         say_what_is_cut: log what `max_length` will cut.
 
     Raises:
@@ -73,7 +82,13 @@ def check_rows(rows: Any, name: str, collator: Any, limits: RowLimits, say_what_
     if not isinstance(collator, PairCollator) and "prompt_ids" not in (getattr(rows, "column_names", None) or ()):
         return  # text, which an own collator reads
     if isinstance(rows, datasets.Dataset):
-        check_pairs(rows, name, getattr(collator, "max_length", None), limits, say_what_is_cut)
+        max_length = getattr(collator, "max_length", None)
+        check_pairs(rows, name, max_length, limits, say_what_is_cut)
+        check_shown(rows, name, max_length, teacher_limits or RowLimits(), getattr(collator, "teacher_rows", False))
+        if lacking := [column for column in getattr(collator, "columns", ()) if column not in rows.column_names]:
+            raise ValueError(
+                f"{name} has no column {', '.join(lacking)}, which the teacher reads (it has {', '.join(rows.column_names)})."
+            )
     elif isinstance(rows, list | tuple) and isinstance(collator, PairCollator):
         if not len(rows):
             raise ValueError(f"{name} has no rows.")

@@ -1,8 +1,9 @@
 """What a run is made of, as plain values to compare: settings, pairs, models, objectives, and the machine."""
 
 import hashlib
+import json
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import accelerate
@@ -16,6 +17,7 @@ from distill.basics.settings import plain, training_settings
 from distill.models.adapters import base_of, is_adapted
 from distill.models.load import weights_fingerprint
 from distill.pairs.collate import PairCollator
+from distill.pairs.columns import READ
 from distill.pairs.packing import PackedPairs
 
 # what training itself sets in a student's config, and names of places and versions
@@ -25,6 +27,7 @@ _UNSTABLE = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "trans
 def run_settings(trainer: Any) -> dict[str, Any]:
     """Settings and data of a trainer, as they are when training begins."""
     args, collator = trainer.args, trainer.data_collator
+    columns = collator.reads if isinstance(collator, PairCollator) else READ
     settings = {
         "trainer": type(trainer).__name__,
         "training": training_settings(args),
@@ -33,7 +36,7 @@ def run_settings(trainer: Any) -> dict[str, Any]:
         "mixed_precision": trainer.accelerator.mixed_precision,
         # accelerate draws the order of rows from it where data_seed is not given
         "order_seed": torch.initial_seed() if args.data_seed is None else args.data_seed,
-        "pairs": describe_rows(trainer.train_dataset),
+        "pairs": describe_rows(trainer.train_dataset, columns),
         "packing": isinstance(trainer.train_dataset, PackedPairs),
         "collator": type(collator).__name__,
         "max_length": collator.max_length if isinstance(collator, PairCollator) else None,
@@ -41,20 +44,28 @@ def run_settings(trainer: Any) -> dict[str, Any]:
     }
     if str(args.eval_strategy.value) != "no":
         several = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"": trainer.eval_dataset}
-        settings["evaluation_pairs"] = {name: describe_rows(rows) for name, rows in several.items()}
+        settings["evaluation_pairs"] = {name: describe_rows(rows, columns) for name, rows in several.items()}
     return settings
 
 
-def describe_rows(rows: Any) -> str:
-    """Number of rows and a hash of their token ids and masks, in their order."""
+def describe_rows(rows: Any, columns: Sequence[str] = READ) -> str:
+    """Number of rows and a hash of their token ids and masks, in their order.
+
+    Args:
+        rows: pairs, or whatever a trainer was given.
+        columns: those that its batches are made of; of the teacher's prompt and of further ones only where they are there.
+    """
     pairs = rows.pairs if isinstance(rows, PackedPairs) else rows
     if not isinstance(pairs, datasets.Dataset):
         return f"{type(pairs).__name__} of {len(pairs) if hasattr(pairs, '__len__') else 'unknown'} rows"
-    names = [name for name in ("prompt_ids", "completion_ids", "loss_mask") if name in pairs.column_names]
+    names = [name for name in columns if name != "id" and name in pairs.column_names]
     digest = hashlib.sha256(repr(names).encode())
     for table in pairs.select_columns(names).with_format("arrow").iter(10_000):
-        for column in table.columns:
+        for name, column in zip(names, table.columns, strict=True):
             values = column.combine_chunks()
+            if name not in READ:  # of whatever type
+                digest.update(json.dumps(values.to_pylist(), default=str).encode())
+                continue
             lengths = pc.fill_null(pc.list_value_length(values), -1)
             for part in (lengths, pc.list_flatten(values)):
                 digest.update(np.asarray(part).astype("<i4").tobytes())

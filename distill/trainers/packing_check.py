@@ -1,5 +1,6 @@
 """May this model be trained on packed rows? It is asked itself, before the first step."""
 
+import copy
 import inspect
 import logging
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ def packed(trainer: Any) -> PackedPairs:
     collator.flatten_bins = "flash" in str(base_of(trainer.model).config._attn_implementation)
     check_packing(trainer, trainer.model, use_cache=args.use_cache)
     seed = args.seed if args.data_seed is None else args.data_seed
-    bins = pack_pairs(pairs, collator.max_length, seed)
+    bins = pack_pairs(pairs, collator.max_length, seed, collator.reads)
     logger.warning("%s", bins.describe(args.per_device_train_batch_size, seed))
     return bins
 
@@ -85,6 +86,8 @@ def check_keeps_documents_apart(
     one, other, second = (
         [1 + (start + 7 * i) % (size - 1) for i in range(n)] for start, n in ((3, 5), (11, 5), (6, 7))
     )
+    collator = copy.copy(collator)
+    collator.documents, collator.columns = False, ()  # these documents are nobody's
     documents = [{"prompt_ids": ids[:2], "completion_ids": ids[2:]} for ids in (one, second, other)]
     bins = [[documents[0], documents[1]], [documents[2], documents[1], documents[2]]]
     with evaluating(model), torch.no_grad(), autocast or nullcontext():

@@ -1,5 +1,6 @@
 """White-box distillation: match what is inside the teacher, on the same pairs, in the same Trainer."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class WhiteBoxTrainer(PairTrainer):
 
     # compute_loss divides by the supervised positions of the whole window itself
     loss_is_scaled_for_ga = True
-    collates_ids = True  # to name the pairs whose loss is not finite
+    collated: Mapping[str, Any] = {"with_ids": True}  # to name the pairs whose loss is not finite
 
     def __init__(
         self,

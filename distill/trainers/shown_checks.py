@@ -1,0 +1,61 @@
+"""Shown to the teacher: whether it can take the rows that it is shown, asked before any step."""
+
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from distill.pairs.row_limits import RowLimits
+
+
+def check_shown(
+    pairs: datasets.Dataset, name: str, max_length: int | None, limits: RowLimits, own_rows: bool = True
+) -> None:
+    """Refuse pairs that the teacher cannot be shown; vectorised, for pairs that `check_pairs` found good.
+
+    Args:
+        pairs: with or without `teacher_prompt_ids`.
+        name: for messages.
+        max_length: of the student's row; what it cuts of a completion is not shown to the teacher either.
+        limits: what the teacher can take of a row.
+        own_rows: it is shown its own prompt where a pair has one; else the student's row.
+
+    Raises:
+        ValueError: a teacher's prompt without a token, or of another type; a row beyond the limits. The pair's id is named.
+    """
+    own_rows = own_rows and "teacher_prompt_ids" in pairs.column_names
+    if not own_rows and limits == RowLimits():
+        return
+    columns = ["prompt_ids", "completion_ids"]
+    table = pairs.select_columns([*columns, *(["teacher_prompt_ids"] * own_rows)]).with_format("arrow")[:]
+    own_rows = own_rows and table["teacher_prompt_ids"].null_count < len(table)
+    shown = np.full(len(table), -1)
+    if own_rows:
+        columns.append("teacher_prompt_ids")
+        kind = table["teacher_prompt_ids"].type
+        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_integer(kind.value_type):
+            raise ValueError(f"{name}: teacher_prompt_ids is a column of {kind}; it must be one of lists of token ids.")
+        shown = np.asarray(pc.fill_null(pc.list_value_length(table["teacher_prompt_ids"]), -1))
+    if len(empty := np.flatnonzero(shown == 0)):
+        raise ValueError(
+            f"{name}: {len(empty)} of {len(pairs)} pairs have teacher_prompt_ids without a token, the first is {_called(pairs, empty[0])}; "
+            "give at least one, or null where the teacher was shown the prompt."
+        )
+    prompt, completion = (np.asarray(pc.list_value_length(table[column])) for column in columns[:2])
+    rest = np.minimum(prompt + completion, np.inf if max_length is None else max_length) - prompt
+    length = np.where(shown < 0, prompt, shown) + rest
+    most = int(np.argmax(length))
+    if limits.positions is not None and length[most] > limits.positions:
+        where = f"{name}, {_called(pairs, most)}"
+        if shown[most] < 0:
+            raise ValueError(f"{where} has a row of {int(length[most])} tokens, but {limits.too_long()}")
+        raise ValueError(f"{where} {limits.too_much_shown(int(shown[most]), int(rest[most]))}")
+    highest = max(pc.max(pc.list_flatten(table[column])).as_py() or 0 for column in columns)
+    if limits.vocabulary is not None and highest >= limits.vocabulary:
+        raise ValueError(f"{name} has token id {highest}, but {limits.unknown_token()}")
+
+
+def _called(pairs: datasets.Dataset, row: Any) -> str:
+    return f"row {row}" + (f" (pair {pairs[int(row)]['id']})" if "id" in pairs.column_names else "")
