@@ -8,6 +8,7 @@ from distill.objectives.base import Objective, Term
 from distill.objectives.hidden import HiddenStates
 from distill.objectives.logits import Logits
 from distill.objectives.schedules import Schedule
+from distill.objectives.sparse_next_token import sparse_divergence_of_logits, sparse_next_token_divergence
 from distill.objectives.streamed_attention import attention_divergence, attention_scores
 from distill.objectives.streamed_next_token import Comparison, next_token_divergence
 
@@ -22,4 +23,6 @@ __all__ = [
     "attention_divergence",
     "attention_scores",
     "next_token_divergence",
+    "sparse_divergence_of_logits",
+    "sparse_next_token_divergence",
 ]

@@ -12,6 +12,7 @@ The work is done in the forward pass, in three nested loops:
 The gradient kept is that of the sum over rows. Whoever reduces by another weight for each row gets it by a second pass.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -67,7 +68,7 @@ def next_token_divergence(
 
     Source: the order of the loops is ours; the gradient in the forward pass as in Liger Kernel (Hsu et al. 2024).
     """
-    taps = _cut(student), _cut(teacher)
+    taps = cut(student), cut(teacher)
     values, entropy = streamed(
         lambda needed, weights: _value_and_grads(*taps, comparison, labels, needed, weights),
         (student.hidden, student.weight, student.bias),
@@ -75,7 +76,8 @@ def next_token_divergence(
     return values, entropy if comparison.cross_entropy else None
 
 
-def _cut(tap: HeadTap) -> HeadTap:
+def cut(tap: HeadTap) -> HeadTap:
+    """The same tap, outside of any graph."""
     bias = None if tap.bias is None else tap.bias.detach()
     return HeadTap(tap.hidden.detach(), tap.weight.detach(), bias, tap.transform, tap.dtype)
 
@@ -90,41 +92,52 @@ def _value_and_grads(
     row_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """Values `[N]`, cross-entropies `[N]`, and the gradients of sum(row_weights * values) in hidden, weight, bias."""
-    count = len(student.hidden)
     vocabulary = comparison.vocabulary or student.weight.shape[0]
-    device = student.hidden.device
     heads = [Side(tap, vocabulary) for tap in (student, teacher)]
-    dtype = heads[0].dtype
+    exact = torch.float64 if heads[0].dtype == torch.float64 else torch.float32
+    values, entropy = (torch.zeros(len(student.hidden), dtype=exact, device=student.hidden.device) for _ in range(2))
+    numbers = fused.numbers_of(values, comparison.temperature, comparison.factor, comparison.cross_entropy)
+
+    def fill(rows: slice, slopes: Tensor) -> None:
+        _chunk(heads, comparison, labels, row_weights, rows, slopes, values, entropy, numbers)
+
+    return values, entropy, through_head(heads[0], needed, fill)
+
+
+def through_head(side: Side, needed: tuple[bool, ...], fill: Callable[[slice, Tensor], None]) -> list[Tensor | None]:
+    """Gradients in hidden states, weight and bias of a head, from the slopes in its logits, a chunk of rows after the other.
+
+    Args:
+        side: the head.
+        needed: which of the three.
+        fill: given some rows and `[n, V]`, it puts there the slopes in their logits before the transform, each times its row's weight.
+    """
+    tap, dtype, vocabulary = side.tap, side.dtype, len(side.weight)
+    count, device = len(tap.hidden), tap.hidden.device
     exact = torch.float64 if dtype == torch.float64 else torch.float32
-    values, entropy = (torch.zeros(count, dtype=exact, device=device) for _ in range(2))
     gradients: list[Tensor | None] = [None, None, None]
     group, chunk = pieces(device.type, count, vocabulary, dtype)
-    numbers = fused.numbers_of(values, comparison.temperature, comparison.factor, comparison.cross_entropy)
     if needed[0]:
-        gradients[0] = torch.empty_like(student.hidden)
+        gradients[0] = torch.empty_like(tap.hidden)
     if needed[1]:
         several = count > group  # then the sum is kept in float32, or small chunks would be rounded away
-        gradients[1] = torch.zeros(
-            student.weight.shape, dtype=exact if several else student.weight.dtype, device=device
-        )
+        gradients[1] = torch.zeros(tap.weight.shape, dtype=exact if several else tap.weight.dtype, device=device)
     if needed[2]:
-        gradients[2] = torch.zeros(student.weight.shape[0], dtype=exact, device=device)
+        gradients[2] = torch.zeros(tap.weight.shape[0], dtype=exact, device=device)
     slopes = torch.empty((group, vocabulary), dtype=dtype, device=device)
     for first in range(0, count, group):
         inside = slopes[: min(group, count - first)]
         for start in range(first, first + len(inside), chunk):
             end = min(start + chunk, first + len(inside))
-            _chunk(heads, comparison, labels, row_weights, slice(start, end), inside[start - first : end - first],
-                   values, entropy, numbers)  # fmt: skip
-        hidden = student.hidden[first : first + len(inside)].to(dtype)
+            fill(slice(start, end), inside[start - first : end - first])
+        hidden = tap.hidden[first : first + len(inside)].to(dtype)
         if gradients[0] is not None:
-            gradients[0][first : first + len(inside)] = inside @ heads[0].weight
+            gradients[0][first : first + len(inside)] = inside @ side.weight
         if gradients[1] is not None:
             _add_product(gradients[1][:vocabulary], inside.t(), hidden)
         if gradients[2] is not None:
             gradients[2][:vocabulary] += inside.sum(0, dtype=exact)
-    originals = (student.hidden, student.weight, student.bias)
-    return values, entropy, in_precision_of(originals, gradients)
+    return in_precision_of((tap.hidden, tap.weight, tap.bias), gradients)
 
 
 def pieces(device: str, count: int, vocabulary: int, dtype: torch.dtype) -> tuple[int, int]:
@@ -172,7 +185,7 @@ def _chunk(
         if found is not None:
             entropy[rows] = found
         return
-    height = max(1, (TILE if slopes.device.type == "cpu" else _GPU_TILE) // slopes.shape[1])
+    height = tile_height(slopes)
     for start in range(0, len(slopes), height):
         tile = slice(start, start + height)
         at = slice(rows.start + start, min(rows.start + start + height, rows.stop))
@@ -187,7 +200,12 @@ def _chunk(
         values[at] = value
         if row_weights is not None:
             slope *= row_weights[at, None]
-        slopes[tile] = _before_transform(slope, ours, heads[0])
+        slopes[tile] = before_transform(slope, ours, heads[0])
+
+
+def tile_height(slopes: Tensor) -> int:
+    """Rows of `[n, V]` that are worked on at once."""
+    return max(1, (TILE if slopes.device.type == "cpu" else _GPU_TILE) // slopes.shape[1])
 
 
 def _tile(student: Tensor, teacher: Tensor, heads: list[Side], comparison: Comparison) -> tuple[Tensor, Tensor]:
@@ -217,7 +235,7 @@ def _with_cross_entropy(
     return entropy, slope.add_(extra, alpha=comparison.cross_entropy)
 
 
-def _before_transform(slope: Tensor, logits: Tensor, side: Side) -> Tensor:
+def before_transform(slope: Tensor, logits: Tensor, side: Side) -> Tensor:
     """Chain rule through cap * tanh(scale * logits / cap)."""
     transform = side.tap.transform
     if transform.cap is not None:

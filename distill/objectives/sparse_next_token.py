@@ -1,0 +1,201 @@
+"""Sparse teachers: the student's whole distribution against a few tokens of the teacher's, streamed as against a live one.
+
+Against `Atoms` (weights w, sum w p log p known) the forward KL is sum p log p - sum w log q, and its gradient in the student's logits
+W q - w with W = sum w: with E[w] = p it is the live gradient in expectation, at any number of atoms.
+
+Against `Top` both distributions are seen through the same K tokens and one bucket for all others. The student's bucket is the
+log-sum-exp of the logits of these others, never 1 - sum: a student that puts mass into the tail is told so. A divergence of the coarse
+distributions is at most that of the whole ones (data processing), and the same where K is the vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distill.objectives.streamed_next_token import Comparison, before_transform, cut, through_head, tile_height
+from distill.objectives.streaming import streamed
+from distill.signals import HeadTap
+from distill.signals.head_logits import LOWEST, Side
+from distill.signals.sparse import Atoms, Sparse
+
+
+def check_sparse(next_token: str, captured: float | None, divergence: str, temperature: float) -> None:
+    """What a stored next-token signal cannot be compared by is refused.
+
+    Args:
+        next_token: `"atoms"` or `"top"`; others can do everything.
+        captured: the temperature that the stored probabilities are of.
+        divergence, temperature: what is asked for.
+
+    Raises:
+        ValueError: atoms with another divergence than the forward KL; another temperature than captured.
+    """
+    if next_token not in ("atoms", "top"):
+        return
+    if next_token == "atoms" and divergence != "forward_kl":
+        raise ValueError(
+            f"The stored signals are drawn tokens with weights (encoding 'threshold' or 'draws'), and divergence is {divergence!r}: drawn "
+            "weights are the teacher's probabilities in expectation only, which is enough for the forward KL alone. Use "
+            "Logits('forward_kl'), or capture with encoding='hidden' (every divergence) or 'top' (every one, coarse in the tail)."
+        )
+    if temperature != captured:
+        raise ValueError(
+            f"temperature is {temperature}, and the stored probabilities are those at temperature {captured}: they cannot be had at another "
+            f"one without the other logits. Use temperature={captured}, capture again with temperature={temperature}, or capture with "
+            "encoding='hidden', which has every temperature."
+        )
+
+
+def sparse_next_token_divergence(
+    student: HeadTap, teacher: Sparse, comparison: Comparison, labels: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """factor * divergence + cross_entropy * (-log q[label]) at every supervised row, against a sparse teacher.
+
+    Args:
+        student: tap of its head.
+        teacher: `Atoms`, for the forward KL alone; or `Top`.
+        comparison: what is computed. Tokens beyond `comparison.vocabulary` are not the student's: atoms there carry no weight, and
+            in `Top` their mass joins the tail.
+        labels: `[N]`, needed for cross-entropy.
+
+    Returns:
+        `[N]`, in nats times `factor`, with gradient to the student's hidden states, head and bias; and, where it is asked for, the
+        cross-entropy `[N]` without gradient. Against atoms a single row may be negative: it is right in expectation.
+
+    Source: random sampling knowledge distillation (Anshumann et al. 2025) for the weighted cross-entropy.
+    """
+    tap, within = cut(student), _within(teacher, comparison.vocabulary or len(student.weight))
+    values, entropy = streamed(
+        lambda needed, weights: _value_and_grads(tap, within, comparison, labels, needed, weights),
+        (student.hidden, student.weight, student.bias),
+    )
+    return values, entropy if comparison.cross_entropy else None
+
+
+def sparse_divergence_of_logits(
+    student_logits: Tensor, teacher: Sparse, comparison: Comparison, labels: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """The same from the student's own logits `[N, V]`, for a head that is no plain matrix product."""
+    vocabulary = comparison.vocabulary or student_logits.shape[1]
+    within = _within(teacher, vocabulary)
+
+    def go_through(needed: tuple[bool, ...], row_weights: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        with torch.no_grad():
+            wide = student_logits.detach()[:, :vocabulary]
+            wide = wide if wide.dtype == torch.float64 else wide.float()
+            values, slope, entropy = _rows(wide.clamp(min=LOWEST), within, comparison, labels)
+            if row_weights is not None:
+                slope *= row_weights[:, None]
+            full = torch.zeros_like(student_logits)
+            full[:, :vocabulary] = slope
+            return values, entropy, [full if needed[0] else None]
+
+    values, entropy = streamed(go_through, (student_logits,))
+    return values, entropy if comparison.cross_entropy else None
+
+
+@dataclass(frozen=True)
+class _Top:
+    """`Top`, of the student's tokens alone; a column that is `outside` has no mass and repeats another one's token."""
+
+    ids: Tensor
+    log_probs: Tensor
+    tail: Tensor
+    outside: Tensor
+
+
+def _within(teacher: Sparse, vocabulary: int) -> Atoms | _Top:
+    """What of it the student has tokens for."""
+    outside = teacher.ids >= vocabulary
+    if isinstance(teacher, Atoms):
+        weights = teacher.weights.masked_fill(outside, 0)
+        return Atoms(teacher.ids.clamp(max=vocabulary - 1), weights, teacher.negentropy, teacher.temperature)
+    log_probs, tail = teacher.log_probs.clamp(min=LOWEST), teacher.tail.clamp(min=LOWEST)
+    beyond = log_probs.masked_fill(~outside, LOWEST).logsumexp(dim=1)
+    one_inside = teacher.ids.gather(1, outside.int().argmin(dim=1, keepdim=True)).clamp(max=vocabulary - 1)
+    return _Top(
+        torch.where(outside, one_inside, teacher.ids),
+        log_probs.masked_fill(outside, LOWEST),
+        torch.logaddexp(tail, beyond),
+        outside,
+    )
+
+
+def _some(teacher: Atoms | _Top, rows: slice) -> Atoms | _Top:
+    if isinstance(teacher, Atoms):
+        return Atoms(teacher.ids[rows], teacher.weights[rows], teacher.negentropy[rows], teacher.temperature)
+    return _Top(teacher.ids[rows], teacher.log_probs[rows], teacher.tail[rows], teacher.outside[rows])
+
+
+@torch.no_grad()
+def _value_and_grads(
+    student: HeadTap,
+    teacher: "Atoms | _Top",
+    comparison: Comparison,
+    labels: Tensor | None,
+    needed: tuple[bool, ...],
+    row_weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """Values `[N]`, cross-entropies `[N]`, and the gradients of sum(row_weights * values) in hidden, weight, bias."""
+    side = Side(student, comparison.vocabulary or len(student.weight))
+    exact = torch.float64 if side.dtype == torch.float64 else torch.float32
+    values, entropy = (torch.zeros(len(student.hidden), dtype=exact, device=student.hidden.device) for _ in range(2))
+
+    def fill(rows: slice, slopes: Tensor) -> None:
+        logits = side.logits(rows, slopes)
+        height = tile_height(slopes)
+        for start in range(0, len(slopes), height):
+            tile = slice(start, min(start + height, len(slopes)))
+            at = slice(rows.start + tile.start, rows.start + tile.stop)
+            ours = side.exact(logits, tile, exact)
+            part = None if labels is None else labels[at]
+            values[at], slope, entropy[at] = _rows(side.transformed(ours), _some(teacher, at), comparison, part)
+            if row_weights is not None:
+                slope *= row_weights[at, None]
+            slopes[tile] = before_transform(slope, ours, side)
+
+    gradients = through_head(side, needed, fill)
+    return values, entropy, gradients
+
+
+def _rows(
+    logits: Tensor, teacher: "Atoms | _Top", comparison: Comparison, labels: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Values `[n]`, their slopes `[n, V]` in the student's transformed logits, and cross-entropies `[n]`."""
+    log_q = (logits if comparison.temperature == 1 else logits / comparison.temperature).log_softmax(dim=-1)
+    entropy, beside = torch.zeros_like(log_q[:, 0]), None
+    if comparison.cross_entropy:
+        assert labels is not None
+        column = labels[:, None]
+        own = log_q if comparison.temperature == 1 else logits.log_softmax(dim=-1)
+        entropy = -own.gather(1, column).squeeze(1)
+        beside = own.exp().scatter_add_(1, column, own.new_full((), -1.0).expand(column.shape))
+    value, slope = _atoms(log_q, teacher) if isinstance(teacher, Atoms) else _top(log_q, teacher, comparison)
+    scale = comparison.factor / comparison.temperature
+    value, slope = value * comparison.factor, slope if scale == 1 else slope.mul_(scale)
+    if beside is not None:
+        value, slope = value + comparison.cross_entropy * entropy, slope.add_(beside, alpha=comparison.cross_entropy)
+    return value, slope, entropy
+
+
+def _atoms(log_q: Tensor, teacher: Atoms) -> tuple[Tensor, Tensor]:
+    """Forward KL against weighted tokens, and its slope W q - w; `log_q` is overwritten."""
+    weights = teacher.weights.to(log_q.dtype)
+    value = teacher.negentropy.to(log_q.dtype) - (weights * log_q.gather(1, teacher.ids)).sum(dim=1)
+    slope = log_q.exp_().mul_(weights.sum(dim=1, keepdim=True))
+    return value, slope.scatter_add_(1, teacher.ids, -weights)
+
+
+def _top(log_q: Tensor, teacher: "_Top", comparison: Comparison) -> tuple[Tensor, Tensor]:
+    """A divergence of two distributions over the K tokens and the bucket of all others, and its slope over all tokens; `log_q` is overwritten."""
+    listed = log_q.gather(1, teacher.ids).masked_fill_(teacher.outside, LOWEST)
+    rest = log_q.scatter_(1, teacher.ids, LOWEST)
+    bucket = rest.logsumexp(dim=1, keepdim=True)
+    both = torch.cat([listed, bucket], dim=1)
+    theirs = torch.cat([teacher.log_probs, teacher.tail[:, None]], dim=1).to(log_q.dtype)
+    # codes of 16 bits do not sum to 1 to the last digit; nothing leaves the tail by this
+    value, slope = comparison.divergence.value_and_grad(both.log_softmax(dim=1), theirs.log_softmax(dim=1))
+    # a bucket's slope falls on its tokens by their share of it
+    whole = rest.sub_(bucket).exp_().mul_(slope[:, -1:])
+    return value, whole.scatter_add_(1, teacher.ids, slope[:, :-1])
