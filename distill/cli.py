@@ -13,6 +13,7 @@ VERBS = {
     "clean": "leave out repetitions, broken text, evaluation questions; say what that changes",
     "export": "write pairs in the form of other tools: messages, ShareGPT, Parquet, the Hub",
     "generate": "let a teacher answer prompts: pairs for the black box",
+    "capture": "store what a teacher says about pairs, for a white box without a teacher",
     "plan": "how much memory a training will need and what a step costs, before anything is loaded",
     "reasoning": "learn verified reasoning traces, and see what the verifier adds",
     "black_box": "fine-tune a student on a teacher's answers",

@@ -28,6 +28,8 @@ def answer_text(prompt: str, seed: Any, max_tokens: int) -> tuple[str, str]:
 
 def prompt_text(body: dict[str, Any]) -> str:
     """What was asked, as one text."""
+    if isinstance(body.get("prompt"), list):  # token ids
+        return " ".join(map(str, body["prompt"]))
     return body["prompt"] if "prompt" in body else "\n".join(f"{m['role']}: {m['content']}" for m in body["messages"])
 
 

@@ -4,10 +4,12 @@ Taps let them out of a forward pass without touching the model; a request says w
 """
 
 from distill.signals.attention import AttentionTap, layers_with_attention, probe_attention, record_attention
+from distill.signals.capturing import capture
 from distill.signals.head import HeadTap, LogitTransform, probe_head
 from distill.signals.hidden import probe_hidden
 from distill.signals.requests import SignalRequest, Signals, run_with_taps
 from distill.signals.rows import SupervisedRows
+from distill.signals.stored import StoredSignals
 
 __all__ = [
     "AttentionTap",
@@ -15,7 +17,9 @@ __all__ = [
     "LogitTransform",
     "SignalRequest",
     "Signals",
+    "StoredSignals",
     "SupervisedRows",
+    "capture",
     "layers_with_attention",
     "probe_attention",
     "probe_head",

@@ -15,6 +15,7 @@ from distill.signals.attention import AttentionTap, record_attention
 from distill.signals.head import HeadTap, LogitTransform, replaced_head, rows_of
 from distill.signals.hidden import record_hidden
 from distill.signals.rows import SupervisedRows
+from distill.signals.sparse import Sparse
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Signals:
             all its parameters used, whatever was tapped.
         supervised: the same positions as `rows`, already looked up; see `where`.
         router_loss: of a mixture of experts that was told to give it: as it comes, before its coefficient; else None.
+        sparse: a few tokens of each next-token distribution, of a source that has no more; else None.
     """
 
     rows: Tensor
@@ -77,6 +79,7 @@ class Signals:
     zero_loss: Tensor | None = None
     supervised: SupervisedRows | None = None
     router_loss: Tensor | None = None
+    sparse: Sparse | None = None
 
     def where(self) -> SupervisedRows:
         """The supervised positions as numbers."""

@@ -1,0 +1,208 @@
+"""Folder of stored signals: a manifest says whose they are and how they are written; the teacher's config, tokenizer and head lie beside.
+
+    signals/manifest.json           teacher, tokenizer, encoding; sealed with a checksum
+            config.json             the teacher's
+            tokenizer/              the teacher's
+            head.safetensors        its head, once, where an encoding needs it
+            shard-0-00000.safetensors ...
+
+The manifest is written last: a folder without one holds nothing yet.
+"""
+
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from distill.basics.disk import make_folder, sync_folder, write_durably
+from distill.basics.fingerprint import fingerprint
+from distill.basics.jsonl import CHECKSUM, seal
+from distill.basics.settings import differences
+from distill.signals.head import LogitTransform
+from distill.signals.shards import DAMAGED, PART, as_oserror, shards_in
+
+FORMAT = 1
+MANIFEST, CONFIG, TOKENIZER, HEAD, LOCK = "manifest.json", "config.json", "tokenizer", "head.safetensors", ".lock"
+RECORD = "record"  # of the manifest: what decides nothing
+# the head is written once, with the manifest
+_ANEW = "capture anew into another folder, or put back the file that was there."
+
+
+@dataclass(frozen=True)
+class Head:
+    """A teacher's head as it was kept.
+
+    Args:
+        weight: `[V, D]`.
+        bias: `[V]` or None.
+        transform: what the teacher does to its logits.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    transform: LogitTransform
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What of a teacher lies beside its signals.
+
+    Args:
+        tokenizer: its own.
+        config: its own; None: it was a server's.
+        head: where an encoding needs it.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    config: PreTrainedConfig | None = None
+    head: Head | None = None
+
+
+def describe_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Which token each id stands for, as one word."""
+    words = sorted(tokenizer.get_vocab().items())
+    return f"{len(words)} tokens, {fingerprint(words)}"
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a folder says that it holds.
+
+    Raises:
+        ValueError: no folder of signals, of another version, or a manifest that was changed.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        there = "has no manifest.json" if folder.is_dir() else "is not there"
+        raise ValueError(f"{folder} {there}, so it is no folder of stored signals; `distill capture` makes one.")
+    try:
+        said = dict(json.loads(path.read_bytes().decode("utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}), so nobody knows whose signals lie beside it.") from None
+    if said.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is of format {said.get('format')!r}, from another version of distill; this one reads {FORMAT}. Capture anew into "
+            "another folder, or use that version."
+        )
+    if said.pop(CHECKSUM, None) != seal(said):
+        raise ValueError(
+            f"{path} was changed after it was written (its checksum does not agree), so nobody knows whose signals lie beside it."
+        )
+    return said
+
+
+def begin(folder: Path, wanted: Mapping[str, Any], record: Mapping[str, Any], beside: Beside) -> None:
+    """Make the folder of these signals, or find it made; whoever calls holds its lock.
+
+    Args:
+        folder: may be there.
+        wanted: plain values that decide what the rows are.
+        record: plain values that decide nothing.
+        beside: what else of the teacher is kept.
+
+    Raises:
+        ValueError: it holds signals of another teacher, tokenizer, precision or encoding (each is named with both values), or other
+            files.
+        OSError: the disk is full, say.
+    """
+    wanted = {"format": FORMAT, **json.loads(json.dumps(wanted))}
+    if (folder / MANIFEST).exists():
+        there = read_manifest(folder)
+        there.pop(RECORD, None)
+        if found := differences(there, wanted):
+            raise ValueError(
+                f"{folder} holds other signals ({'; '.join(found)}). Give another output, or the teacher and the settings of before."
+            )
+        return
+    own = (CONFIG, TOKENIZER, HEAD, LOCK, MANIFEST)
+    strange = sorted(
+        path.name for path in folder.glob("*") if path.name not in own and not path.name.endswith((PART, DAMAGED))
+    )
+    if strange:
+        what = "shards without a manifest.json, so nobody knows whose they are" if shards_in(folder) else "other files"
+        raise ValueError(f"{folder} holds {what} ({', '.join(strange[:3])}); give another output.")
+    make_folder(folder)
+    if beside.config is not None:
+        beside.config.save_pretrained(folder)
+        _sync(folder / CONFIG)
+    shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
+    beside.tokenizer.save_pretrained(folder / TOKENIZER)
+    kept = dict(record)
+    if beside.head is not None:
+        kept["head_crc32"] = write_head(folder / HEAD, beside.head)
+    for path in (folder / TOKENIZER).iterdir():
+        _sync(path)
+    sync_folder(folder / TOKENIZER)
+    sync_folder(folder)
+    sealed = json.loads(json.dumps({**wanted, RECORD: kept}))
+    write_durably(folder / MANIFEST, json.dumps({**sealed, CHECKSUM: seal(sealed)}, indent=1))
+
+
+def remove_parts(folder: Path) -> None:
+    """What a killed capture left half-written; whoever calls holds the lock."""
+    for path in folder.glob(f"*{PART}"):
+        path.unlink()
+
+
+def write_head(path: Path, head: Head) -> str:
+    """Write the head of a teacher and what is done to its logits.
+
+    Returns:
+        Its checksum.
+
+    Raises:
+        OSError: the disk is full, say; nothing is left of the file.
+    """
+    transform = head.transform
+    tensors = {"weight": head.weight} if head.bias is None else {"weight": head.weight, "bias": head.bias}
+    whole = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    said = {"transform": json.dumps([transform.scale, transform.cap])}
+    part = path.with_name(path.name + PART)
+    try:
+        save_file(whole, part, metadata=said)
+        _sync(part)
+        os.replace(part, path)
+    except (SafetensorError, OSError) as error:
+        part.unlink(missing_ok=True)
+        raise as_oserror(error, path) from error
+    return _checksum(whole, said["transform"])
+
+
+def read_head(folder: Path, manifest: Mapping[str, Any]) -> Head:
+    """The head that lies in a folder.
+
+    Raises:
+        ValueError: it is not there, or was changed.
+    """
+    path = folder / HEAD
+    try:
+        with safe_open(path, "pt") as file:
+            said = (file.metadata() or {}).get("transform", "")
+            found = {name: file.get_tensor(name) for name in ("weight", "bias") if name in set(file.keys())}
+        scale, cap = json.loads(said)
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); {_ANEW}") from None
+    if "weight" not in found or _checksum(found, said) != manifest[RECORD].get("head_crc32"):
+        raise ValueError(f"{path} was changed after it was written (its checksum does not agree); {_ANEW}")
+    return Head(found["weight"], found.get("bias"), LogitTransform(scale, cap))
+
+
+def _checksum(tensors: Mapping[str, Tensor], said: str) -> str:
+    found = zlib.crc32(said.encode())
+    for name in sorted(tensors):
+        found = zlib.crc32(tensors[name].contiguous().view(torch.uint8).numpy().data, zlib.crc32(name.encode(), found))
+    return f"{found:08x}"
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

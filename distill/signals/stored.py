@@ -1,0 +1,272 @@
+"""Stored signals: a teacher that said all it has to say beforehand, read from a folder in any order."""
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from distill.models.load import load_tokenizer
+from distill.pairs.row_limits import RowLimits
+from distill.pairs.signal_keys import SIZE
+from distill.signals.encodings import encoding_of
+from distill.signals.head import HeadTap, LogitTransform
+from distill.signals.requests import SignalRequest, Signals
+from distill.signals.rows import SupervisedRows
+from distill.signals.shard_index import ShardIndex
+from distill.signals.signal_folder import CONFIG, RECORD, TOKENIZER, Head, read_head, read_manifest
+from distill.signals.teacher_rows import as_tables, check_pairs, rows_of, teachers_pairs
+
+_NAMED = 5  # of missing pairs
+_OF_HEAD = ("vocabulary", "width", "dtype")  # settings of an encoding that the teacher decides
+
+
+class StoredSignals:
+    """A signal source that reads what `distill.signals.capture` has written: no teacher is loaded.
+
+    Any batch, any order, packed or not, any number of processes: what a pair's teacher said is found by the pair's tokens
+    (`distill.pairs.signal_keys`). Bytes are read when a batch needs them, and checked whenever they are read.
+
+    Args:
+        folder: of `capture` or `distill capture`.
+
+    Attributes:
+        folder: where it lies.
+        manifest: whose signals these are, and how they are written; plain values.
+
+    Raises:
+        ValueError: no such folder, one of another version, a damaged manifest or shard.
+
+    Example:
+        >>> WhiteBoxTrainer(model=student, teacher=StoredSignals("signals"), objectives=[Logits("forward_kl")], ...)
+    """
+
+    columns: tuple[str, ...] = ()
+    documents = True
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder).expanduser()
+        self.manifest = read_manifest(self.folder)
+        said = self.manifest["encoding"]
+        self.encoding: Any = encoding_of(said["name"], **said["settings"])
+        self.index = ShardIndex(self.folder)
+        self.facts = StoredFacts(self)
+        self._there: tuple[Any, Tensor, Tensor | None] | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __repr__(self) -> str:
+        return f"StoredSignals({str(self.folder)!r}: {self.identity(None)}; {len(self)} pairs)"
+
+    @cached_property
+    def head(self) -> Head | None:
+        """The teacher's head, where the encoding needs it; read when it is first asked for."""
+        return read_head(self.folder, self.manifest) if self.encoding.next_token == "head" else None
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The teacher's."""
+        return load_tokenizer(self.folder / TOKENIZER)
+
+    def prepare(self, student: Any, device: torch.device) -> None:
+        """See `SignalSource`."""
+
+    def release(self) -> None:
+        """The head, if there is one, stays where it is."""
+
+    def identity(self, student: Any) -> Any:
+        """See `SignalSource`: the teacher by its weights, and how much of it was stored; not where the folder lies."""
+        teacher, encoding = self.manifest["teacher"], self.manifest["encoding"]
+        said = {name: value for name, value in sorted(encoding["settings"].items()) if name not in _OF_HEAD}
+        settings = "".join(f" {name}={value}" for name, value in said.items() if value is not None)
+        if "weights" not in teacher:
+            return f"stored {encoding['name']}{settings} of the {teacher['class']}, {teacher['model']}"
+        more = "".join(f", {name} {teacher[name]}" for name in ("quantised_weights", "adapters") if name in teacher)
+        return (
+            f"stored {encoding['name']}{settings} of {teacher['class']} of {teacher['layers']} layers in "
+            f"{str(teacher['dtype']).removeprefix('torch.')}, weights {teacher['weights']}{more}"
+        )
+
+    def models(self) -> list[PreTrainedModel]:
+        """None runs."""
+        return []
+
+    def signals(self, batch: Mapping[str, Any], rows: SupervisedRows, request: SignalRequest) -> Signals:
+        """See `SignalSource`.
+
+        Raises:
+            ValueError: a pair that is not there, or with fewer positions than the batch has; bytes that were changed.
+        """
+        if "documents" not in batch:
+            raise ValueError(
+                "Stored signals are found by the tokens of a pair, and this batch does not say which pairs it has: the data collator must be a "
+                "PairCollator(documents=True)."
+            )
+        if request.hidden or request.attention:
+            raise ValueError(self._only("hidden states" if request.hidden else "attention"))
+        found = [
+            (key, wanted, self._name(batch, row, key))
+            for row, documents in enumerate(batch["documents"])
+            for key, wanted in documents
+            if wanted
+        ]
+        wanted = [count for _, count, _ in found]
+        if sum(wanted) != len(rows):
+            raise ValueError(
+                f"A batch has {len(rows)} supervised positions, and its documents say {sum(wanted)}; labels must be those of PairCollator."
+            )
+        decoded = self._decoded([key for key, _, _ in found], wanted, [name for _, _, name in found], rows.mask.device)
+        if not isinstance(decoded, Tensor):
+            return Signals(rows=rows.mask, sparse=decoded, supervised=rows)
+        tap = self._tap(decoded)
+        logits = tap.transform(linear(decoded, tap.weight, tap.bias)) if request.logits else None
+        return Signals(rows=rows.mask, logits=logits, head=tap, supervised=rows)
+
+    def check(self, pairs: Any, max_length: int | None = None, name: str = "the pairs") -> None:
+        """Whether all of these pairs are there, asked before a training.
+
+        Args:
+            pairs: see `distill.pairs.columns`.
+            max_length: of the training, in tokens.
+            name: what they are called in messages.
+
+        Raises:
+            ValueError: some are not there, or not to their whole length; they are named.
+        """
+        dataset = check_pairs(pairs)
+        rows = rows_of(dataset, max_length, RowLimits(), f"looking for {name} in {self.folder.name}")
+        found = self.index.find(rows.keys)
+        absent = found < 0
+        short = ~absent
+        short[~absent] = self.index.positions[found[~absent]] < rows.positions[~absent]
+        if not (absent | short).any():
+            return
+        which = absent if absent.any() else short
+        numbers = np.flatnonzero(which)[:_NAMED]
+        named = ", ".join(pair["id"] for pair in teachers_pairs(as_tables(dataset), numbers, None))
+        more = f" and {which.sum() - len(numbers)} more" if which.sum() > len(numbers) else ""
+        if not absent.any():
+            first = numbers[0]
+            raise ValueError(
+                f"{self.folder} holds {short.sum()} of {len(dataset)} pairs of {name} in part only, captured with a smaller max_length: {named}{more} (of "
+                f"the first {self.index.positions[found[first]]} positions, where {rows.positions[first]} are wanted). `distill capture` with the same "
+                "settings and the max_length of the training completes it."
+            )
+        if absent.all():
+            raise ValueError(
+                f"{self.folder} holds signals of other pairs: none of the {len(dataset)} pairs of {name} is among its {len(self)} "
+                f"({named}{more}).{self._without_teachers_prompts(dataset)} Pairs are found by their token ids: give the file that was "
+                "captured, or capture these with `distill capture`."
+            )
+        raise ValueError(
+            f"{self.folder} lacks {absent.sum()} of {len(dataset)} pairs of {name}: {named}{more}. `distill capture` with the same settings "
+            "captures what is missing."
+        )
+
+    def _without_teachers_prompts(self, pairs: Any) -> str:
+        """Say it where they were captured as the student sees them."""
+        if "teacher_prompt_ids" not in pairs.column_names:
+            return ""
+        some = pairs.select(range(min(len(pairs), 100))).remove_columns("teacher_prompt_ids")
+        there = self.index.find(rows_of(some, None, RowLimits()).keys) >= 0
+        return " They are there without their teacher prompts, which the pairs had not when they were captured." * bool(
+            there.any()
+        )
+
+    def _decoded(self, keys: Sequence[bytes], wanted: list[int], names: list[str], device: torch.device) -> Any:
+        found = self.index.find(np.frombuffer(b"".join(keys), np.uint8).reshape(-1, SIZE))
+        stored = self.index.positions[np.maximum(found, 0)] if len(self.index) else np.zeros(len(found), np.int32)
+        for row, have, want, name in zip(found.tolist(), stored.tolist(), wanted, names, strict=True):
+            if row < 0 or have < want:
+                what = f"not {name}" if row < 0 else f"{name} to its first {have} positions, where {want} are wanted"
+                raise ValueError(
+                    f"{self.folder} holds {what}. `distill capture` with the same settings (and the max_length of the training) completes it."
+                )
+        return self.encoding.decode(self.index.blobs(found.tolist(), names), stored.tolist(), wanted, device)
+
+    def _tap(self, hidden: Tensor) -> HeadTap:
+        assert self.head is not None
+        if self._there is None or self._there[0] != hidden.device:
+            weight, bias = self.head.weight.to(hidden.device), self.head.bias
+            self._there = hidden.device, weight, None if bias is None else bias.to(hidden.device)
+        _, weight, bias = self._there
+        return HeadTap(hidden.to(weight.dtype), weight, bias, self.head.transform, weight.dtype)
+
+    def _name(self, batch: Mapping[str, Any], row: int, key: bytes) -> str:
+        ids = batch.get("ids")
+        return f"pair {ids[row]}" if ids else f"the pair with the key {key.hex()}"
+
+    def _only(self, what: str) -> str:
+        return (
+            f"{self.folder} holds a teacher's next-token distributions alone, and no {what}; take HiddenStates and AttentionMaps out of objectives, or give "
+            "the teacher itself."
+        )
+
+
+class StoredFacts:
+    """Facts of a teacher whose signals were stored.
+
+    Args:
+        source: that holds them.
+    """
+
+    model: PreTrainedModel | None = None
+
+    def __init__(self, source: StoredSignals) -> None:
+        self._source = source
+        self.name = f"the {source.manifest['teacher']['class']} stored in {source.folder}"
+        self.vocabulary: int = source.encoding.vocabulary
+        self.next_token: str = source.encoding.next_token
+        self.temperature: float | None = source.encoding.temperature
+
+    @cached_property
+    def config(self) -> PreTrainedConfig:
+        """Of the teacher.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        path = self._source.folder / CONFIG
+        try:
+            return AutoConfig.from_pretrained(self._source.folder)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from None
+
+    def transform(self) -> LogitTransform | None:
+        """See `TeacherFacts`."""
+        return None if self._source.head is None else self._source.head.transform
+
+    def widths(self, layers: frozenset[int]) -> dict[int, int]:
+        """See `TeacherFacts`."""
+        raise ValueError(self._source._only("hidden states"))
+
+    def attention(self, layers: frozenset[int]) -> Any:
+        """See `TeacherFacts`."""
+        raise ValueError(self._source._only("attention"))
+
+    def attention_layers(self) -> list[int]:
+        """See `TeacherFacts`."""
+        raise ValueError(self._source._only("attention"))
+
+    def find_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """See `TeacherFacts`."""
+        return self._source.tokenizer
+
+
+def describe(source: StoredSignals) -> dict[str, Any]:
+    """What a folder holds, for people: plain values by name."""
+    positions = int(source.index.positions.sum())
+    return {
+        "teacher": source.manifest[RECORD].get("name"),
+        "signals": source.identity(None),
+        "pairs": len(source),
+        "positions": positions,
+        "bytes a position": round(source.index.bytes / positions, 1) if positions else None,
+    }

@@ -1,0 +1,73 @@
+"""`distill capture`: a file of pairs in, a folder of signals out; what a user did wrong is one sentence."""
+
+import json
+
+import pytest
+from conftest import build_tokenizer, save_teacher
+
+from distill.pairs import load_pairs, save_pairs
+from distill.signals import StoredSignals
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A teacher as a folder, and pairs as text, which the command tokenises."""
+    save_teacher(tmp_path / "model")
+    rows = [{"id": f"row{i}", "prompt": f"the cat {i}", "completion": "sat on a mat " * (i + 1)} for i in range(8)]
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    save_pairs(load_pairs(tmp_path / "text.jsonl", build_tokenizer()), tmp_path / "pairs.jsonl")
+    return tmp_path
+
+
+def test_the_command_captures_and_goes_on(place, told):
+    flags = [
+        "--teacher",
+        place / "model",
+        "--teacher_dtype",
+        "float32",
+        "--output",
+        place / "signals",
+        "--encoding",
+        "threshold:8",
+    ]
+    said = told("capture", place / "text.jsonl", *flags, "--limit", 5)
+    assert "5 pairs with " in said
+    assert (
+        "bytes a position; stored threshold n=8 seed=0 temperature=1.0 of LlamaForCausalLM of 4 layers in float32"
+        in said
+    )
+    assert "8 pairs with " in told("capture", "--pairs", place / "pairs.jsonl", *flags)
+    found = StoredSignals(place / "signals")
+    found.check(load_pairs(place / "text.jsonl", build_tokenizer()))
+    assert found.manifest["record"]["name"]
+    assert str(place) not in (place / "signals" / "config.json").read_text()
+
+
+def test_what_is_wrong_is_told_in_a_sentence(place, told):
+    flags = ["--teacher", place / "model", "--output", place / "signals"]
+    said = told("capture", place / "pairs.jsonl", *flags, "--encoding", "hiden", status=1)
+    assert "The encoding is 'hiden'; it must be one of hidden, threshold, draws, top." in said
+    assert "hidden" in told("capture", place / "pairs.jsonl", *flags, "--temperature", "2", status=1)
+    assert "teacher_dtype is 'f4'" in told("capture", place / "pairs.jsonl", *flags, "--teacher_dtype", "f4", status=1)
+    assert "No file" in told("capture", place / "nothing.jsonl", *flags, status=1)
+    told("capture", place / "pairs.jsonl", *flags)
+    said = told("capture", place / "pairs.jsonl", *flags, "--encoding", "top:4", status=1)
+    assert "holds other signals (encoding.name: 'hidden' there, 'top' now" in said
+    rows = [json.loads(line) for line in (place / "pairs.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["completion_ids"] = [token + 1 for token in row["completion_ids"]]
+        row.pop("row_crc32", None)
+    (place / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = told("capture", place / "other.jsonl", *flags, status=1)
+    assert "are not those of" in said
+
+
+def test_max_length_is_that_of_the_training(place, told):
+    flags = ["--teacher", place / "model", "--output", place / "signals"]
+    pairs = load_pairs(place / "pairs.jsonl")
+    short = min(len(pair["prompt_ids"]) + len(pair["completion_ids"]) for pair in pairs)
+    told("capture", place / "pairs.jsonl", *flags, "--max_length", short)
+    with pytest.raises(ValueError, match="in part only"):
+        StoredSignals(place / "signals").check(pairs)
+    told("capture", place / "pairs.jsonl", *flags)
+    StoredSignals(place / "signals").check(pairs)
