@@ -2,6 +2,7 @@
 
     distill generate --teacher smollm2-135m --prompts prompts.txt --output pairs.jsonl
     distill generate --num_prompts 100 --output pairs.jsonl          (the teacher writes the prompts, too)
+    distill generate --prompts prompts.txt --teacher_system "Answer in one short sentence."   (only the teacher is told so)
     distill generate --teacher http://localhost:8000/v1 --tokenizer Qwen/Qwen3-0.6B --prompts prompts.txt
 
 Started with `accelerate launch`, every process generates its share (docs/how-to/generate-at-scale.md).
@@ -24,6 +25,7 @@ from distill.running.flags import ServerArguments, parse
 from distill.running.folder import one_sentence
 from distill.running.reading_flags import PromptArguments, count_of, reading_of
 from distill.running.stages import prompts_of, refuse_flags_of_servers, teacher_behind, written_prompts
+from distill.running.teacher_prompts import TeacherPromptArguments, teacher_prompts
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address
 from distill.text.encode import Prompt
@@ -32,7 +34,7 @@ DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
 @dataclass
-class GenerateArguments(PromptArguments, ServerArguments):
+class GenerateArguments(PromptArguments, TeacherPromptArguments, ServerArguments):
     """What is asked of whom."""
 
     output: str = field(default="pairs.jsonl", metadata={"help": "JSONL file to write, and to continue."})
@@ -124,10 +126,11 @@ def _prompts_beside(output: Path) -> Path:
 def main(argv: list[str] | None = None) -> None:
     """Prompts, completions, a file."""
     (args,) = parse((GenerateArguments,), argv, defaults={}, description=__doc__)
-    if args.system is not None and args.plain:
-        raise ValueError(
-            "--system is a turn of a chat, and --plain asks without the chat template; leave one of them out."
-        )
+    for flag, text in (("--system", args.system), ("--teacher_system", args.teacher_system)):
+        if text is not None and args.plain:
+            raise ValueError(
+                f"{flag} is a turn of a chat, and --plain asks without the chat template; leave one of them out."
+            )
     several = processes.meet()
     teacher = load_teacher(args)
     if args.prompts or not isinstance(teacher, LocalTeacher):
@@ -142,9 +145,11 @@ def main(argv: list[str] | None = None) -> None:
             kept, step = written_prompts(
                 teacher, count_of(args.num_prompts, 100), source, near=args.near, seed=args.seed
             )
+    prompts, shown = teacher_prompts(args, kept, args.output)
     pairs = generate(
         teacher,
-        with_system(kept, args.system),
+        with_system(prompts, args.system),
+        teacher_prompt=shown,
         samples=args.samples,
         max_new_tokens=args.max_new_tokens,
         temperature=args.temperature,

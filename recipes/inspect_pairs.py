@@ -17,7 +17,14 @@ from transformers import PreTrainedTokenizerBase
 
 from distill import load_pairs
 from distill.curation.contamination import find_contamination, read_evaluation
-from distill.curation.inspection import check_rich, example, findings_list, preflight_table, show
+from distill.curation.inspection import (
+    check_rich,
+    example,
+    findings_list,
+    preflight_table,
+    show,
+    teachers_prompt,
+)
 from distill.curation.preflight import preflight
 from distill.models.embedded import EMBEDDED
 from distill.models.tokenizer import load_tokenizer
@@ -78,6 +85,7 @@ def main(argv: list[str] | None = None) -> None:
         parts.append(example(shown, tokenizer, args.max_length, most_tokens=args.tokens))
     except ValueError as error:  # nothing to learn from this one: said, and all the rest shown
         parts.append(f"\n{error}")
+    parts += teachers_prompt(shown, tokenizer)
     show(parts, svg=args.svg, title=f"distill inspect {Path(args.pairs).name}")
     if args.json:
         found = {**report.as_dict(), "overlap": [overlap.as_dict() for overlap in overlaps]}

@@ -30,7 +30,7 @@ from distill.curation.preflight import check_before_training
 from distill.curation.selection import KEEP, pass_rates, select
 from distill.curation.verifiers import load_verifier, read_rows, task_rows, verify
 from distill.evaluation.accuracy import Accuracy, accuracy, accuracy_table
-from distill.generation.worked_examples import CHAIN_SUM, Example, read_examples, with_examples, without_examples
+from distill.generation.worked_examples import CHAIN_SUM, Example, WorkedExamples, read_examples, with_examples
 from distill.models.load import fast_dtype, load_model, load_tokenizer
 from distill.reports.card import write_card
 from distill.running.flags import ServerArguments, parse_recipe, settings_of
@@ -121,10 +121,11 @@ def main(argv: list[str] | None = None) -> None:
     train_rows, held_out_rows, distinct = _questions(args)
 
     sampling = Sampling(args.max_new_tokens, args.temperature, args.top_p, seed=args.generation_seed)
-    asked = _shown(train_rows, examples)
+    shown = WorkedExamples(examples) if examples else None
     drawn = generate(
         teacher,
-        [row["prompt"] for row in asked],
+        [row["prompt"] for row in train_rows],
+        teacher_prompt=shown,
         samples=args.samples,
         max_new_tokens=sampling.max_new_tokens,
         temperature=sampling.temperature,
@@ -135,12 +136,12 @@ def main(argv: list[str] | None = None) -> None:
         allow_refusals=args.allow_refusals,
     )
     whole, cut = cut_traces(drawn, teacher.tokenizer, args.cut)
-    scored = verify(whole, asked, verifier, tokenizer=teacher.tokenizer, timeout=args.verifier_timeout)
+    scored = verify(whole, train_rows, verifier, tokenizer=teacher.tokenizer, timeout=args.verifier_timeout)
     say(f"\n{pass_rates(scored)}\n")
     verified, chosen = select(scored, args.keep, k=args.k)
     steps = [distinct, cut, chosen]
     say(steps_table(steps) + "\n")
-    learned = without_examples(in_tokens_of(verified, tokenizer), examples, tokenizer)
+    learned = in_tokens_of(verified, tokenizer)
     check_before_training(learned, tokenizer, args.max_length, start, training.per_device_train_batch_size)
 
     ask = partial(
@@ -156,9 +157,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     untrained = {"untouched": _once(run / "untouched.json", lambda: ask(_fast(start)))}
     if examples and isinstance(teacher, LocalTeacher):
-        shown = _shown(held_out_rows, examples)
+        asked = [{**row, "prompt": with_examples(row["prompt"], examples)} for row in held_out_rows]
         untrained["teacher, with the examples"] = _once(
-            run / "teacher.json", lambda: ask(teacher.model, tokenizer=teacher.tokenizer, rows=shown)
+            run / "teacher.json", lambda: ask(teacher.model, tokenizer=teacher.tokenizer, rows=asked)
         )
     say("; ".join(f"{name}: {found.mean:.1%}" for name, found in untrained.items()) + " of the held-out questions.")
 
@@ -172,11 +173,12 @@ def main(argv: list[str] | None = None) -> None:
                 pairs, taken = learned, steps
                 if way == "unverified":
                     pairs, taken = _as_many(whole, len(verified), seed, [distinct, cut])
-                    pairs = without_examples(in_tokens_of(pairs, tokenizer), examples, tokenizer)
+                    pairs = in_tokens_of(pairs, tokenizer)
                 student = _train(folder, seed, args, training, start, tokenizer, pairs)
                 found = ask(_fast(student))
                 card = partial(
-                    write_card, student=student, pairs=pairs, how="black box", teacher=teacher, sampling=sampling,
+                    write_card, student=student, pairs=pairs, how="black box", teacher=teacher,
+                    sampling={**sampling.as_dict(), **(shown.identity if shown else {})},
                     steps=taken, training=training, max_length=args.max_length, metrics={"accuracy": found.mean},
                 )  # fmt: skip
                 save_student(student, tokenizer, folder / "student", card)
@@ -264,10 +266,6 @@ def _examples(args: ReasoningArguments) -> tuple[Example, ...]:
     if args.examples == "chain_sum":
         return CHAIN_SUM
     return () if args.examples == "none" else read_examples(args.examples)
-
-
-def _shown(rows: Rows, examples: tuple[Example, ...]) -> Rows:
-    return [{**row, "prompt": with_examples(row["prompt"], examples)} for row in rows]
 
 
 def _told(prompt: Any, instruction: str) -> Any:

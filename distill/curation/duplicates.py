@@ -39,7 +39,7 @@ def drop_duplicates(pairs: datasets.Dataset, by: str = "draw") -> tuple[datasets
         pairs: see `distill.pairs`.
         by: what makes a row a repetition:
             `"id"`: the same id, so the same row of a file joined twice;
-            `"draw"`: the same prompt, completion, teacher and sample index (runs with different seeds that were joined
+            `"draw"`: the same prompt, completion, teacher, teacher's prompt and sample index (runs with different seeds that were joined
             have equal indices: use `"id"` for those);
             `"pair"`: the same prompt and completion;
             `"prompt"`: the same prompt, so one completion a prompt is left;

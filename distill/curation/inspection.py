@@ -141,6 +141,27 @@ def example(
     return MarkedTokens(head, _pieces(ids, carries, tokenizer, set(tokenizer.all_special_ids), most_tokens), width)
 
 
+def teachers_prompt(pair: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, most: int = 400) -> list[Any]:
+    """What the teacher of a pair was shown in place of the prompt; nothing where it was shown the prompt.
+
+    Args:
+        pair: see `distill.pairs`.
+        tokenizer: of its ids.
+        most: characters of a longer text; its inside is left out, and how many those are is said.
+    """
+    from rich.text import Text
+
+    ids = pair.get("teacher_prompt_ids")
+    if ids is None:
+        return []
+    text = str(tokenizer.decode(ids)).replace("\n", "⏎")
+    if (left := len(text) - most) > 0:
+        text = f"{text[: most // 2]} … {left:,} more characters … {text[-(most // 2) :]}"
+    said = Text("\nIn place of the prompt", style="bold")
+    said.append(f", the teacher was shown {len(ids):,} tokens: {printable(text)}", style="not bold")
+    return [said]
+
+
 def _pieces(
     ids: Sequence[int], carries: Sequence[bool], tokenizer: PreTrainedTokenizerBase, special: set[int], most: int
 ) -> list[tuple[str, bool, str]]:
@@ -198,6 +219,11 @@ def _figures(f: Mapping[str, Any]) -> dict[str, str]:
         size = lengths[part]
         figures[f"tokens a {part}"] = f"{size['least']} · {size['median']} · {size['p99']} · {size['most']}"
     figures |= {
+        **(
+            {"teacher's prompts: rows, tokens": f"{s['rows']:,}, {s['median']:,} · {s['most']:,}"}
+            if (s := f.get("teacher_prompts"))
+            else {}
+        ),
         "ended, EOS with loss": f"{f['stopped']:,}, {eos['supervised']:,}",
         "cut by the teacher": f"{f['cut']:,}",
         f"over max_length {f['max_length'] or ''}".strip(): f"{cut['rows']:,} rows"

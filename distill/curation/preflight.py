@@ -83,6 +83,7 @@ def preflight(
         raise ValueError(f"batch_size is {batch_size} and max_length {max_length}; both must be at least 1.")
     look = Look(pairs, tokenizer, max_length, model)
     token_checks.shape(look, batch_size)
+    token_checks.shown(look)
     token_checks.ends(look)
     token_checks.vocabulary(look)
     text_checks.control_tokens(look)

@@ -159,6 +159,8 @@ def row_keys(pairs: datasets.Dataset, by: str) -> list[Any]:
         columns.append(ids_digests(pairs, "prompt_ids"))
     if by != "prompt":
         columns.append(ids_digests(pairs, "completion_ids"))
+    if by == "draw" and "teacher_prompt_ids" in pairs.column_names:
+        columns.append(ids_digests(pairs, "teacher_prompt_ids"))
     if by == "draw":
         columns += [column(pairs, name).to_pylist() for name in ("teacher", "sample")]
     return list(zip(*columns, strict=True))

@@ -4,10 +4,12 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from distill.curation.look import Look
 from distill.models.eos import eos_ids
 from distill.models.positions import positions_of
+from distill.pairs.batches import batches
 
 _DECODED_ROWS = 256
 
@@ -54,6 +56,27 @@ def shape(look: Look, batch_size: int) -> None:
             "info", "padding",
             f"Batches of {batch_size} rows in random order are {padding:.0%} padding; pack rows, or group them by length.",
         )  # fmt: skip
+
+
+def shown(look: Look) -> None:
+    """What the teacher was shown, where that is another prompt than the student's."""
+    if "teacher_prompt_ids" not in look.pairs.column_names:
+        return
+    sizes = np.concatenate(
+        [
+            np.asarray(pc.drop_null(pc.list_value_length(table["teacher_prompt_ids"])))
+            for table in batches(look.pairs, ["teacher_prompt_ids"])
+        ]
+    )
+    if not len(sizes):
+        return
+    most, median = int(sizes.max()), int(np.median(sizes))
+    look.figures["teacher_prompts"] = {"rows": len(sizes), "median": median, "most": most}
+    look.say(
+        "info", "teacher's prompts",
+        f"In {look.of(len(sizes))} the teacher was shown another prompt than the student is, of {most:,} tokens at most: a black box "
+        "trains on the student's prompt and the completion, and a white box asks the teacher behind its own.",
+    )  # fmt: skip
 
 
 def ends(look: Look) -> None:

@@ -46,6 +46,9 @@ class Agreement:
 class HeldOut:
     """Held-out pairs with the teacher's logits on them, computed once and used for many students.
 
+    Where a pair says what its teacher was shown (`teacher_prompt_ids`), the teacher's logits are those behind that; the student sees the
+    prompt.
+
     Args:
         teacher: the model that is imitated.
         pairs: held-out pairs; none of them trained on.
@@ -69,7 +72,7 @@ class HeldOut:
         max_length: int | None = None,
     ) -> None:
         self._teacher, self._tokenizer = teacher, tokenizer
-        collate = PairCollator(tokenizer, max_length=max_length)
+        collate = PairCollator(tokenizer, max_length=max_length, teacher_rows=True)
         ordered = sorted(pairs, key=lambda pair: len(pair["prompt_ids"]) + len(pair["completion_ids"]))
         self._batches = [collate(ordered[i : i + batch_size]) for i in range(0, len(ordered), batch_size)]
         self.tokens = sum(int(supervised_rows(batch["labels"]).sum()) for batch in self._batches)
@@ -80,7 +83,11 @@ class HeldOut:
                 f"The teacher's logits on {len(ordered)} held-out pairs ({self.tokens} tokens) take {size / 2**30:.1f} GiB; "
                 "the limit is 4. Hold out fewer pairs."
             )
-        self._teacher_logits = [self._logits(teacher, batch, nullcontext()).cpu() for batch in self._batches]
+        shown = [
+            {name.removeprefix("teacher_"): t for name, t in batch.items() if name.startswith("teacher_")} or batch
+            for batch in self._batches
+        ]
+        self._teacher_logits = [self._logits(teacher, batch, nullcontext()).cpu() for batch in shown]
 
     def measure(self, student: PreTrainedModel, dtype: torch.dtype | None = None) -> Agreement:
         """The figures of one student.
@@ -117,7 +124,8 @@ class HeldOut:
     @staticmethod
     @torch.no_grad()  # and not inference_mode, in which weights that FSDP gathers could not be trained afterwards
     def _logits(model: PreTrainedModel, batch: dict[str, Tensor], autocast: AbstractContextManager[Any]) -> Tensor:
-        inputs = {name: tensor.to(model.device) for name, tensor in batch.items() if name != "labels"}
+        own = {name: tensor for name, tensor in batch.items() if not name.startswith("teacher_") and name != "labels"}
+        inputs = {name: tensor.to(model.device) for name, tensor in own.items()}
         rows = supervised_rows(batch["labels"]).to(model.device)
         with evaluating(model), autocast:
             signals = run_with_taps(model, model, inputs, rows, SignalRequest(logits=True))

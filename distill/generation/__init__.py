@@ -5,6 +5,7 @@
 
 from distill.generation.asking import generate
 from distill.generation.prompts import write_prompts
-from distill.generation.worked_examples import with_examples
+from distill.generation.shown import SystemText
+from distill.generation.worked_examples import WorkedExamples, with_examples
 
-__all__ = ["generate", "with_examples", "write_prompts"]
+__all__ = ["SystemText", "WorkedExamples", "generate", "with_examples", "write_prompts"]

@@ -14,6 +14,7 @@ from distill.generation.journal_settings import settings_there
 from distill.generation.kept import MOST_AT_ONCE, Kept, kept_in
 from distill.generation.refusals import Refused, tell_refused
 from distill.generation.requests import Request, ask_of, batches_of, listed, requests_of, row_of, row_or_refusal
+from distill.generation.shown import ShownPrompt, shown_prompts
 from distill.pairs.schema import pairs_from_rows
 from distill.teachers.base import Completion, ConcurrentTeacher, Refusal, Sampling, Teacher
 from distill.teachers.concurrency import Alike
@@ -27,6 +28,7 @@ def generate(
     teacher: Teacher | ConcurrentTeacher,
     prompts: Iterable[Prompt] | datasets.Dataset,
     *,
+    teacher_prompt: ShownPrompt | None = None,
     samples: int = 1,
     max_new_tokens: int = 256,
     temperature: float = 1.0,
@@ -50,6 +52,10 @@ def generate(
         teacher: e.g. `LocalTeacher("smollm2-135m")`, or a `ServerTeacher`.
         prompts: texts or messages, or a dataset with a `prompt` column. A prompt that is asked twice counts once; use
             `samples` for more than one completion.
+        teacher_prompt: what the teacher is asked in place of a prompt, and the student is not shown: a function of the prompt, such as
+            `distill.generation.SystemText(text)`, the name of a column of the prompts' dataset, or one for each prompt. None in place of
+            one: that prompt.
+            A pair then has the student's prompt in `prompt`, and what was asked in `teacher_prompt`.
         samples: completions a prompt.
         max_new_tokens, temperature, top_p, top_k, seed: see `distill.teachers.Sampling`.
         batch_size: completions at once of a local teacher; a server's is its `concurrency`. Another batch size draws other
@@ -76,10 +82,11 @@ def generate(
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
     there = settings_there(output)
     with on_day(there.get("template_day")):
-        settings = {**teacher.identity(), **sampling.as_dict()}
+        settings = {**teacher.identity(), **sampling.as_dict(), **getattr(teacher_prompt, "identity", {})}
         if "teacher_url" in there and isinstance(teacher, ConcurrentTeacher):
             settings["teacher_url"] = there["teacher_url"]  # an earlier version's: the address was part of every id
-        requests = requests_of(teacher, listed(prompts), samples, settings)
+        asked = listed(prompts)
+        requests = requests_of(teacher, asked, samples, settings, shown_prompts(asked, prompts, teacher_prompt))
     incidental: dict[str, Any] = getattr(teacher, "incidental", dict)()
     with kept_in(output, settings, incidental, share) as kept, _bar(requests, kept, progress) as bar:
 
@@ -210,7 +217,9 @@ def _tell_identical(teacher: ConcurrentTeacher, rows: Sequence[dict[str, Any]], 
         return
     by_prompt: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
     for row in rows:
-        by_prompt.setdefault(tuple(row["prompt_ids"]), []).append(tuple(row["completion_ids"]))
+        by_prompt.setdefault(tuple(row.get("teacher_prompt_ids") or row["prompt_ids"]), []).append(
+            tuple(row["completion_ids"])
+        )
     several = [samples for samples in by_prompt.values() if len(samples) > 1]
     repeated = [samples for samples in several if len(set(samples)) < len(samples)]
     if repeated:

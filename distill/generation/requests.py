@@ -7,18 +7,27 @@ import datasets
 
 from distill.basics.fingerprint import fingerprint
 from distill.basics.processes import tell
+from distill.generation.shown import COLUMN
 from distill.pairs.schema import complete_row
 from distill.teachers.base import Ask, Completion, ConcurrentTeacher, Refusal, Sampling, Teacher
 from distill.text.encode import Prompt
 
 
+class Asked(NamedTuple):
+    """A prompt as it is asked, and its tokens."""
+
+    prompt: Prompt
+    ids: list[int]
+
+
 class Request(NamedTuple):
-    """One completion to ask for."""
+    """One completion to ask for: `prompt` is what the teacher is asked, `student` the student's prompt where that is another."""
 
     id: str
     prompt: Prompt
     prompt_ids: list[int]
     sample: int
+    student: Asked | None = None
 
 
 def listed(prompts: Iterable[Prompt] | datasets.Dataset) -> list[Prompt]:
@@ -44,28 +53,47 @@ def listed(prompts: Iterable[Prompt] | datasets.Dataset) -> list[Prompt]:
 
 
 def requests_of(
-    teacher: Teacher | ConcurrentTeacher, prompts: Sequence[Prompt], samples: int, settings: dict[str, Any]
+    teacher: Teacher | ConcurrentTeacher,
+    prompts: Sequence[Prompt],
+    samples: int,
+    settings: dict[str, Any],
+    shown: Sequence[Prompt | None] | None = None,
 ) -> list[Request]:
     """Every sample of every prompt, once: its id is a hash of all that decides the answer.
+
+    Args:
+        teacher: gives the tokens.
+        prompts: the student's.
+        samples: of each.
+        settings: of teacher and sampling.
+        shown: for each prompt what the teacher is asked in its place; None: the prompt.
 
     Raises:
         ValueError: a prompt that cannot be encoded.
     """
     requests: dict[str, Request] = {}
-    for number, prompt in enumerate(prompts, start=1):
-        try:
-            asked, ids = teacher.resolve_prompt(prompt)
-        except (TypeError, UnicodeError):  # the tokenizer's words for it name neither the prompt nor the reason
-            raise ValueError(
-                f"Prompt {number} of {len(prompts)} is no text that can be encoded: {ascii(prompt)[:80]}. Half of a character (a "
-                "lone surrogate) is none; remove or mend it."
-            ) from None
+    for number, (prompt, other) in enumerate(zip(prompts, shown or [None] * len(prompts), strict=True), start=1):
+        where = f"{number} of {len(prompts)}"
+        student = asked = _resolved(teacher, prompt, f"Prompt {where}")
+        if other is not None:
+            asked = _resolved(teacher, other, f"The teacher's prompt in place of prompt {where}")
         for sample in range(samples):
-            key = fingerprint(settings, ids, sample)
-            requests.setdefault(key, Request(key, asked, ids, sample))
+            # what both are given is in it: the same question with another document is another pair
+            key = fingerprint(settings, student.ids, sample, *([] if other is None else [{COLUMN: asked.ids}]))
+            requests.setdefault(key, Request(key, *asked, sample, None if other is None else student))
     if repeated := len(prompts) - len(requests) // samples:
         tell(f"{repeated} of {len(prompts)} prompts repeat others and are asked once; for more answers raise samples.")
     return list(requests.values())
+
+
+def _resolved(teacher: Teacher | ConcurrentTeacher, prompt: Prompt, what: str) -> Asked:
+    try:
+        return Asked(*teacher.resolve_prompt(prompt))
+    except (TypeError, UnicodeError):  # the tokenizer's words for it name neither the prompt nor the reason
+        raise ValueError(
+            f"{what} is no text that can be encoded: {ascii(prompt)[:80]}. Half of a character (a lone surrogate) is none; remove or "
+            "mend it."
+        ) from None
 
 
 def batches_of(requests: Sequence[Request], batch_size: int) -> list[list[Request]]:
@@ -93,15 +121,18 @@ def row_or_refusal(teacher: str, request: Request, answer: Completion | Refusal)
 
 def row_of(teacher: str, request: Request, completion: Completion) -> dict[str, Any]:
     """The row of a completion; columns: see `distill.pairs`."""
+    student = request.student or Asked(request.prompt, request.prompt_ids)
+    shown = {} if request.student is None else {COLUMN: request.prompt, f"{COLUMN}_ids": request.prompt_ids}
     return {
         "id": request.id,
-        "prompt": request.prompt,
+        "prompt": student.prompt,
         "completion": completion.text,
-        "prompt_ids": request.prompt_ids,
+        "prompt_ids": student.ids,
         "completion_ids": completion.ids,
         "finish_reason": completion.finish_reason,
         "sample": request.sample,
         "teacher": teacher,
         "token_source": completion.token_source,
+        **shown,
         **({} if completion.top_logprobs is None else {"top_logprobs": completion.top_logprobs}),
     }

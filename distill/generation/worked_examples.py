@@ -7,13 +7,12 @@ that what the examples gave the teacher comes to be in its weights: context dist
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import datasets
-from transformers import PreTrainedTokenizerBase
-
+from distill.basics.fingerprint import fingerprint
 from distill.basics.jsonl import read_jsonl
-from distill.text.encode import Messages, Prompt, as_prompt, encode_prompt
+from distill.text.encode import Messages, Prompt
 from distill.text.traces import completion_text
 
 
@@ -72,31 +71,22 @@ def with_examples(prompt: Prompt, examples: Sequence[Example]) -> Prompt:
     return [*messages[:first], *turns, *messages[first:]]
 
 
-def without_examples(
-    pairs: datasets.Dataset, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase
-) -> datasets.Dataset:
-    """The pairs with their bare prompts, in `prompt` and in `prompt_ids`; ids and completions stay.
+@dataclass(frozen=True)
+class WorkedExamples:
+    """What a teacher is shown in place of a prompt: the prompt behind the examples (`generate(..., teacher_prompt=)`).
 
     Args:
-        pairs: drawn from prompts of `with_examples`.
-        examples: the same.
-        tokenizer: of the pairs' ids.
+        examples: one or more.
 
-    Raises:
-        ValueError: a pair whose prompt does not hold these examples.
+    Attributes:
+        identity: what of it stands in the settings of a journal, and on a student's card.
     """
-    if not examples:
-        return pairs
-    shown = list(with_examples("", examples))[:-1]
 
-    def bare(pair: dict[str, Any]) -> dict[str, Any]:
-        messages = pair["prompt"]
-        first = 1 if messages[0]["role"] == "system" else 0
-        if isinstance(messages, str) or list(messages[first : first + len(shown)]) != shown:
-            raise ValueError(
-                f"Pair {pair['id']} was not drawn from a prompt with these {len(examples)} worked examples."
-            )
-        prompt = as_prompt(messages[:first] + messages[first + len(shown) :], tokenizer)
-        return {"prompt": prompt, "prompt_ids": encode_prompt(prompt, tokenizer)}
+    examples: tuple[Example, ...]
 
-    return pairs.map(bare, features=pairs.features)
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"worked_examples": fingerprint([list(example) for example in self.examples])}
+
+    def __call__(self, prompt: Prompt) -> Prompt:
+        return with_examples(prompt, self.examples)

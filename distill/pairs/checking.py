@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from distill.basics.fingerprint import fingerprint
 from distill.pairs.columns import COLUMNS, FINISH_REASONS, JSON_TEXTS, OPTIONAL, TOKEN_SOURCES, features
+from distill.pairs.shown_forms import check_both_forms
 from distill.pairs.tables import PLAIN_MESSAGES, ordered
-from distill.text.messages import check_messages
 
 IDS = pa.list_(pa.int32())
 _LARGEST = 3e38  # finite also as the 32-bit float that log-probabilities are kept as
@@ -65,7 +65,7 @@ def _optional_columns(row: dict[str, Any], where: str, completion_ids: list[int]
     for name in JSON_TEXTS:
         if name in found and not isinstance(found[name], str):
             found[name] = json.dumps(found[name], ensure_ascii=False)
-    _check_shown(found, where)
+    check_both_forms(found, where)
     source, score, error = (found.get(name) for name in ("token_source", "score", "score_error"))
     if source is not None and source not in TOKEN_SOURCES:
         raise ValueError(f"{where}: token_source is {source!r:.60}, expected one of {TOKEN_SOURCES}.")
@@ -86,31 +86,6 @@ def _optional_columns(row: dict[str, Any], where: str, completion_ids: list[int]
     if top is not None and not (isinstance(top, list) and all(_is_top(place) for place in top)):
         raise ValueError(f"{where}: top_logprobs must be a list of {{tokens, logprobs}}, not {str(top)[:60]}.")
     return found if score is None else {**found, "score": float(score)}
-
-
-def _check_shown(found: dict[str, Any], where: str) -> None:
-    """Raise `ValueError` unless a row says in words and in tokens what its teacher was shown, or neither."""
-    words, ids = found.get("teacher_prompt"), found.get("teacher_prompt_ids")
-    if words is None and ids is None:
-        return
-    if words is None:
-        raise ValueError(
-            f"{where}: teacher_prompt_ids without teacher_prompt, the same for people; give both, or pass the tokenizer to load_pairs."
-        )
-    if ids is None:
-        raise ValueError(
-            f"{where}: teacher_prompt without teacher_prompt_ids, its tokens; pass the tokenizer to load_pairs to make them."
-        )
-    if not isinstance(ids, list) or not ids or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
-        raise ValueError(
-            f"{where}: teacher_prompt_ids must be a list of one non-negative integer or more, not {str(ids)[:60]}; null where the "
-            "teacher was shown the prompt."
-        )
-    if not isinstance(words, str):
-        try:
-            check_messages(words)
-        except ValueError as error:
-            raise ValueError(f"{where}: teacher_prompt: {error}") from None
 
 
 def _is_top(place: Any) -> bool:

@@ -178,10 +178,10 @@ class PairCollator:
         ids, labels = own = ids_and_labels(pair, self.max_length, place)
         where, supervised = f"Pair {pair.get('id', place)}", labels[labels != IGNORE]
         self.limits.check(where, ids, supervised)
-        if not self.teacher_rows or pair.get("teacher_prompt_ids") is None:
+        shown = shown_to_teacher(pair, ids, labels, place) if self.teacher_rows else own
+        if shown[0] is ids:
             self.teacher_limits.check(where, ids, supervised)
             return Document(own, own)
-        shown = shown_to_teacher(pair, ids, labels, place)
         self.teacher_limits.check(where, shown[0], supervised, shown=len(pair["teacher_prompt_ids"]))
         return Document(own, shown)
 

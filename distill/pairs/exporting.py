@@ -15,7 +15,7 @@ from distill.pairs.writing import PACKED, output_kind, save_pairs
 
 FORMS = ("messages", "sharegpt", "parquet", "hub")
 _FROM = {"user": "human", "assistant": "gpt", "system": "system", "tool": "observation"}
-_TOKENS = ("prompt_ids", "completion_ids", "loss_mask", "token_source", "top_logprobs")
+_TOKENS = ("prompt_ids", "completion_ids", "teacher_prompt_ids", "loss_mask", "token_source", "top_logprobs")
 _SAID = ("prompt", "completion", "message")
 _NOTES = {
     "tokens": "token ids are left out: whoever trains on {count} rows makes their own from the messages, with their own template",

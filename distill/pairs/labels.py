@@ -78,9 +78,14 @@ def shown_to_teacher(
         >>> shown_to_teacher(pair, *ids_and_labels(pair))[1].tolist()
         [-100, -100, 7, 2]
     """
-    if pair.get("teacher_prompt_ids") is None:
-        return ids, labels
     where = f"Pair {pair.get('id', place)}"
+    if pair.get("teacher_prompt_ids") is None:
+        if pair.get("teacher_prompt") is not None:
+            raise ValueError(
+                f"{where} has a teacher_prompt without teacher_prompt_ids, its tokens, so the teacher would be shown the prompt alone; "
+                "load_pairs(path, tokenizer) makes them."
+            )
+        return ids, labels
     shown = token_ids(pair, "teacher_prompt_ids", where)
     if not len(shown):
         raise ValueError(

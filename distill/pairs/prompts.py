@@ -40,19 +40,56 @@ def read_prompts(
     Raises:
         ValueError: no such file, no prompts in it, no known shape, or a bad row (file and line are named).
     """
+    read = _read(path, column, columns, split, limit, skip_bad, say_what_is_left=True)
+    return [prompt for prompt, _ in read]
+
+
+def read_prompts_and_shown(
+    path: str | os.PathLike[str],
+    column: str = "prompt",
+    *,
+    columns: str | Mapping[str, str] | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    skip_bad: str | os.PathLike[str] | None = None,
+) -> list[tuple[Prompt, Prompt | None]]:
+    """As `read_prompts`, and beside each prompt what the row has as its `teacher_prompt`: a text, messages, or None.
+
+    Raises:
+        ValueError: as `read_prompts`.
+    """
+    return _read(path, column, columns, split, limit, skip_bad, say_what_is_left=False)
+
+
+def _read(
+    path: str | os.PathLike[str],
+    column: str,
+    columns: str | Mapping[str, str] | None,
+    split: str | None,
+    limit: int | None,
+    skip_bad: str | os.PathLike[str] | None,
+    say_what_is_left: bool,
+) -> list[tuple[Prompt, Prompt | None]]:
     named = parse_columns(columns) or ({"prompt": column} if column != "prompt" else {})
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; it must be at least 1.")
-    prompts: list[Prompt] = []
+    prompts: list[tuple[Prompt, Prompt | None]] = []
     with Aside(skip_bad) as aside:
         for part in find_parts(path, split, most=limit):
-            prompts.extend(islice(_prompts_of(part, named, aside), None if limit is None else limit - len(prompts)))
+            most = None if limit is None else limit - len(prompts)
+            found = list(islice(_prompts_of(part, named, aside), most))
+            prompts.extend(found)
+            if say_what_is_left and "teacher_prompt" not in named and any(shown is not None for _, shown in found):
+                say(
+                    f"{part.name} has a column teacher_prompt, with which nobody is asked; --teacher_prompt_column (in Python: "
+                    "generate(..., teacher_prompt=)) asks the teacher with it."
+                )
     if not prompts:
         raise ValueError(f"{path} has no prompts; it needs at least one line{aside.so_far()}.")
     return prompts
 
 
-def _prompts_of(part: Part, columns: dict[str, str], aside: Aside) -> Iterator[Prompt]:
+def _prompts_of(part: Part, columns: dict[str, str], aside: Aside) -> Iterator[tuple[Prompt, Prompt | None]]:
     shape = None
     for block in part.read():
         if shape is None:
@@ -67,10 +104,12 @@ def _prompts_of(part: Part, columns: dict[str, str], aside: Aside) -> Iterator[P
                 if isinstance(row, ValueError):
                     raise row
                 assert shape is not None, "a good row has decided it"
-                prompt: Any = shape.translate(row)["prompt"]
-                if not isinstance(prompt, str):
-                    check_messages(prompt)
+                made: Any = shape.translate(row)
+                prompt, shown = made["prompt"], made.get("teacher_prompt")
+                for one in (prompt, *(() if shown is None else (shown,))):
+                    if not isinstance(one, str):
+                        check_messages(one)
             except ValueError as error:
                 aside.put(where, row, error)
             else:
-                yield prompt
+                yield prompt, shown

@@ -17,7 +17,7 @@ from distill.basics.processes import say
 from distill.pairs.aside import Aside
 from distill.pairs.blocks import BLOCK_ROWS, Block
 from distill.pairs.checking import checked_row, checked_table
-from distill.pairs.columns import COLUMNS
+from distill.pairs.columns import COLUMNS, TEACHER_PROMPT
 from distill.pairs.fast_lines import read_lines, schema_of, with_types_of
 from distill.pairs.formats import ARROW, CSV, LINES, PARQUET, TEXT, TSV
 from distill.pairs.schema import complete_row, encoded
@@ -81,7 +81,10 @@ def load_pairs(
     parts = find_parts(path, split, most=limit)
     if not named and len(parts) == 1 and parts[0].kind == "a saved dataset":
         pairs = datasets.load_from_disk(parts[0].name)
-        if set(COLUMNS) <= set(pairs.column_names):  # save_pairs wrote it, of rows that were looked at
+        there = set(pairs.column_names)
+        if (
+            set(COLUMNS) <= there and len(there & set(TEACHER_PROMPT)) != 1
+        ):  # save_pairs wrote it, of rows that were looked at
             return pairs.select(range(min(limit or len(pairs), len(pairs))))
     key = _key(parts, tokenizer, [chat, turns, sorted(named.items()), limit]) if skip_bad is None else None
     if key and (found := stored(key)):
@@ -247,7 +250,7 @@ class _Reader:
                 if isinstance(found, ValueError):
                     raise found
                 if found is None:
-                    yield complete_row(row, where)
+                    yield complete_row(row, where, self.tokenizer, self.chat)
                 else:
                     yield from [checked_row(one, where) for one in found]
             except ValueError as error:

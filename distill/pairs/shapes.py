@@ -27,7 +27,9 @@ _ROLES = {
 }  # fmt: skip
 # columns of a CSV file, where everything is text, that are something else
 _NUMBERS: dict[str, Callable[[str], Any]] = {"sample": int, "score": float}
-_JSON = (*IDS, "loss_mask", "tools", "top_logprobs", "chat_template_kwargs")
+_JSON = (*IDS, "teacher_prompt_ids", "loss_mask", "tools", "top_logprobs", "chat_template_kwargs")
+
+_PROSE = ("prompt", "completion", "teacher_prompt")  # texts, or messages as JSON
 
 Row = dict[str, Any]
 
@@ -153,9 +155,10 @@ def _renamer(there: Sequence[str], columns: Mapping[str, str], file: str, table:
 def _typed(row: Row) -> Row:
     """A row of texts, with numbers, lists and objects where a pair has them; an empty cell of these is none."""
     found = dict(row)
-    for name in (*_NUMBERS, *_JSON, *_CONVERSATIONS, "prompt", "completion"):
+    for name in (*_NUMBERS, *_JSON, *_CONVERSATIONS, *_PROSE):
         value = found.get(name)
-        if value is None or (name in ("prompt", "completion") and not value.lstrip().startswith('[{"')):
+        empty = name == "teacher_prompt" and value == ""  # which a teacher may have been shown, or nothing of its own
+        if value is None or (name in _PROSE and not empty and not value.lstrip().startswith('[{"')):
             continue
         if not value.strip():
             del found[name]
@@ -163,7 +166,7 @@ def _typed(row: Row) -> Row:
         try:
             found[name] = _NUMBERS[name](value) if name in _NUMBERS else json.loads(value)
         except ValueError:
-            if name not in ("prompt", "completion"):
+            if name not in _PROSE:
                 raise ValueError(f"{name} is {value[:60]!r}, which cannot be read.") from None
     return found
 

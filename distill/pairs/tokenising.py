@@ -13,11 +13,13 @@ from distill.pairs.schema import beside
 from distill.pairs.tokenizer_state import tokenizer_state
 from distill.text.messages import without_nulls
 from distill.text.rows import SAYS_A_ROW, encode_rows
+from distill.text.teacher_prompts import with_both_forms
 
 ROWS_AT_ONCE = 1000
-_VERSION = 2  # of what is made of a row: part of the key under which it is kept
+_VERSION = 3  # of what is made of a row: part of the key under which it is kept
 _IDS = ("prompt_ids", "completion_ids")
-_READ = (*SAYS_A_ROW, *_IDS, "loss_mask", "finish_reason")
+_SHOWN = "teacher_prompt_ids"
+_READ = (*SAYS_A_ROW, *_IDS, _SHOWN, "loss_mask", "finish_reason")
 _MADE = {
     "prompt_ids": datasets.List(datasets.Value("int32")),
     "completion_ids": datasets.List(datasets.Value("int32")),
@@ -37,8 +39,18 @@ def _is_text(row: Any) -> bool:
     return _says([column for column, value in row.items() if value is not None])
 
 
+def _lacks_shown(row: Any) -> bool:
+    """Whether a pair says in words alone what its teacher was shown."""
+    return isinstance(row, Mapping) and row.get("teacher_prompt") is not None and row.get(_SHOWN) is None
+
+
 def tokenised(
-    rows: Any, tokenizer: PreTrainedTokenizerBase | None, *, turns: str = "last", name: str = "The data set"
+    rows: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
+    *,
+    turns: str = "last",
+    name: str = "The data set",
+    teacher_rows: bool = False,
 ) -> Any:
     """A data set of text rows with the token ids of pairs in place of the text; any other as it is.
 
@@ -52,6 +64,7 @@ def tokenised(
         tokenizer: the student's.
         turns: of a conversation, which turns carry loss: `"last"`, `"all"`, or `"each"` as a row of its own.
         name: of the data set, for messages.
+        teacher_rows: a `teacher_prompt` without ids is tokenised also where all else has them already.
 
     Raises:
         ValueError: a bad row (its number is named); text and no tokenizer.
@@ -61,9 +74,9 @@ def tokenised(
         ['source', 'prompt_ids', 'completion_ids', 'loss_mask']
     """
     if isinstance(rows, list):
-        found: Any = _listed if any(map(_is_text, rows)) else None
+        found: Any = _listed if any(map(_is_text, rows)) or (teacher_rows and any(map(_lacks_shown, rows))) else None
     else:
-        found = _mapped if _has_text(rows) else None
+        found = _mapped if _has_text(rows, teacher_rows) else None
     if found is None:
         return rows
     if tokenizer is None:
@@ -71,14 +84,19 @@ def tokenised(
     return found(rows, tokenizer, turns, name)
 
 
-def _has_text(rows: Any) -> bool:
+def _has_text(rows: Any, teacher_rows: bool) -> bool:
     if isinstance(rows, datasets.Dataset):
         # in a data set of pairs no row is without ids
-        filled = [name for name in _IDS if name in rows.column_names and not rows.data.column(name).null_count]
-        return _says(rows.column_names) and len(filled) < len(_IDS)
+        nulls = {
+            name: rows.data.column(name).null_count for name in rows.column_names if name.endswith(("_ids", "prompt"))
+        }
+        filled = [name for name in _IDS if nulls.get(name) == 0]
+        lacks = "teacher_prompt" in nulls and nulls["teacher_prompt"] < nulls.get(_SHOWN, len(rows.data))
+        return (_says(rows.column_names) and len(filled) < len(_IDS)) or (teacher_rows and lacks)
     if isinstance(rows, datasets.IterableDataset):
         columns = rows.column_names or list(next(iter(rows), {}))
-        return _says(columns) and not set(_IDS) & set(columns)
+        lacks = "teacher_prompt" in columns and _SHOWN not in columns
+        return (_says(columns) and not set(_IDS) & set(columns)) or (teacher_rows and lacks)
     return False
 
 
@@ -96,6 +114,7 @@ def _mapped(rows: Any, tokenizer: PreTrainedTokenizerBase, turns: str, name: str
     features = rows.features
     columns = rows.column_names or list(next(iter(rows), {}))
     told = [column for column in columns if column in SAYS_A_ROW]
+    made_of = _MADE | ({_SHOWN: _MADE["prompt_ids"]} if {"teacher_prompt", _SHOWN} & {*columns} else {})
     others = [column for column in columns if column not in told]
     # one row may give several pairs only if all columns are made anew
     settings: dict[str, Any] = {
@@ -105,10 +124,12 @@ def _mapped(rows: Any, tokenizer: PreTrainedTokenizerBase, turns: str, name: str
         kept = {column: features[column] for column in others}
         if "finish_reason" in kept:
             kept["finish_reason"] = datasets.Value("string")
-        settings["features"] = datasets.Features(kept | _MADE)
+        settings["features"] = datasets.Features(kept | made_of)
     if of_dataset:
         settings |= {"desc": f"tokenising {name}", "new_fingerprint": _key(rows, tokenizer, turns)}
-    encode = _Encode(tokenizer, turns, name, others if turns == "each" else [], filled_columns(rows, told))
+    encode = _Encode(
+        tokenizer, turns, name, others if turns == "each" else [], filled_columns(rows, told), list(made_of)
+    )
     made = rows.map(encode, **settings)
     if of_dataset:
         return (
@@ -128,6 +149,7 @@ class _Encode:
     name: str
     others: list[str]
     filled: list[str]
+    made_of: list[str]
 
     def __call__(self, batch: Mapping[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
         names = [column for column in batch if column in _READ or column in self.others]
@@ -137,7 +159,7 @@ class _Encode:
             for row in zip(*columns, strict=True)
         ]
         ends = ["finish_reason"] if "finish_reason" in batch else []
-        made: dict[str, list[Any]] = {column: [] for column in (*self.others, *ends, *_MADE)}
+        made: dict[str, list[Any]] = {column: [] for column in (*self.others, *ends, *self.made_of)}
         for row, pairs in _encoded(rows, self.tokenizer, self.turns, self.name, int(numbers[0])):
             for n, pair in enumerate(pairs):
                 whole = beside(row, pair, n, len(pairs))
@@ -156,7 +178,7 @@ def _encoded(
         if _is_text(row):
             pairs = next(made)
         elif isinstance(row, Mapping) and all(row.get(column) is not None for column in _IDS):
-            pairs = [{column: row[column] for column in (*_MADE, "finish_reason") if row.get(column) is not None}]
+            pairs = _with_ids(row, tokenizer)
         else:
             has = (
                 [column for column in row if row[column] is not None]
@@ -170,6 +192,14 @@ def _encoded(
         if isinstance(pairs, ValueError):
             raise ValueError(f"{name}, row {number}: {pairs}")
         yield row, pairs
+
+
+def _with_ids(row: Mapping[str, Any], tokenizer: Any) -> list[dict[str, Any]] | ValueError:
+    try:
+        whole = with_both_forms(row, tokenizer) if _lacks_shown(row) else row
+    except ValueError as error:
+        return error
+    return [{column: whole[column] for column in (*_MADE, _SHOWN, "finish_reason") if whole.get(column) is not None}]
 
 
 def _key(rows: datasets.Dataset, tokenizer: Any, turns: str) -> str:

@@ -74,7 +74,7 @@ def retokenize(pairs: datasets.Dataset, tokenizer: "PreTrainedTokenizerBase") ->
 
 def _text_of(row: dict[str, Any]) -> dict[str, Any]:
     """What a pair says without its tokens; a turn that is more than a text goes through the other template whole."""
-    tokens = ("prompt_ids", "completion_ids", "top_logprobs", "token_source", "message")
+    tokens = ("prompt_ids", "completion_ids", "teacher_prompt_ids", "top_logprobs", "token_source", "message")
     kept = {name: value for name, value in row.items() if name not in tokens}
     return kept if row.get("message") is None else {**kept, "completion": [json.loads(row["message"])]}
 

@@ -70,7 +70,8 @@ def write_card(
         teacher: who wrote the pairs or whose inside was matched, or its identity (`distill.reports.provenance.drawn_as`); None:
             only the names in the pairs are known.
         teacher_license: its licence, if you know it; else the licence field of its model card is looked for.
-        sampling: `Sampling`, or a mapping, of the pairs' completions; None: not known.
+        sampling: `Sampling`, or a mapping, of the pairs' completions; None: not known. Of a `teacher_system` in it, which only the teacher
+            saw, a hash is written and not the words.
         objectives: of a white box; objects or text.
         steps: what was removed from the pairs, in order.
         training: `TrainingArguments`, or a mapping.
@@ -95,7 +96,7 @@ def write_card(
         "how": how,
         "student": _describe_student(student),
         "teachers": describe_teachers(pairs, teacher, teacher_license),
-        "sampling": clean(sampling.as_dict() if isinstance(sampling, Sampling) else sampling),
+        "sampling": clean(_without_words(sampling.as_dict() if isinstance(sampling, Sampling) else sampling)),
         "pairs": describe_pairs(pairs, max_length),
         "steps": describe_steps(steps),
         "objectives": [describe_objective(objective) for objective in objectives],
@@ -145,6 +146,14 @@ def _describe_student(model: Any) -> dict[str, Any]:
         "architecture": (config.architectures or [type(model).__name__])[0],
         "parameters": sum(p.numel() for p in model.parameters()),
     }
+
+
+def _without_words(sampling: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """A system text that only the teacher saw is told from others and not published: it may be what the student is to hide."""
+    text = (sampling or {}).get("teacher_system")
+    if not text:
+        return sampling
+    return {**(sampling or {}), "teacher_system": f"{len(text)} characters, sha256 {_sha256(text)[:16]}"}
 
 
 def _figures(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -221,6 +230,11 @@ def _limits(facts: dict[str, Any]) -> list[str]:
     ]
     if cut := pairs["finish_reasons"].get("length", 0):
         limits.append(f"{cut} of {pairs['count']} completions were cut at the limit; of these it learned no ending.")
+    if shown := pairs.get("teacher_prompts", {}).get("pairs", 0):
+        limits.append(
+            f"In {shown} of {pairs['count']} pairs the teacher was shown another prompt than the student is: it stands in for the teacher "
+            "that was told more, on prompts like these."
+        )
     if sampling.get("temperature", 1) != 1 or sampling.get("top_p", 1) != 1 or sampling.get("top_k", 0) != 0:
         limits.append(
             "Its pairs were not drawn from the teacher's own distribution but from one altered by the sampling settings."

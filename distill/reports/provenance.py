@@ -22,10 +22,12 @@ from distill import __version__
 from distill.basics.curation_step import Step
 from distill.basics.redact import clean, hub_snapshot, public_name
 from distill.models.embedded import EMBEDDED, embedded_name
+from distill.pairs.batches import batches
 from distill.pairs.columns import COLUMNS, OPTIONAL
 from distill.teachers.base import Sampling
 
 # beside a file of pairs, after its whole name: how it was drawn, and what `distill clean` left out of it
+SHOWN = ("teacher_system", "worked_examples")  # what the teacher alone was shown, as `generate` notes it
 MOST_VALUES = 20  # of a user's own column that are counted: a source or a licence, and no names of people
 SETTINGS, STEPS = ".settings.json", ".steps.json"
 
@@ -59,7 +61,8 @@ def pairs_sha256(pairs: datasets.Dataset) -> str:
     """sha256 over the rows' ids and token ids: the same for the same pairs in any file format and any order.
 
     A row's digest is sha256 over the digests of its id (UTF-8), its `prompt_ids` and its `completion_ids` (each as
-    little-endian int32), and, where not all of the completion carries loss, of its `loss_mask` (bytes 0 and 1). The
+    little-endian int32), where not all of the completion carries loss, of its `loss_mask` (bytes 0 and 1), and, where the teacher
+    was shown another prompt, of "teacher_prompt_ids" (ASCII) and behind it these ids. The
     pairs' digest is sha256 over the sorted digests of the rows.
 
     Example:
@@ -67,13 +70,17 @@ def pairs_sha256(pairs: datasets.Dataset) -> str:
         True
     """
     rows = []
-    columns = ["id", "prompt_ids", "completion_ids"] + ["loss_mask"] * ("loss_mask" in pairs.column_names)
+    columns = ["id", "prompt_ids", "completion_ids"]
+    columns += [name for name in ("loss_mask", "teacher_prompt_ids") if name in pairs.column_names]
     for table in pairs.select_columns(columns).with_format("arrow").iter(1000):
         for row in zip(*(table[column] for column in columns), strict=True):
+            of = dict(zip(columns, row, strict=True))
             parts = [row[0].as_py().encode()]
             parts += [_ids_as_bytes(ids) for ids in row[1:3]]
-            if len(row) == 4 and row[3].is_valid and 0 in (mask := row[3].as_py()):
+            if "loss_mask" in of and of["loss_mask"].is_valid and 0 in (mask := of["loss_mask"].as_py()):
                 parts.append(bytes(mask))
+            if "teacher_prompt_ids" in of and of["teacher_prompt_ids"].is_valid:
+                parts.append(b"teacher_prompt_ids" + _ids_as_bytes(of["teacher_prompt_ids"]))
             rows.append(_sha256(b"".join(_sha256(part) for part in parts)))
     return _sha256(b"".join(sorted(rows))).hex()
 
@@ -114,6 +121,10 @@ def describe_pairs(pairs: datasets.Dataset, max_length: int | None = None) -> di
         "rows_cut_at_max_length": int((seen < whole).sum()),
         "sha256": pairs_sha256(pairs),
     }
+    if "teacher_prompt_ids" in columns:
+        sizes = [pc.list_value_length(table["teacher_prompt_ids"]) for table in batches(pairs, ["teacher_prompt_ids"])]
+        shown = np.concatenate([np.asarray(pc.drop_null(size), dtype=np.int64) for size in sizes])
+        described["teacher_prompts"] = {"pairs": len(shown), "longest": int(shown.max(initial=0))}
     if own := {name: counts for name in pairs.column_names if (counts := _own_counts(pairs, name))}:
         described["own_columns"] = own
     if "score" in columns:
@@ -234,7 +245,7 @@ def drawn_as(path: str | os.PathLike[str]) -> Drawn:
         steps = ()
     if not isinstance(found, dict) or not isinstance(found.get("teacher"), str):
         return Drawn(None, None, steps)
-    names = {field.name for field in dataclasses.fields(Sampling)}
+    names = {*(field.name for field in dataclasses.fields(Sampling)), *SHOWN}
     incidental = found.pop("incidental", None)
     if isinstance(incidental, dict):
         found = {**found, **incidental}

@@ -17,6 +17,7 @@ from distill.objectives import AttentionMaps, HiddenStates, Logits, Objective
 from distill.running.parsing import parse as parse
 from distill.running.publishing import PublishingArguments
 from distill.running.reading_flags import PromptArguments
+from distill.running.teacher_prompts import TeacherPromptArguments, system_text
 from distill.running.tuning import TuningArguments
 from distill.teachers.server import is_address
 
@@ -78,7 +79,7 @@ def parse_recipe(
 
 
 @dataclass
-class DataArguments(PromptArguments):
+class DataArguments(PromptArguments, TeacherPromptArguments):
     """Where pairs and student come from."""
 
     teacher: str = field(
@@ -196,4 +197,6 @@ def settings_of(args: Any, training: TrainingArguments) -> dict[str, Any]:
         for name in ("prompts", "pairs")
         if own.get(name) and Path(own[name]).is_file()
     }
+    if (text := own.get("teacher_system")) is not None:
+        own["teacher_system"] = system_text(text)
     return {**own, **contents, **training_settings(training)}

@@ -25,6 +25,7 @@ from distill.reports.provenance import write_steps
 from distill.running.flags import BlackBoxArguments, DataArguments, ServerArguments
 from distill.running.folder import RunFolder
 from distill.running.reading_flags import WRITTEN, count_of, reading_of
+from distill.running.teacher_prompts import refuse_teacher_prompts, teacher_prompts
 from distill.running.tuning import TuningArguments
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address, server_teacher
@@ -114,15 +115,18 @@ def prepare_pairs(
 ) -> datasets.Dataset:
     """Pairs, read from a file or generated into the run's folder."""
     if args.pairs:
+        refuse_teacher_prompts(args, "--pairs are answered already (what the teacher was shown may stand in them)")
         tokenizer = teacher.tokenizer if teacher else load_tokenizer(str(args.student))
         return load_pairs(args.pairs, tokenizer, turns=args.turns, **reading_of(args, run / "pairs"))
     assert teacher is not None, "load_teacher leaves the teacher out only where there are pairs"
     with processes.first_then_others():
         if not processes.is_main():
             return datasets.load_from_disk(str(run / SHARED_PAIRS))
+        prompts, shown = teacher_prompts(args, prepare_prompts(teacher, args, run), run / "prompts")
         pairs = generate(
             teacher,
-            prepare_prompts(teacher, args, run),
+            prompts,
+            teacher_prompt=shown,
             max_new_tokens=args.max_new_tokens,
             temperature=args.temperature,
             seed=args.generation_seed,

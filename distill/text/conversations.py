@@ -32,6 +32,7 @@ class Plan:
     eos: bool = False  # put it behind the last part
     begins_text: bool = False  # the first part is encoded as a text by itself
     whole: str | None = None  # prompt and parts, if they must give the same tokens together
+    shown: str | None = None  # what the teacher is shown in place of the prompt
 
 
 @dataclass

@@ -10,13 +10,16 @@ from distill.text.ends import end_of_row
 from distill.text.messages import Messages, read_messages, read_tools, read_values, without_nulls
 from distill.text.results import in_order_of_calls
 from distill.text.shown import check_shown
+from distill.text.teacher_prompts import add_teachers_prompt
 from distill.text.traces import fit_trace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TURNS = ("last", "all", "each")
-SAYS_A_ROW = ("messages", "prompt", "completion", "tools", "functions", "system", "chat_template_kwargs")
+SAYS_A_ROW = (
+    "messages", "prompt", "completion", "tools", "functions", "system", "chat_template_kwargs", "teacher_prompt",
+)  # fmt: skip
 
 
 def encode_rows(
@@ -46,6 +49,9 @@ def encode_rows(
     last, with a `loss_mask`; it is exactly the pairs of `"each"` in one row, and refused where a template shows a turn otherwise
     once the conversation goes on.
 
+    `teacher_prompt`, a text or messages, is what the teacher was shown in place of all that stands before the completion; it becomes
+    tokens as the prompt does (`distill.text.teacher_prompts`).
+
     Args:
         rows: many at once (a thousand): their texts are tokenised together.
         tokenizer: the student's.
@@ -56,8 +62,8 @@ def encode_rows(
 
     Returns:
         For each row its pairs, as dicts of `prompt`, `completion`, `prompt_ids`, `completion_ids`, `finish_reason`, `token_source`,
-        and where there is something to say `loss_mask`, `tools`, `message` (the turn itself, if it is more than a text); or the
-        ValueError that refuses the row.
+        and where there is something to say `loss_mask`, `tools`, `message` (the turn itself, if it is more than a text),
+        `teacher_prompt` and `teacher_prompt_ids`; or the ValueError that refuses the row.
 
     Raises:
         ValueError: no such choice of turns; a tokenizer without EOS or end of turn.
@@ -71,7 +77,10 @@ def encode_rows(
     found: list[list[Plan] | ValueError] = []
     for row in rows:
         try:
-            found.append(list(_plans(without_nulls(row) if filled else row, known, chat, turns, ignore)))
+            said = without_nulls(row) if filled else row
+            plans = list(_plans(said, known, chat, turns, ignore))
+            add_teachers_prompt(plans, said, known, chat, said.get("tools") or _older_functions(said))
+            found.append(plans)
         except ValueError as error:
             found.append(error)
     _encode([plan for plans in found if isinstance(plans, list) for plan in plans], known)
@@ -176,6 +185,7 @@ def _encode(plans: list[Plan], chat: Chat) -> None:
     behind = [part.text for plan in plans if not plan.begins_text for part in plan.parts]
     singles, behinds = iter(chat.encode(single)), iter(chat.encode_after(behind))
     wholes = iter(chat.encode([plan.whole for plan in plans if plan.whole is not None]))
+    shown = iter(chat.encode([plan.shown for plan in plans if plan.shown is not None]))
     for plan, prompt in zip(plans, prompts, strict=True):
         prompt_ids = prompt if plan.chat else chat.before_text + prompt
         ids: list[int] = []
@@ -194,6 +204,13 @@ def _encode(plans: list[Plan], chat: Chat) -> None:
         pair |= {"prompt_ids": prompt_ids, "completion_ids": ids, "token_source": "text"}
         if 0 in mask:
             pair["loss_mask"] = mask
+        if plan.shown is not None:
+            before = chat.before_text if isinstance(pair["teacher_prompt"], str) else []
+            pair["teacher_prompt_ids"] = before + next(shown)
+            if not pair["teacher_prompt_ids"]:
+                pair["error"] = ValueError(
+                    "the teacher_prompt has no token; a model needs at least one to continue from."
+                )
         if plan.whole is not None and next(wholes) != prompt_ids + ids:
             pair["error"] = ValueError(
                 "The tokens of the conversation are others than those of its turns one by one. Give one row a turn: turns='each'."

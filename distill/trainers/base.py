@@ -92,7 +92,8 @@ class PairTrainer(Trainer):
         check_parallelism(args, model)
         self._text: TextRows | None = None
         if isinstance(kwargs["data_collator"], PairCollator):  # another one reads the rows as they are
-            self._text = TextRows(train_dataset, eval_dataset, processing_class, turns, args)
+            shown = kwargs["data_collator"].teacher_rows
+            self._text = TextRows(train_dataset, eval_dataset, processing_class, turns, args, shown)
             train_dataset, eval_dataset = self._text.train, self._text.evaluation
         self._peft_config = peft_config
         if peft_config is not None and model is not None:
@@ -269,12 +270,11 @@ class PairTrainer(Trainer):
     def _set_signature_columns_if_needed(self) -> None:
         # The collator, not the model, reads the columns; without this, Trainer would remove all of them as unused.
         if self._signature_columns is None:
-            collator: Any = self.data_collator
-            self._signature_columns: Any = (
-                list(collator.reads)
-                if isinstance(collator, PairCollator)
-                else [*READ, *TEACHER_PROMPT[:1], *SAYS_A_ROW]
-            )
+            collator, columns = self.data_collator, [*READ, *SAYS_A_ROW]
+            if isinstance(collator, PairCollator):
+                # of a teacher's prompt the words, too: they are refused where their tokens are missing
+                columns = [*collator.reads, *(TEACHER_PROMPT if collator.teacher_rows else ())]
+            self._signature_columns: Any = columns
 
     def identity(self) -> dict[str, Any]:
         """What a run is made of beside its settings: models, by what tells them apart. Plain values."""

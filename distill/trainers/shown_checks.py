@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distill.pairs.columns import TEACHER_PROMPT
 from distill.pairs.row_limits import RowLimits
 
 
@@ -25,7 +26,19 @@ def check_shown(
     Raises:
         ValueError: a teacher's prompt without a token, or of another type; a row beyond the limits. The pair's id is named.
     """
-    own_rows = own_rows and "teacher_prompt_ids" in pairs.column_names
+    names = {*pairs.column_names} if own_rows else set()
+    if "teacher_prompt" in names:
+        table = pairs.select_columns(sorted(names & {*TEACHER_PROMPT})).with_format("arrow")[:]
+        ids = (
+            pc.is_valid(table["teacher_prompt_ids"]) if "teacher_prompt_ids" in names else pa.repeat(False, len(table))
+        )
+        lacking = np.asarray(pc.and_not(pc.is_valid(table["teacher_prompt"]), ids))
+        if lacking.any():
+            raise ValueError(
+                f"{name}: {lacking.sum()} of {len(pairs)} pairs have a teacher_prompt without teacher_prompt_ids, its tokens, the first is "
+                f"{_called(pairs, np.argmax(lacking))}; load_pairs(path, tokenizer) makes them."
+            )
+    own_rows = "teacher_prompt_ids" in names
     if not own_rows and limits == RowLimits():
         return
     columns = ["prompt_ids", "completion_ids"]

@@ -20,6 +20,7 @@ class TextRows:
         tokenizer: the student's.
         turns: see `distill.pairs.tokenising.tokenised`.
         args: `TrainingArguments`, or None.
+        teacher_rows: see `tokenised`.
 
     Attributes:
         train, evaluation: with token ids.
@@ -29,9 +30,12 @@ class TextRows:
         ValueError: a bad row; text and no tokenizer.
     """
 
-    def __init__(self, train: Any, evaluation: Any, tokenizer: Any, turns: str, args: Any) -> None:
+    def __init__(
+        self, train: Any, evaluation: Any, tokenizer: Any, turns: str, args: Any, teacher_rows: bool = False
+    ) -> None:
         self._given = train, evaluation
-        self._tokenizer, self._turns, self._args = tokenizer, turns, args
+        self._tokenizer, self._args = tokenizer, args
+        self._how: dict[str, Any] = {"turns": turns, "teacher_rows": teacher_rows}
         # whether a run is continued is only said when training begins; most folders with a checkpoint are continued
         asked = None if args is None else args.resume_from_checkpoint or True
         self._make(self._decided(asked))
@@ -55,10 +59,10 @@ class TextRows:
         several = evaluation if isinstance(evaluation, dict) else {"": evaluation}
         first = nullcontext() if args is None else args.main_process_first(desc="tokenising")
         with first, on_day(day):
-            self.train = tokenised(train, self._tokenizer, turns=self._turns, name="train_dataset")
+            self.train = tokenised(train, self._tokenizer, name="train_dataset", **self._how)
             others = {
                 name: tokenised(
-                    rows, self._tokenizer, turns=self._turns, name=f"eval_dataset[{name!r}]" if name else "eval_dataset"
+                    rows, self._tokenizer, name=f"eval_dataset[{name!r}]" if name else "eval_dataset", **self._how
                 )
                 for name, rows in several.items()
             }

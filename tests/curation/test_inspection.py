@@ -224,6 +224,31 @@ def test_the_verb_inspect_shows_all_and_says_it_in_json_too(folder, monkeypatch,
     assert (folder / "picture.svg").read_text().startswith("<svg")
 
 
+def test_inspect_says_what_the_teacher_was_shown(folder, monkeypatch, capsys):
+    """A long one by its ends; what it says repaints no terminal."""
+    monkeypatch.chdir(folder)
+    tokenizer = build_tokenizer()
+    text = "\x1b[31mthe mat\n" + "is blue " * 200 + "and round"
+    shown = {"teacher_prompt": text, "teacher_prompt_ids": tokenizer(text)["input_ids"]}
+    rows = [row(tokenizer, 0, **shown), row(tokenizer, 1)]
+    save_pairs(pairs_from_rows(rows, where="test"), folder / "shown.jsonl")
+    said = []
+    for number in "01":
+        monkeypatch.setattr(
+            sys, "argv", ["distill", "inspect", "shown.jsonl", "--tokenizer", str(folder / "model"), "--row", number]
+        )
+        cli.main()
+        said.append(" ".join(capsys.readouterr().out.split()))
+    assert (
+        f"In place of the prompt, the teacher was shown {len(shown['teacher_prompt_ids']):,} tokens: \\x1b[31mthe mat⏎is blue"
+        in said[0]
+    )
+    assert "more characters … " in said[0]
+    assert "and round" in said[0]
+    assert "In place of the prompt" not in said[1]
+    assert all("teacher's prompts: rows, tokens" in one for one in said)
+
+
 def test_clean_leaves_out_what_it_is_asked_to_and_says_so(folder, capsys):
     flags = [str(folder / "pairs.jsonl"), "--against", str(folder / "gsm8k.jsonl")]
     clean.main([*flags, "--report_only"])

@@ -45,6 +45,17 @@ def names(report, *levels):
     return [finding.name for finding in report.findings if finding.level in (levels or ("error", "warning"))]
 
 
+def test_what_the_teacher_was_shown_is_said(tokenizer):
+    shown = [{"teacher_prompt": "more", "teacher_prompt_ids": [5] * size} if size else {} for size in (0, 40, 2, 10)]
+    report = looked_at(tokenizer, *(row(tokenizer, i, **more) for i, more in enumerate(shown)))
+    assert report.figures["teacher_prompts"] == {"rows": 3, "median": 10, "most": 40}
+    (said,) = [finding.text for finding in report.findings if finding.name == "teacher's prompts"]
+    assert "In 3 of 4 rows (75.0%) the teacher was shown another prompt" in said
+    bare = looked_at(tokenizer, row(tokenizer))
+    assert "teacher_prompts" not in bare.figures
+    assert bare.figures["tokens"] == looked_at(tokenizer, row(tokenizer, **shown[1])).figures["tokens"], "the student's"
+
+
 def test_good_pairs_give_no_warning(tokenizer):
     report = looked_at(tokenizer, *(row(tokenizer, i) for i in range(4)), max_length=64, model=build_model())
     assert names(report) == []

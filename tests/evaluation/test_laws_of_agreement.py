@@ -25,6 +25,30 @@ def test_a_model_in_training_mode_has_the_figures_of_evaluation_mode_and_stays_i
     assert len(figures) == 1
 
 
+def test_the_teacher_speaks_behind_what_it_was_shown():
+    """Held-out pairs with a teacher's prompt: its logits are those behind that prompt, the student's behind its own."""
+    rows, tokenizer = build_pairs(6).to_list(), build_tokenizer()
+    same = [{**row, "teacher_prompt": row["prompt"], "teacher_prompt_ids": row["prompt_ids"]} for row in rows]
+    more = [{**row, "teacher_prompt": "more", "teacher_prompt_ids": [7, 8, 9, *row["prompt_ids"]]} for row in rows]
+    teacher, student = build_model(seed=1), build_model(seed=2)
+    bare, equal, other = (HeldOut(teacher, pairs_from_rows(r, where="test"), tokenizer) for r in (rows, same, more))
+    assert equal.measure(student, FP32) == bare.measure(student, FP32)
+    found = other.measure(student, FP32)
+    kl = 0.0
+    for row in more:
+        logits = []
+        for model, prompt in ((student, row["prompt_ids"]), (teacher, row["teacher_prompt_ids"])):
+            with torch.no_grad():
+                all_of_it = model(torch.tensor([prompt + row["completion_ids"]])).logits[0]
+            logits.append(all_of_it[len(prompt) - 1 : -1].log_softmax(-1))
+        kl += float((logits[1].exp() * (logits[1] - logits[0])).sum())
+    assert found.kl == pytest.approx(kl / found.tokens, rel=1e-4)
+    assert found.loss == pytest.approx(bare.measure(student, FP32).loss, rel=1e-5), (
+        "the student sees no more than before"
+    )
+    assert other.measure(teacher, FP32).kl > 0.01, "not told so, the teacher itself is another"
+
+
 def test_the_error_of_four_times_as_many_pairs_is_half_as_large():
     """The same pairs again: the mean stays, and its error goes with one over the root of their number."""
     rows = build_pairs(12).to_list()

@@ -51,6 +51,26 @@ def test_the_hash_is_of_the_pairs_and_not_of_their_file_or_order(tmp_path):
     assert pairs_sha256(pairs.select([3, 1, 2])) == pairs_sha256(pairs.select([1, 2, 3]))
 
 
+def test_what_the_teacher_was_shown_is_on_the_card(tmp_path):
+    """The hash, a line and a limit; nothing of it where no pair has one, and the hash of before."""
+    rows = build_pairs(6).to_list()
+    shown = [[5, 6, 7], None, [5], None, None, [9, 9]]
+    words = [{"teacher_prompt": ids and "more", "teacher_prompt_ids": ids} for ids in shown]
+    both = [
+        pairs_from_rows([{**r, **w} for r, w in zip(rows, more, strict=True)], "test") for more in (words, words[::-1])
+    ]
+    hashes = {pairs_sha256(pairs) for pairs in (build_pairs(6), *both, both[0].shuffle(seed=1))}
+    assert len(hashes) == 3
+    assert pairs_sha256(build_pairs(12)) == "01f746e9e6f7584149a1629abec407fe6f164e193d69546bf5d2a1ba7db59499"
+    facts = write_card(tmp_path, student=build_model(), pairs=both[0], how="black box")
+    assert facts["pairs"]["teacher_prompts"] == {"pairs": 3, "longest": 3}
+    card = (tmp_path / CARD).read_text()
+    assert "| shown to the teacher alone | another prompt in 3 pairs, of 3 tokens at most |" in card
+    assert "In 3 of 6 pairs the teacher was shown another prompt" in card
+    write_card(tmp_path, student=build_model(), pairs=build_pairs(6), how="black box")
+    assert "shown" not in both_texts(tmp_path)
+
+
 def test_every_change_that_can_be_learned_changes_the_hash():
     rows = build_pairs(6).to_list()
     ids, prompt = rows[0]["completion_ids"], rows[0]["prompt_ids"]

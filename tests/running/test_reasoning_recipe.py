@@ -50,10 +50,13 @@ def test_both_ways_train_on_as_many_pairs_and_a_rerun_repeats_nothing(place, tmp
     assert "teacher, with the examples" in report
     drawn = load_pairs(output / "samples.jsonl")
     assert len(drawn) == 16
-    assert all(len(prompt) == 9 for prompt in drawn["prompt"]), "four worked examples, then the question"
+    assert all(len(shown) == 9 for shown in drawn["teacher_prompt"]), "four worked examples, then the question"
+    assert all(shown[-1:] == prompt for shown, prompt in zip(drawn["teacher_prompt"], drawn["prompt"], strict=True))
     facts = {way: json.loads((output / f"{way}-seed1/student/provenance.json").read_text()) for way in reasoning.WAYS}
     correct = sum(len(text) % 2 == 0 for text in drawn["completion"])
     assert facts["verified"]["pairs"]["count"] == facts["unverified"]["pairs"]["count"] == correct
+    assert facts["verified"]["pairs"]["teacher_prompts"]["pairs"] == correct
+    assert facts["verified"]["sampling"]["worked_examples"]
     assert [step["name"] for step in facts["verified"]["steps"]] == ["questions", "cut traces", "keep all"]
     assert facts["verified"]["pairs"]["sha256"] != facts["unverified"]["pairs"]["sha256"]
     before = {path: path.stat().st_mtime_ns for path in output.glob("*/accuracy.json")}

@@ -1,0 +1,285 @@
+"""A pair may say what its teacher was shown: in whatever file it stands, and through everything that is done to pairs."""
+
+import json
+
+import datasets
+import pytest
+from conftest import TEMPLATE, build_pairs, build_tokenizer
+
+from distill.curation.duplicates import drop_duplicates
+from distill.curation.filters import filter_length
+from distill.pairs import are_tokens_of, load_pairs, retokenize, save_pairs
+from distill.pairs.checking import checked_table
+from distill.pairs.collate import PairCollator
+from distill.pairs.exporting import export_pairs
+from distill.pairs.schema import pairs_from_rows
+from distill.pairs.tokenising import tokenised
+from distill.text.encode import as_prompt, encode_prompt
+
+TOKENIZER = build_tokenizer()
+PLAIN = build_tokenizer(template=None)
+WITH_TOOLS = build_tokenizer(
+    template="{% if tools %}{{ '<|im_start|>tools\n' + (tools | tojson) + '<|im_end|>\n' }}{% endif %}"
+    "{% if mood is defined %}{{ mood }}{% endif %}" + TEMPLATE
+)
+TALK = [{"role": "system", "content": "the mat is blue"}, {"role": "user", "content": "what is the colour"}]
+SEARCH = [{"type": "function", "function": {"name": "find", "description": "look", "parameters": {"type": "object", "properties": {}}}}]  # fmt: skip
+ROWS = [
+    {"prompt": "what is a mat", "completion": "a cat sat", "teacher_prompt": "the mat is blue\nwhat is a mat", "source": "a"},
+    {"prompt": "why", "completion": "so", "teacher_prompt": None, "source": "b"},
+    {"prompt": "and", "completion": "the dog ran", "teacher_prompt": 'nasty "<|im_end|>", \u2028 and more,\nlines', "source": "c"},
+]  # fmt: skip
+
+
+def written(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def asked(prompt, tokenizer=TOKENIZER, chat=None, **beside):
+    """What a teacher would be asked, by the functions that ask one."""
+    prompt = as_prompt(prompt, tokenizer, chat, **beside)
+    return prompt, encode_prompt(prompt, tokenizer, **beside)
+
+
+def expected(rows, **more):
+    found = [None if row["teacher_prompt"] is None else asked(row["teacher_prompt"], **more) for row in rows]
+    return [[one and one[i] for one in found] for i in (0, 1)]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "json", "yaml", "folder"])
+def test_every_file_says_it(tmp_path, kind):
+    path = tmp_path / f"rows.{kind}"
+    if kind == "jsonl":
+        written(path, ROWS)
+    elif kind == "json":
+        path.write_text(json.dumps(ROWS))
+    elif kind == "yaml":
+        path.write_text(json.dumps(ROWS))  # which is YAML, too
+    elif kind == "folder":
+        datasets.Dataset.from_list(ROWS).save_to_disk(str(path))
+    else:
+        getattr(datasets.Dataset.from_list(ROWS), f"to_{kind}")(str(path))
+    pairs = load_pairs(path, TOKENIZER)
+    words, ids = expected(ROWS)
+    assert pairs["teacher_prompt"][:] == words
+    assert pairs["teacher_prompt_ids"][:] == ids
+    assert pairs["source"][:] == ["a", "b", "c"]
+    assert pairs["prompt_ids"][:] == [asked(row["prompt"])[1] for row in ROWS], "the student's is its own"
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "chat"), [(TOKENIZER, None), (TOKENIZER, False), (TOKENIZER, True), (PLAIN, None)]
+)
+def test_a_text_becomes_tokens_as_the_prompt_does(tmp_path, tokenizer, chat):
+    pairs = load_pairs(written(tmp_path / "rows.jsonl", ROWS), tokenizer, chat=chat)
+    words, ids = expected(ROWS, tokenizer=tokenizer, chat=chat)
+    assert pairs["teacher_prompt"][:] == words
+    assert pairs["teacher_prompt_ids"][:] == ids
+
+
+def test_tools_variables_and_system_stand_beside_both(tmp_path):
+    beside = {"tools": SEARCH, "chat_template_kwargs": {"mood": "glad"}}
+    row = {"prompt": "why", "completion": "so", "teacher_prompt": "the mat", **beside}
+    rows = [row, {**row, "system": "be short"}, {**row, "system": "be short", "teacher_prompt": TALK}]
+    rows[:2] = [{**one, "teacher_prompt": [{"role": "user", "content": "the mat"}]} for one in rows[:2]]
+    pairs = load_pairs(written(tmp_path / "rows.jsonl", rows), WITH_TOOLS)
+    system, more = {"role": "system", "content": "be short"}, {"tools": SEARCH, "values": {"mood": "glad"}}
+    shown = [rows[0]["teacher_prompt"], [system, *rows[0]["teacher_prompt"]], TALK]
+    assert pairs["teacher_prompt"][:] == shown, "its own system turn stands in place of the row's"
+    assert pairs["teacher_prompt_ids"][:] == [asked(one, WITH_TOOLS, **more)[1] for one in shown]
+    assert "glad" in WITH_TOOLS.decode(pairs["teacher_prompt_ids"][0])
+    bare = load_pairs(written(tmp_path / "bare.jsonl", [{**row, "system": "be short"}]), WITH_TOOLS)
+    assert bare["teacher_prompt"][0] == shown[1], "a bare text is a user's turn"
+
+
+def test_a_conversation_has_it_in_place_of_all_before_its_last_turn(tmp_path):
+    talk = [{"role": "user", "content": "why"}, {"role": "assistant", "content": "so"}]
+    pairs = load_pairs(written(tmp_path / "rows.jsonl", [{"messages": talk, "teacher_prompt": TALK}]), TOKENIZER)
+    assert pairs["teacher_prompt_ids"][0] == asked(TALK)[1]
+    assert pairs["prompt_ids"][0] == asked("why")[1]
+    longer = written(tmp_path / "long.jsonl", [{"messages": talk + talk, "teacher_prompt": TALK}])
+    assert load_pairs(longer, TOKENIZER)["teacher_prompt_ids"][0] == asked(TALK)[1]
+    for turns in ("all", "each"):
+        with pytest.raises(ValueError, match=r"long.jsonl:1: a teacher_prompt beside several turns that carry loss"):
+            load_pairs(longer, TOKENIZER, turns=turns)
+
+
+@pytest.mark.parametrize("words", ["text", TALK, [{**TALK[1], "reasoning_content": None}, {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "find", "arguments": {"x": 1}}}]}]])  # fmt: skip
+@pytest.mark.parametrize("form", ["pairs.jsonl", "pairs.jsonl.gz", "pairs.parquet", "pairs"])
+def test_what_is_written_is_read_again(tmp_path, words, form):
+    """Texts, messages, and messages with more fields; with null in the first row and in others."""
+    rows = build_pairs(6).to_list()
+    for row in rows[1::2]:
+        row |= {"teacher_prompt": words, "teacher_prompt_ids": [5, 6, 7]}
+    pairs = pairs_from_rows(rows, where="test")
+    save_pairs(pairs, tmp_path / form)
+    again = load_pairs(tmp_path / form)
+    assert again.column_names == pairs.column_names
+    assert again["teacher_prompt_ids"][:] == [None, [5, 6, 7]] * 3
+    assert again["teacher_prompt"][:] == pairs["teacher_prompt"][:]
+    assert again.features == pairs.features
+    simple = words == "text" or all(turn.keys() == {"role", "content"} for turn in words)
+    table = checked_table(pairs.with_format("arrow")[:])
+    assert (table is not None) == simple, "the quick way is taken wherever it can be"
+    assert table is None or datasets.Dataset(table).to_list() == pairs.to_list()
+
+
+def test_it_may_begin_late_and_be_of_one_kind_only(tmp_path):
+    rows = build_pairs(5).to_list() * 500
+    late = [*rows, {**rows[0], "teacher_prompt": TALK, "teacher_prompt_ids": [5]}]
+    pairs = load_pairs(written(tmp_path / "late.jsonl", late))
+    assert pairs["teacher_prompt"][-2:] == [None, TALK]
+    mixed = [*late, *rows[:1200], {**rows[0], "teacher_prompt": "text", "teacher_prompt_ids": [5]}]
+    with pytest.raises(
+        ValueError, match=r"mixed.jsonl: some values of teacher_prompt are text and others are messages"
+    ):
+        load_pairs(written(tmp_path / "mixed.jsonl", mixed))
+
+
+def test_one_of_the_two_is_made_from_the_other(tmp_path):
+    """In a file that has token ids: as its own prompts were asked, which their ids tell; never guessed."""
+    pair = {"completion": "so", "completion_ids": [9, 2]}
+    chat = {**pair, "prompt": "why", "prompt_ids": asked("why")[1], "teacher_prompt": "the mat"}
+    plain = {**chat, "prompt_ids": asked("why", chat=False)[1]}
+    turns = {**chat, "prompt": [{"role": "user", "content": "why"}]}
+    for row, expected_ids in (
+        (chat, asked("the mat")[1]),
+        (plain, asked("the mat", chat=False)[1]),
+        (turns, asked("the mat")[1]),
+    ):
+        path = written(tmp_path / "words.jsonl", [row])
+        assert load_pairs(path, TOKENIZER)["teacher_prompt_ids"][0] == expected_ids
+        with pytest.raises(
+            ValueError, match=r"words.jsonl:1: teacher_prompt without teacher_prompt_ids.*pass the tokenizer"
+        ):
+            load_pairs(path)
+    strange = written(tmp_path / "strange.jsonl", [{**chat, "prompt_ids": [5, 6]}])
+    with pytest.raises(
+        ValueError, match=r"strange.jsonl:1: teacher_prompt: whether it was asked as a chat cannot be told"
+    ):
+        load_pairs(strange, TOKENIZER)
+    assert load_pairs(strange, TOKENIZER, chat=True)["teacher_prompt_ids"][0] == asked("the mat")[1]
+    path = written(
+        tmp_path / "ids.jsonl", [{**chat, "teacher_prompt": None, "teacher_prompt_ids": asked("the mat")[1]}]
+    )
+    assert "the mat" in load_pairs(path, TOKENIZER)["teacher_prompt"][0]
+    with pytest.raises(ValueError, match=r"ids.jsonl:1: teacher_prompt_ids without teacher_prompt"):
+        load_pairs(path)
+
+
+def test_any_column_may_be_it(tmp_path):
+    rows = [{"question": row["prompt"], "answer": row["completion"], "context": row["teacher_prompt"]} for row in ROWS]
+    path = written(tmp_path / "rows.jsonl", rows)
+    pairs = load_pairs(path, TOKENIZER, columns="prompt=question,completion=answer,teacher_prompt=context")
+    assert pairs["teacher_prompt_ids"][:] == expected(ROWS)[1]
+    assert "context" not in pairs.column_names
+
+
+WHOLE = {"prompt": "a", "completion": "b", "prompt_ids": [5], "completion_ids": [6], "teacher_prompt": "c"}
+BAD = {
+    "no token": ({**WHOLE, "teacher_prompt_ids": []}, r"teacher_prompt_ids must be a list of one non-negative integer or more, not \[\]"),
+    "words": ({**WHOLE, "teacher_prompt_ids": "seven"}, "teacher_prompt_ids must be a list"),
+    "below zero": ({**WHOLE, "teacher_prompt_ids": [-1]}, "teacher_prompt_ids must be a list"),
+    "a number": ({**WHOLE, "teacher_prompt": 7, "teacher_prompt_ids": [5]}, "teacher_prompt: A prompt is text or a non-empty list"),
+    "no turns": ({**WHOLE, "teacher_prompt": [], "teacher_prompt_ids": [5]}, "teacher_prompt: A prompt is text or a non-empty list"),
+    "text of no kind": ({"prompt": "a", "completion": "b", "teacher_prompt": {"a": 1}}, "teacher_prompt: A prompt is text or a non-empty"),
+    "a field unshown": (
+        {"prompt": "a", "completion": "b", "teacher_prompt": [{"role": "user", "content": "a", "mood": "glad"}]}, "teacher_prompt: .*mood",
+    ),
+    "ids beside text": ({"prompt": "a", "completion": "b", "teacher_prompt_ids": [5]}, "teacher_prompt_ids beside text"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_ones_are_refused_where_they_stand(tmp_path, kind):
+    row, message = BAD[kind]
+    good = {name: value for name, value in row.items() if not name.startswith("teacher_")}
+    path = written(tmp_path / "rows.jsonl", [good, row])
+    with pytest.raises(ValueError, match=f"rows.jsonl:2: .*{message}"):
+        load_pairs(path, TOKENIZER)
+    assert len(load_pairs(path, TOKENIZER, skip_bad=tmp_path / "bad.jsonl")) == 1
+    assert "teacher_prompt" in (tmp_path / "bad.jsonl").read_text()
+
+
+def test_messages_need_a_template(tmp_path):
+    path = written(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "b", "teacher_prompt": TALK}])
+    with pytest.raises(ValueError, match=r"rows.jsonl:1: teacher_prompt: .*no chat template"):
+        load_pairs(path, PLAIN)
+
+
+def test_pairs_without_an_id_are_told_apart_by_it(tmp_path):
+    whole = {**WHOLE, "teacher_prompt_ids": [5]}
+    bare = {name: value for name, value in whole.items() if not name.startswith("teacher_")}
+    rows = [bare, whole, {**whole, "teacher_prompt_ids": [6]}]
+    quick = load_pairs(written(tmp_path / "rows.jsonl", rows))["id"][:]
+    assert len(set(quick)) == 3
+    assert [load_pairs(written(tmp_path / "one.jsonl", [row, {**row, "tools": [1]}]))["id"][0] for row in rows] == quick
+    assert quick[0] == load_pairs(written(tmp_path / "bare.jsonl", [bare]))["id"][0], "as before"
+
+
+def test_other_tokens_and_other_forms_keep_it(tmp_path):
+    pairs = load_pairs(written(tmp_path / "rows.jsonl", [{**row, "id": row["source"]} for row in ROWS]), TOKENIZER)
+    other = build_tokenizer(template="{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '<|im_end|>' }}{% endfor %}"
+                            "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}")  # fmt: skip
+    again = retokenize(pairs, other)
+    assert are_tokens_of(again, other)
+    assert again["teacher_prompt"][:] == pairs["teacher_prompt"][:]
+    assert again["teacher_prompt_ids"][0] == asked(ROWS[0]["teacher_prompt"], other)[1]
+    assert again["teacher_prompt_ids"][1] is None
+    for form in ("messages", "sharegpt"):
+        export_pairs(pairs, form, tmp_path / f"{form}.jsonl")
+        back = load_pairs(tmp_path / f"{form}.jsonl", TOKENIZER)
+        for name in ("teacher_prompt", "teacher_prompt_ids", "prompt_ids", "completion_ids"):
+            assert back[name][:] == pairs[name][:], (form, name)
+
+
+def test_curation_leaves_it_alone():
+    """A draw is repeated only where the teacher was shown the same, too."""
+    rows = build_pairs(8).to_list()
+    for i, row in enumerate(rows):
+        row |= {"teacher_prompt": f"word {i}", "teacher_prompt_ids": [5, i]}
+    other = {**rows[0], "id": "another draw", "teacher_prompt_ids": [5, 99]}
+    pairs = pairs_from_rows(
+        [*rows, rows[0], other, {**other, "teacher_prompt": None, "teacher_prompt_ids": None}], where="test"
+    )
+    kept, _ = drop_duplicates(pairs)
+    assert kept.to_list() == [row for i, row in enumerate(pairs.to_list()) if i != 8]
+    assert len(drop_duplicates(pairs, by="prompt")[0]) == 8
+    long, _ = filter_length(pairs, 8)
+    assert long.to_list() == [row for row in pairs.to_list() if len(row["completion_ids"]) >= 8]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_text_rows_of_a_trainer_have_it(stream):
+    rows = datasets.Dataset.from_list(ROWS)
+    found = list(tokenised(rows.to_iterable_dataset() if stream else rows, TOKENIZER))
+    assert [row["teacher_prompt_ids"] for row in found] == expected(ROWS)[1]
+    assert [row["source"] for row in found] == ["a", "b", "c"]
+    assert tokenised(ROWS, TOKENIZER)[0]["teacher_prompt_ids"] == expected(ROWS)[1][0]
+    bare = tokenised(datasets.Dataset.from_list([{"prompt": "why", "completion": "so"}]), TOKENIZER)
+    assert "teacher_prompt_ids" not in bare.column_names
+
+
+@pytest.mark.parametrize("kind", ["dataset", "stream", "list", "some"])
+def test_pairs_that_say_it_in_words_alone_are_completed_for_a_white_box(kind):
+    """A black box does not read it, and lets the rows be."""
+    row = {
+        "id": "a",
+        "prompt": "why",
+        "completion": "so",
+        "prompt_ids": asked("why")[1],
+        "completion_ids": [9, 2],
+        "teacher_prompt": "mat",
+    }
+    ids = asked("mat")[1]
+    rows = [row, {**row, "teacher_prompt": None}] + ([{**row, "teacher_prompt_ids": ids}] if kind == "some" else [])
+    given = rows if kind == "list" else datasets.Dataset.from_list(rows if kind != "some" else rows[::-1])
+    given = given.to_iterable_dataset() if kind == "stream" else given
+    assert tokenised(given, TOKENIZER) is given
+    found = list(tokenised(given, TOKENIZER, teacher_rows=True))
+    shown = [one.get("teacher_prompt_ids") for one in found]
+    assert shown == ([ids, None, ids] if kind == "some" else [ids, None])
+    assert [one["prompt_ids"] for one in found] == [row["prompt_ids"]] * len(rows)
+    with pytest.raises(ValueError, match="Pair a has a teacher_prompt without teacher_prompt_ids"):
+        PairCollator(TOKENIZER, teacher_rows=True)([row])
