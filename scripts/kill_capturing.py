@@ -1,4 +1,4 @@
-"""kill -9 at random moments of a capture, again and again, until it has finished; and disks that fill up. Prints a Markdown table.
+"""kill -9 at random moments of a capture, again and again, until it has finished. Prints a Markdown table.
 
     python scripts/kill_capturing.py               # 30 kills of each encoding, about two minutes on two cores
 
@@ -59,15 +59,16 @@ def _one_encoding(folder: Path, encoding: str, nursery: Nursery, count: int, cha
     begun = time.perf_counter()
     nursery.start(encoding, whole)
     assert nursery.ended() == 0, "the unbroken capture failed"
-    took, right = time.perf_counter() - begun, contents(whole)
+    took, right, total = time.perf_counter() - begun, contents(whole), _shards(whole)
     done, runs, half, twice, good, new, before = 0, 1, 0, 0, True, [], 0
     while True:
         nursery.start(encoding, broken)
-        # the rest of the time, and a share of it for each kill that is left
-        rest = took * (1 - before / len(right))
-        end = time.perf_counter() + chance.uniform(0, 0.15 * took + 2 * rest / (count - done + 1))
-        while done < count and nursery.alive() and time.perf_counter() < end:
+        now = _shards(broken)
+        share = 2 * (total - now) / (count - done + 1)  # so that the capture lasts for all the kills
+        goal, wait = now + chance.uniform(0, share), chance.uniform(0, took / total)
+        while done < count and nursery.alive() and _shards(broken) < goal:
             time.sleep(0.001)
+        time.sleep(wait if done < count else 0)
         if done < count and nursery.alive():
             nursery.kill()
             done += 1
@@ -88,13 +89,16 @@ def _one_encoding(folder: Path, encoding: str, nursery: Nursery, count: int, cha
             path.rmdir() if path.is_dir() else path.unlink()
         runs, before = runs + 1, 0
     good &= not twice
-    shards = sum(1 for _ in broken.glob("shard-*"))
     print(
-        f"| {encoding} | {took:.1f} s | {done} | {runs} | {shards} | {half} | {min(new)} to {max(new)} | {twice} | "
+        f"| {encoding} | {took:.1f} s | {done} | {runs} | {total} | {half} | {min(new)} to {max(new)} | {twice} | "
         f"{'equal, every byte' if good else 'DIFFERS'} |",
         flush=True,
     )
     return good
+
+
+def _shards(folder: Path) -> int:
+    return sum(1 for _ in folder.glob("shard-*.safetensors"))
 
 
 def _rows(folder: Path) -> int:

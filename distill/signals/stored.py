@@ -6,22 +6,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.models.load import load_tokenizer
+from distill.pairs.packing import PackedPairs
 from distill.pairs.row_limits import RowLimits
 from distill.pairs.signal_keys import SIZE
 from distill.signals.encodings import encoding_of
-from distill.signals.head import HeadTap, LogitTransform
+from distill.signals.head import HeadTap
 from distill.signals.requests import SignalRequest, Signals
 from distill.signals.rows import SupervisedRows
 from distill.signals.shard_index import ShardIndex
-from distill.signals.signal_folder import CONFIG, RECORD, TOKENIZER, Head, read_head, read_manifest
-from distill.signals.teacher_rows import as_tables, check_pairs, rows_of, teachers_pairs
+from distill.signals.signal_folder import TOKENIZER, Head, read_head, read_manifest
+from distill.signals.stored_facts import StoredFacts
+from distill.signals.teacher_rows import COLUMNS, FEATURES, as_tables, check_pairs, rows_of, teachers_pairs
 
 _NAMED = 5  # of missing pairs
 _OF_HEAD = ("vocabulary", "width", "dtype")  # settings of an encoding that the teacher decides
@@ -110,7 +113,7 @@ class StoredSignals:
                 "PairCollator(documents=True)."
             )
         if request.hidden or request.attention:
-            raise ValueError(self._only("hidden states" if request.hidden else "attention"))
+            raise ValueError(self.refusal("hidden states" if request.hidden else "attention"))
         found = [
             (key, wanted, self._name(batch, row, key))
             for row, documents in enumerate(batch["documents"])
@@ -129,23 +132,28 @@ class StoredSignals:
         logits = tap.transform(linear(decoded, tap.weight, tap.bias)) if request.logits else None
         return Signals(rows=rows.mask, logits=logits, head=tap, supervised=rows)
 
-    def check(self, pairs: Any, max_length: int | None = None, name: str = "the pairs") -> None:
-        """Whether all of these pairs are there, asked before a training.
+    def check(self, rows: Any, name: str = "the pairs", max_length: int | None = None) -> None:
+        """Whether all of these pairs are there, asked before a training. Rows of a stream are met when they come.
 
         Args:
-            pairs: see `distill.pairs.columns`.
-            max_length: of the training, in tokens.
+            rows: pairs as a trainer takes them (see `distill.pairs.columns`).
             name: what they are called in messages.
+            max_length: of the training, in tokens.
 
         Raises:
             ValueError: some are not there, or not to their whole length; they are named.
         """
-        dataset = check_pairs(pairs)
-        rows = rows_of(dataset, max_length, RowLimits(), f"looking for {name} in {self.folder.name}")
-        found = self.index.find(rows.keys)
+        if isinstance(rows, list | tuple) and rows and all(isinstance(row, Mapping) for row in rows):
+            known = [{column: row.get(column) for column in COLUMNS} for row in rows]
+            rows = datasets.Dataset.from_list(known, features=FEATURES)
+        if not isinstance(rows, datasets.Dataset | PackedPairs):
+            return
+        dataset = check_pairs(rows)
+        asked = rows_of(dataset, max_length, RowLimits(), f"looking for {name} in {self.folder.name}")
+        found = self.index.find(asked.keys)
         absent = found < 0
         short = ~absent
-        short[~absent] = self.index.positions[found[~absent]] < rows.positions[~absent]
+        short[~absent] = self.index.positions[found[~absent]] < asked.positions[~absent]
         if not (absent | short).any():
             return
         which = absent if absent.any() else short
@@ -156,7 +164,7 @@ class StoredSignals:
             first = numbers[0]
             raise ValueError(
                 f"{self.folder} holds {short.sum()} of {len(dataset)} pairs of {name} in part only, captured with a smaller max_length: {named}{more} (of "
-                f"the first {self.index.positions[found[first]]} positions, where {rows.positions[first]} are wanted). `distill capture` with the same "
+                f"the first {self.index.positions[found[first]]} positions, where {asked.positions[first]} are wanted). `distill capture` with the same "
                 "settings and the max_length of the training completes it."
             )
         if absent.all():
@@ -203,70 +211,9 @@ class StoredSignals:
         ids = batch.get("ids")
         return f"pair {ids[row]}" if ids else f"the pair with the key {key.hex()}"
 
-    def _only(self, what: str) -> str:
+    def refusal(self, what: str) -> str:
+        """Why this source does not give it."""
         return (
             f"{self.folder} holds a teacher's next-token distributions alone, and no {what}; take HiddenStates and AttentionMaps out of objectives, or give "
             "the teacher itself."
         )
-
-
-class StoredFacts:
-    """Facts of a teacher whose signals were stored.
-
-    Args:
-        source: that holds them.
-    """
-
-    model: PreTrainedModel | None = None
-
-    def __init__(self, source: StoredSignals) -> None:
-        self._source = source
-        self.name = f"the {source.manifest['teacher']['class']} stored in {source.folder}"
-        self.vocabulary: int = source.encoding.vocabulary
-        self.next_token: str = source.encoding.next_token
-        self.temperature: float | None = source.encoding.temperature
-
-    @cached_property
-    def config(self) -> PreTrainedConfig:
-        """Of the teacher.
-
-        Raises:
-            ValueError: it cannot be read.
-        """
-        path = self._source.folder / CONFIG
-        try:
-            return AutoConfig.from_pretrained(self._source.folder)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from None
-
-    def transform(self) -> LogitTransform | None:
-        """See `TeacherFacts`."""
-        return None if self._source.head is None else self._source.head.transform
-
-    def widths(self, layers: frozenset[int]) -> dict[int, int]:
-        """See `TeacherFacts`."""
-        raise ValueError(self._source._only("hidden states"))
-
-    def attention(self, layers: frozenset[int]) -> Any:
-        """See `TeacherFacts`."""
-        raise ValueError(self._source._only("attention"))
-
-    def attention_layers(self) -> list[int]:
-        """See `TeacherFacts`."""
-        raise ValueError(self._source._only("attention"))
-
-    def find_tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """See `TeacherFacts`."""
-        return self._source.tokenizer
-
-
-def describe(source: StoredSignals) -> dict[str, Any]:
-    """What a folder holds, for people: plain values by name."""
-    positions = int(source.index.positions.sum())
-    return {
-        "teacher": source.manifest[RECORD].get("name"),
-        "signals": source.identity(None),
-        "pairs": len(source),
-        "positions": positions,
-        "bytes a position": round(source.index.bytes / positions, 1) if positions else None,
-    }

@@ -16,6 +16,8 @@ from distill.pairs.row_limits import RowLimits
 from distill.pairs.signal_keys import SIZE, digest
 
 COLUMNS = ("prompt_ids", "completion_ids", "loss_mask", "teacher_prompt_ids", "id")
+_IDS = datasets.List(datasets.Value("int64"))
+FEATURES = datasets.Features({**dict.fromkeys(COLUMNS[:-1], _IDS), "id": datasets.Value("string")})
 WINDOW = 4096  # pairs that are sorted by length together
 
 

@@ -100,7 +100,12 @@ def test_rows_that_fill_up_a_batch_need_no_signals(stored):
 
 def test_missing_pairs_are_named(stored):
     more = build_pairs(33)
-    stored.check(build_pairs(30), name="train_dataset")
+    stored.check(build_pairs(30), "train_dataset")
+    stored.check(list(build_pairs(30)))
+    stored.check(pack_pairs(build_pairs(30), 60))
+    stored.check(more.to_iterable_dataset())  # its rows are met when they come
+    with pytest.raises(ValueError, match=r"lacks 1 of 2 pairs of a list: row31\."):
+        stored.check([more[0], more[31]], "a list")
     with pytest.raises(
         ValueError, match=r"lacks 3 of 33 pairs of train_dataset: row30, row31, row32\. `distill capture` with the same"
     ):
