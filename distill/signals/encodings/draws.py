@@ -65,9 +65,9 @@ class Draws(SparseEncoding):
         """See `SparseEncoding`."""
         assert self.vocabulary is not None
         p = log_p.exp()
-        negentropy = (p * log_p).sum(dim=1, dtype=torch.float64)
+        negentropy = (p * log_p).sum(dim=1).double()
         blocks = in_blocks(p)
-        sums = blocks.sum(dim=2, dtype=torch.float64)
+        sums = blocks.sum(dim=2).double()
         tokens = inverted(blocks, sums, drawn.sort(dim=1).values * sums.sum(dim=1, keepdim=True))
         first = torch.ones_like(tokens, dtype=torch.bool)
         first[:, 1:] = tokens[:, 1:] != tokens[:, :-1]

@@ -32,6 +32,11 @@ class Column:
     dtype: str
 
 
+def rows_column(rows: NDArray[np.uint8]) -> Column:
+    """A column of as many bytes for every position: `[n, bytes]`."""
+    return Column(rows.reshape(-1), np.full(len(rows), rows.shape[1], np.int64), "u1")
+
+
 def column(values: Tensor, dtype: str, chosen: Tensor | None = None) -> Column:
     """A column of `[n]` or `[n, K]`; of the latter perhaps only the `chosen` ones."""
     values = values[:, None] if values.dim() == 1 else values
@@ -113,6 +118,10 @@ class Reader:
         if dtype == "ids3":
             return part[: 2 * entries].view("<u2").astype(np.int64) + (part[2 * entries :].astype(np.int64) << 16)
         return part.view(dtype)
+
+    def take_rows(self, rows: int, width: int) -> NDArray[np.uint8]:
+        """The next column, of `width` bytes a position."""
+        return self.take(rows * width, "u1").reshape(rows, width)
 
     def end(self) -> None:
         """All has been taken.

@@ -11,7 +11,8 @@ from torch import Tensor
 from distill.signals import sparse
 from distill.signals.encodings.base import Blob, SparseEncoding
 from distill.signals.encodings.drawing import largest
-from distill.signals.encodings.layout import STEPS, Column, Reader, codes_of, column, ids_dtype, size_of
+from distill.signals.encodings.layout import STEPS, Column, Reader, codes_of, column, rows_column
+from distill.signals.encodings.sorted_ids import SortedIds
 from distill.signals.head_logits import LOWEST
 
 _NEVER = STEPS  # the code of a token that cannot occur
@@ -22,8 +23,8 @@ class Top(SparseEncoding):
     """The k likeliest tokens and one bucket for all others. Nothing is renormalised.
 
     The token that was emitted stands in the place of the last one where it is not among the k likeliest. A position holds the
-    tokens, their log-probabilities as 16-bit codes between the smallest of them and 0, that smallest one, and the log of the tail's
-    mass: 4 k + 8 bytes for a vocabulary of up to 65,536.
+    tokens in ascending order, their log-probabilities as 16-bit codes between the smallest of them and 0, that smallest one, and the log
+    of the tail's mass: 122 bytes at k = 32 and a vocabulary of 49,152.
 
     Every divergence can be had, at the temperature of capture; coarse in the tail, whose tokens are one to it. Its error does not average
     out over a batch, as that of `threshold` and `draws` does.
@@ -54,7 +55,8 @@ class Top(SparseEncoding):
     def bytes_per_position(self) -> float:
         """Exactly, once the vocabulary is known."""
         vocabulary = self.vocabulary or 2**16
-        return 8 + min(self.k, vocabulary) * (size_of(ids_dtype(vocabulary)) + 2)
+        count = min(self.k, vocabulary)
+        return 8 + SortedIds(vocabulary, count).bytes + 2 * count
 
     def columns(self, log_p: Tensor, labels: Tensor, drawn: Tensor) -> list[Column]:
         """See `SparseEncoding`."""
@@ -70,11 +72,13 @@ class Top(SparseEncoding):
         """What is stored of log-probabilities that are known already, as a server's are.
 
         Args:
-            ids: `[n, held()]` int64, different tokens.
+            ids: `[n, held()]` int64, different tokens in any order.
             log_probs: `[n, held()]`; below -1e29, `-inf` among them: cannot occur.
             tail: `[n]`, log of the mass of all others; likewise.
         """
         assert self.vocabulary is not None
+        ids, order = ids.sort(dim=1)
+        log_probs = log_probs.gather(1, order)
         never = log_probs < LOWEST / 10
         low = log_probs.double().masked_fill(never, 0).amin(dim=1).clamp(max=0)
         # one code is taken: the others reach up to the one below it
@@ -82,7 +86,7 @@ class Top(SparseEncoding):
         return [
             column(low, "<f4"),
             column(tail.masked_fill(tail < LOWEST / 10, -torch.inf), "<f4"),
-            column(ids, ids_dtype(self.vocabulary)),
+            rows_column(SortedIds(self.vocabulary, self.held()).pack(ids.cpu().numpy())),
             column(codes.masked_fill(never, _NEVER), "<u2"),
         ]
 
@@ -93,21 +97,22 @@ class Top(SparseEncoding):
         self._needs_head()
         assert self.vocabulary is not None
         width = self.held()
-        found: list[list[np.ndarray]] = [[np.zeros(0, t)] for t in ("<f4", "<f4", "<i8", "<u2")]
+        tokens = SortedIds(self.vocabulary, width)
+        found: list[list[np.ndarray]] = [
+            [np.zeros(shape, t)]
+            for shape, t in ((0, "<f4"), (0, "<f4"), ((0, tokens.bytes), "u1"), ((0, width), "<u2"))
+        ]
         for blob, count, few in zip(blobs, stored, wanted, strict=True):
             reader = Reader(blob)
             low, tail = (reader.take(count, "<f4") for _ in range(2))
-            ids, codes = reader.take(count * width, ids_dtype(self.vocabulary)), reader.take(count * width, "<u2")
+            ids, codes = reader.take_rows(count, tokens.bytes), reader.take(count * width, "<u2").reshape(count, width)
             reader.end()
-            for column_, part in zip(
-                found, (low[:few], tail[:few], ids[: few * width], codes[: few * width]), strict=True
-            ):
-                column_.append(part)
+            for column_, part in zip(found, (low, tail, ids, codes), strict=True):
+                column_.append(part[:few])
         low, tail, ids, codes = (np.concatenate(parts) for parts in found)
-        codes = codes.reshape(-1, width)
         log_probs = np.where(codes == _NEVER, -np.inf, low[:, None].astype(np.float64) * codes / (STEPS - 1))
         return sparse.Top(
-            torch.from_numpy(ids.reshape(-1, width)).to(device),
+            torch.from_numpy(tokens.unpack(ids)).to(device),
             torch.from_numpy(log_probs.astype(np.float32)).to(device),
             torch.from_numpy(tail).to(device),
             self.temperature,
