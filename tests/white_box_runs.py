@@ -27,6 +27,7 @@ def trainer(
     shard_teacher=False,
     peft_config=None,
     eval_pairs=None,
+    route_by=None,
     **changes,
 ):
     return WhiteBoxTrainer(
@@ -40,6 +41,7 @@ def trainer(
         data_collator=collator,
         shard_teacher=shard_teacher,
         peft_config=peft_config,
+        route_by=route_by,
     )
 
 

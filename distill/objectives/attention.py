@@ -8,14 +8,14 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from distill.objectives import divergences
 from distill.objectives.attention_layers import Window, pair_by_kind, window_of
 from distill.objectives.base import LayerMap, Objective, Term, resolve_layers
 from distill.objectives.streamed_attention import attention_divergence, attention_scores
-from distill.signals import AttentionTap, SignalRequest, Signals, probe_attention
+from distill.signals import AttentionTap, SignalRequest, Signals, facts_of
+from distill.signals.facts import Side
 
 logger = logging.get_logger(__name__)
 
@@ -81,8 +81,8 @@ class AttentionMaps(Objective):
 
     def bind(
         self,
-        student: PreTrainedModel,
-        teacher: PreTrainedModel,
+        student: Side,
+        teacher: Side,
         *,
         vocabulary: int | None = None,
         whole_weights: bool = True,
@@ -94,10 +94,12 @@ class AttentionMaps(Objective):
         else:
             pairs = resolve_layers(self.layers, student, teacher, span_end=False)
         taps = []
-        for model, layers in ((student, {s for s, _ in pairs}), (teacher, {t for _, t in pairs})):
-            found, outputs = probe_attention(model, frozenset(layers))
+        for side, layers in zip(
+            map(facts_of, (student, teacher)), ({s for s, _ in pairs}, {t for _, t in pairs}), strict=True
+        ):
+            found, outputs = side.attention(frozenset(layers))
             for layer, tap in found.items():
-                _check_tap(tap, outputs[layer], layer, model)
+                _check_tap(tap, outputs[layer], layer, side.name)
             taps.append(found)
         alike_up_to = min(self._check_windows(student, teacher, s, t, longest) for s, t in pairs)
         if self.relations is not None:
@@ -113,9 +115,7 @@ class AttentionMaps(Objective):
             )
         return AttentionMapsTerm(self, pairs, 1, alike_up_to)
 
-    def _check_windows(
-        self, student: PreTrainedModel, teacher: PreTrainedModel, s: int, t: int, longest: int | None
-    ) -> float:
+    def _check_windows(self, student: Side, teacher: Side, s: int, t: int, longest: int | None) -> float:
         """In rows of up to how many tokens this pair can be compared.
 
         A KL is infinite where one side may look and the other cannot; the mixed and skewed ones are not.
@@ -244,7 +244,7 @@ def _choose(tap: AttentionTap, heads: list[int]) -> AttentionTap:
     )
 
 
-def _check_tap(tap: AttentionTap, output: Tensor, layer: int, model: PreTrainedModel) -> None:
+def _check_tap(tap: AttentionTap, output: Tensor, layer: int, name: str) -> None:
     """The map we compute, times the values, must be what the layer's attention returned: whatever it is, it is understood."""
     assert tap.value is not None
     scores = attention_scores(tap, 0, torch.arange(tap.query.shape[2], device=tap.query.device))
@@ -254,6 +254,6 @@ def _check_tap(tap: AttentionTap, output: Tensor, layer: int, model: PreTrainedM
     tolerance = 1e-4 if output.dtype in (torch.float32, torch.float64) else 5e-2
     if expected.shape != seen.shape or (expected - seen).abs().max() > tolerance * expected.abs().max():
         raise ValueError(
-            f"The attention of {type(model).__name__}, layer {layer}, is not softmax(query . key + mask) as far as it can be "
+            f"The attention of {name}, layer {layer}, is not softmax(query . key + mask) as far as it can be "
             "seen, so its map is not known; choose other layers, or leave AttentionMaps out."
         )

@@ -3,11 +3,11 @@
 import math
 from dataclasses import dataclass
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from distill.objectives.base import cut_from, evenly, resolve_layers
-from distill.signals import layers_with_attention
+from distill.signals.facts import Side, facts_of
 
 logger = logging.get_logger(__name__)
 
@@ -56,7 +56,7 @@ def window_of(config: PreTrainedConfig, layer: int) -> Window:
     return Window(window if window and slides else math.inf)
 
 
-def pair_by_kind(student: PreTrainedModel, teacher: PreTrainedModel, longest: int | None) -> list[tuple[int, int]]:
+def pair_by_kind(student: Side, teacher: Side, longest: int | None) -> list[tuple[int, int]]:
     """What `layers="auto"` means for attention: pairs (student layer, teacher layer) that can be compared.
 
     A cut student's layers go with those that their weights came from. Else layers of one kind (full, sliding, chunked) are spread
@@ -64,19 +64,19 @@ def pair_by_kind(student: PreTrainedModel, teacher: PreTrainedModel, longest: in
     other side lacks stay out. Where the sides have no kind in common, all layers are spread over all.
 
     Args:
-        student, teacher: the models.
+        student, teacher: facts of both sides.
         longest: tokens of the longest row, if that is known: a window as wide is none.
 
     Raises:
         ValueError: see `distill.objectives.base.resolve_layers`.
     """
-    shown = [layers_with_attention(model) for model in (student, teacher)]
+    shown = [facts_of(side).attention_layers() for side in (student, teacher)]
     if cut_from(student, teacher) or not all(shown):
         every = resolve_layers("auto", student, teacher, span_end=False)
         return [(s, t) for s, t in every if s in shown[0] and t in shown[1]] or every
     kinds = [
-        {layer: window_of(model.config, layer).within(longest).kind for layer in layers}
-        for model, layers in zip((student, teacher), shown, strict=True)
+        {layer: window_of(side.config, layer).within(longest).kind for layer in layers}
+        for side, layers in zip((student, teacher), shown, strict=True)
     ]
     common = sorted(set(kinds[0].values()) & set(kinds[1].values()))
     if not common:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from distill.models.students import KEPT_LAYERS, TEACHER_DEPTH
 from distill.objectives.schedules import Schedule
 from distill.signals import SignalRequest, Signals
+from distill.signals.facts import Side
 
 LayerMap = str | Mapping[int, int] | Sequence[tuple[int, int]]
 
@@ -54,17 +54,18 @@ class Objective:
 
     def bind(
         self,
-        student: PreTrainedModel,
-        teacher: PreTrainedModel,
+        student: Side,
+        teacher: Side,
         *,
         vocabulary: int | None = None,
         whole_weights: bool = True,
         longest: int | None = None,
     ) -> "Term":
-        """Check that both models can give what is needed; what runs is returned, with new projections if it has any.
+        """Check that both sides can give what is needed; what runs is returned, with new projections if it has any.
 
         Args:
-            student, teacher: the models.
+            student, teacher: facts of both sides (`distill.signals.facts`): a teacher need not be a model that is here. Ours also take
+                models.
             vocabulary: number of tokens to compare where the two heads have different sizes; None: all.
             whole_weights: whether weights can be read outside of a forward pass (not so under FSDP1 and ZeRO 3).
             longest: tokens of the longest row that is known to come, with its padding; None: not known.
@@ -111,8 +112,8 @@ class Term(nn.Module):
         raise NotImplementedError
 
 
-def bound_to(objective: Objective, student: PreTrainedModel, teacher: PreTrainedModel, **known: Any) -> Term:
-    """`objective.bind`, with what is known beside the models as far as it names it: one's own objective need not take all."""
+def bound_to(objective: Objective, student: Side, teacher: Side, **known: Any) -> Term:
+    """`objective.bind`, with what is known beside the facts as far as it names it: one's own objective need not take all."""
     takes = inspect.signature(objective.bind).parameters
     every = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in takes.values())
     return objective.bind(student, teacher, **{name: value for name, value in known.items() if every or name in takes})
@@ -145,7 +146,7 @@ def values_of(term: Term, student: Signals, teacher: Signals, rows: int) -> dict
     return values
 
 
-def cut_from(student: PreTrainedModel, teacher: PreTrainedModel) -> list[int] | None:
+def cut_from(student: Any, teacher: Any) -> list[int] | None:
     """Which layers of the teacher a student kept; None if it was not cut from such a one."""
     kept, depth = (getattr(student.config, name, None) for name in (KEPT_LAYERS, TEACHER_DEPTH))
     own, theirs = (model.config.get_text_config(decoder=True).num_hidden_layers for model in (student, teacher))
@@ -157,12 +158,11 @@ def evenly(count: int, among: int) -> list[int]:
     return [round((i + 1) * among / count) - 1 for i in range(count)]
 
 
-def resolve_layers(
-    layers: LayerMap, student: PreTrainedModel, teacher: PreTrainedModel, *, span_end: bool
-) -> list[tuple[int, int]]:
+def resolve_layers(layers: LayerMap, student: Any, teacher: Any, *, span_end: bool) -> list[tuple[int, int]]:
     """Pairs (student layer, teacher layer), 0-based.
 
     Args:
+        student, teacher: facts of both sides, or models.
         layers: `"auto"`: from how the student was cut if it was, else `"even"`; `"even"`: spread over the teacher's depth,
             last to last; `"last"`: the last of each; or explicit, `{student: teacher}`.
         span_end: for a cut student, which teacher layer a student layer answers to. A student layer stands for a teacher

@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from distill.objectives.base import LayerMap, Objective, Term, resolve_layers
-from distill.signals import SignalRequest, Signals, probe_hidden
+from distill.signals import SignalRequest, Signals, facts_of
+from distill.signals.facts import Side
 
 DISTANCES = ("mse", "cosine", "cka")
 SHORTEST = 8  # positions for a CKA: with 4, the gradient of unlucky states is a hundred times that with 32
@@ -56,8 +56,8 @@ class HiddenStates(Objective):
 
     def bind(
         self,
-        student: PreTrainedModel,
-        teacher: PreTrainedModel,
+        student: Side,
+        teacher: Side,
         *,
         vocabulary: int | None = None,
         whole_weights: bool = True,
@@ -65,10 +65,12 @@ class HiddenStates(Objective):
     ) -> "HiddenStatesTerm":
         """See `Objective.bind`."""
         pairs = resolve_layers(self.layers, student, teacher, span_end=True)
-        ours = probe_hidden(student, frozenset(s for s, _ in pairs))
-        theirs = probe_hidden(teacher, frozenset(t for _, t in pairs))
+        ours = facts_of(student).widths(frozenset(s for s, _ in pairs))
+        theirs = facts_of(teacher).widths(frozenset(t for _, t in pairs))
+        model = facts_of(student).model
+        assert model is not None
         projections = {
-            (s, t): _projection(ours[s], theirs[t], student.device, student.dtype)
+            (s, t): _projection(ours[s], theirs[t], model.device, model.dtype)
             for s, t in pairs
             if self.needs_projection(ours[s], theirs[t])
         }

@@ -6,13 +6,19 @@ from typing import ClassVar
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from distill.objectives import divergences
 from distill.objectives.base import Objective, Term
+from distill.objectives.sparse_next_token import (
+    SPARSE,
+    check_sparse,
+    sparse_divergence_of_logits,
+    sparse_next_token_divergence,
+)
 from distill.objectives.streamed_next_token import Comparison, next_token_divergence
-from distill.signals import LogitTransform, SignalRequest, Signals, probe_head
+from distill.signals import LogitTransform, SignalRequest, Signals, facts_of
+from distill.signals.facts import Side
 
 logger = logging.get_logger(__name__)
 
@@ -67,15 +73,19 @@ class Logits(Objective):
 
     def bind(
         self,
-        student: PreTrainedModel,
-        teacher: PreTrainedModel,
+        student: Side,
+        teacher: Side,
         *,
         vocabulary: int | None = None,
         whole_weights: bool = True,
         longest: int | None = None,
     ) -> "LogitsTerm":
         """See `Objective.bind`."""
-        ours, theirs = (probe_head(model) if whole_weights else None for model in (student, teacher))
+        facts = facts_of(teacher)
+        check_sparse(facts.next_token, facts.temperature, self.divergence, self.temperature)
+        ours, theirs = (facts_of(side).transform() if whole_weights else None for side in (student, teacher))
+        if facts.next_token in SPARSE:
+            return LogitsTerm(self, vocabulary, (ours, None), sparse=True)
         if ours is not None and theirs is not None:
             return LogitsTerm(self, vocabulary, (ours, theirs))
         logger.warning_once(
@@ -96,6 +106,7 @@ class LogitsTerm(Term):
         objective: its settings.
         vocabulary: compare this many first tokens; None: all.
         transforms: what student and teacher do to their logits; None: take the models' own logits.
+        sparse: the teacher gives a few tokens of each distribution; None in place of the student's transform: take its own logits.
     """
 
     objective: Logits
@@ -104,23 +115,31 @@ class LogitsTerm(Term):
         self,
         objective: Logits,
         vocabulary: int | None = None,
-        transforms: tuple[LogitTransform, LogitTransform] | None = None,
+        transforms: tuple[LogitTransform | None, LogitTransform | None] | None = None,
+        sparse: bool = False,
     ) -> None:
         super().__init__(objective)
         self.vocabulary, self.transforms = vocabulary, transforms
         self.divergence = divergences.by_name(objective.divergence, beta=objective.beta, skew=objective.skew)
         self.factor = objective.temperature**2 if objective.t_squared else 1.0
         self.student_request, self.teacher_request = (
-            SignalRequest(logits=True) if transforms is None else SignalRequest(head=one)
-            for one in transforms or (None, None)
+            SignalRequest(logits=True) if one is None else SignalRequest(head=one) for one in transforms or (None, None)
         )
+        if sparse:
+            self.teacher_request = SignalRequest()  # it has one thing to give
         self.decided = {"vocabulary": vocabulary, "heads": transforms}
 
     def forward(self, student: Signals, teacher: Signals) -> Tensor | dict[str, Tensor]:
         own = self.objective
-        if student.head is not None and teacher.head is not None:
-            comparison = Comparison(self.divergence, own.temperature, self.factor, own.cross_entropy, self.vocabulary)
-            rows, entropy = next_token_divergence(student.head, teacher.head, comparison, student.labels)
+        comparison = Comparison(self.divergence, own.temperature, self.factor, own.cross_entropy, self.vocabulary)
+        if teacher.sparse is not None:
+            if student.head is not None:
+                rows, entropy = sparse_next_token_divergence(student.head, teacher.sparse, comparison, student.labels)
+            else:
+                assert student.logits is not None
+                rows, entropy = sparse_divergence_of_logits(student.logits, teacher.sparse, comparison, student.labels)
+        elif student.head is not None and (theirs := teacher.mixed or teacher.head) is not None:
+            rows, entropy = next_token_divergence(student.head, theirs, comparison, student.labels)
         else:
             rows, entropy = self._from_logits(student, teacher)
         if entropy is None:

@@ -19,6 +19,8 @@ from distill.signals import HeadTap
 from distill.signals.head_logits import LOWEST, Side
 from distill.signals.sparse import Atoms, Sparse
 
+SPARSE = ("atoms", "top")  # what a source may give in place of all of a distribution
+
 
 def check_sparse(next_token: str, captured: float | None, divergence: str, temperature: float) -> None:
     """What a stored next-token signal cannot be compared by is refused.
@@ -31,7 +33,7 @@ def check_sparse(next_token: str, captured: float | None, divergence: str, tempe
     Raises:
         ValueError: atoms with another divergence than the forward KL; another temperature than captured.
     """
-    if next_token not in ("atoms", "top"):
+    if next_token not in SPARSE:
         return
     if next_token == "atoms" and divergence != "forward_kl":
         raise ValueError(

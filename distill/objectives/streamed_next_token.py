@@ -13,7 +13,7 @@ The gradient kept is that of the sum over rows. Whoever reduces by another weigh
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,8 +21,8 @@ from torch import Tensor
 from distill.objectives import fused
 from distill.objectives.divergences import Divergence
 from distill.objectives.streaming import in_precision_of, streamed
-from distill.signals import HeadTap
-from distill.signals.head_logits import LOWEST, Side, logits_of_both, multiplies_low
+from distill.signals import HeadTap, MixedHead
+from distill.signals.head_logits import LOWEST, MixedSide, Side, logits_of_both, multiplies_low, side_of
 
 GROUP = 2**28  # bytes of gradients held at once; several groups need a float32 copy of the head's gradient
 CHUNK = 256  # rows whose logits are held at once; fewer make the matrix products thin
@@ -53,12 +53,12 @@ class Comparison:
 
 
 def next_token_divergence(
-    student: HeadTap, teacher: HeadTap, comparison: Comparison, labels: Tensor | None = None
+    student: HeadTap, teacher: HeadTap | MixedHead, comparison: Comparison, labels: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """factor * divergence + cross_entropy * (-log q[label]) at every supervised row.
 
     Args:
-        student, teacher: taps of the heads; widths may differ, the tokens compared may not.
+        student, teacher: taps of the heads; widths may differ, the tokens compared may not. The teacher's may be a mixture of several.
         comparison: what to compute.
         labels: `[N]`, needed for cross-entropy.
 
@@ -68,9 +68,10 @@ def next_token_divergence(
 
     Source: the order of the loops is ours; the gradient in the forward pass as in Liger Kernel (Hsu et al. 2024).
     """
-    taps = cut(student), cut(teacher)
+    ours = cut(student)
+    theirs = replace(teacher, heads=tuple(map(cut, teacher.heads))) if isinstance(teacher, MixedHead) else cut(teacher)
     values, entropy = streamed(
-        lambda needed, weights: _value_and_grads(*taps, comparison, labels, needed, weights),
+        lambda needed, weights: _value_and_grads(ours, theirs, comparison, labels, needed, weights),
         (student.hidden, student.weight, student.bias),
     )
     return values, entropy if comparison.cross_entropy else None
@@ -85,7 +86,7 @@ def cut(tap: HeadTap) -> HeadTap:
 @torch.no_grad()
 def _value_and_grads(
     student: HeadTap,
-    teacher: HeadTap,
+    teacher: HeadTap | MixedHead,
     comparison: Comparison,
     labels: Tensor | None,
     needed: tuple[bool, ...],
@@ -93,7 +94,7 @@ def _value_and_grads(
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """Values `[N]`, cross-entropies `[N]`, and the gradients of sum(row_weights * values) in hidden, weight, bias."""
     vocabulary = comparison.vocabulary or student.weight.shape[0]
-    heads = [Side(tap, vocabulary) for tap in (student, teacher)]
+    heads = Side(student, vocabulary), side_of(teacher, vocabulary)
     exact = torch.float64 if heads[0].dtype == torch.float64 else torch.float32
     values, entropy = (torch.zeros(len(student.hidden), dtype=exact, device=student.hidden.device) for _ in range(2))
     numbers = fused.numbers_of(values, comparison.temperature, comparison.factor, comparison.cross_entropy)
@@ -161,7 +162,7 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 def _chunk(
-    heads: list[Side],
+    heads: tuple[Side, Side | MixedSide],
     comparison: Comparison,
     labels: Tensor | None,
     row_weights: Tensor | None,
@@ -208,7 +209,9 @@ def tile_height(slopes: Tensor) -> int:
     return max(1, (TILE if slopes.device.type == "cpu" else _GPU_TILE) // slopes.shape[1])
 
 
-def _tile(student: Tensor, teacher: Tensor, heads: list[Side], comparison: Comparison) -> tuple[Tensor, Tensor]:
+def _tile(
+    student: Tensor, teacher: Tensor, heads: tuple[Side, Side | MixedSide], comparison: Comparison
+) -> tuple[Tensor, Tensor]:
     """Value and slope of the divergence, the slope in the student's transformed logits."""
     both = [
         _log_softmax(side.transformed(logits), comparison.temperature)

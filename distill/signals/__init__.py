@@ -5,21 +5,34 @@ Taps let them out of a forward pass without touching the model; a request says w
 
 from distill.signals.attention import AttentionTap, layers_with_attention, probe_attention, record_attention
 from distill.signals.capturing import capture
-from distill.signals.head import HeadTap, LogitTransform, probe_head
+from distill.signals.facts import ModelFacts, TeacherFacts, facts_of
+from distill.signals.head import HeadTap, LogitTransform, MixedHead, probe_head
 from distill.signals.hidden import probe_hidden
 from distill.signals.requests import SignalRequest, Signals, run_with_taps
 from distill.signals.rows import SupervisedRows
+from distill.signals.several import Mixture, Routed
+from distill.signals.sources import LiveTeacher, SelfTeacher, ShardedTeacher, SignalSource
 from distill.signals.stored import StoredSignals
 
 __all__ = [
     "AttentionTap",
     "HeadTap",
+    "LiveTeacher",
     "LogitTransform",
+    "MixedHead",
+    "Mixture",
+    "ModelFacts",
+    "Routed",
+    "SelfTeacher",
+    "ShardedTeacher",
     "SignalRequest",
+    "SignalSource",
     "Signals",
     "StoredSignals",
     "SupervisedRows",
+    "TeacherFacts",
     "capture",
+    "facts_of",
     "layers_with_attention",
     "probe_attention",
     "probe_head",

@@ -62,6 +62,17 @@ class AttentionTap:
         parts = {name: getattr(self, name) for name in ("query", "key", "value", "mask", "sinks")}
         return replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
 
+    def of_rows(self, index: Tensor) -> "AttentionTap":
+        """Of some rows of the batch."""
+        parts = {name: getattr(self, name) for name in ("query", "key", "value", "mask")}
+        alike = self.mask is not None and len(self.mask) == 1  # one mask for all rows
+        taken = {
+            name: part.index_select(0, index)
+            for name, part in parts.items()
+            if part is not None and not (name == "mask" and alike)
+        }
+        return replace(self, **taken)
+
 
 @contextmanager
 def record_attention(

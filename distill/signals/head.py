@@ -51,6 +51,19 @@ class HeadTap:
     dtype: torch.dtype
 
 
+@dataclass(frozen=True)
+class MixedHead:
+    """Several heads whose distributions are mixed: log p = log sum of exp(log_weights[i]) p_i.
+
+    Args:
+        heads: of the parts; their `hidden` are of the same N rows.
+        log_weights: of each; the weights sum to 1.
+    """
+
+    heads: tuple[HeadTap, ...]
+    log_weights: tuple[float, ...]
+
+
 def head_of(model: PreTrainedModel) -> nn.Linear | None:
     """The head, if it is a plain matrix product whose rows can be read; None for all others (LoRA on it, quantised, ...)."""
     head = _in_use(model.get_output_embeddings())

@@ -10,6 +10,7 @@ distillation ends. What is cheapest depends on the device:
 * any other CPU only emulates it, several times slower than float32: there the operands are converted.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +18,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from distill.signals.head import HeadTap
+from distill.signals.head import HeadTap, LogitTransform, MixedHead
 
 # exp() of it is exactly 0 in every dtype, and differences of two of them are still finite
 LOWEST = -1e30
@@ -119,7 +120,50 @@ class Side:
         return self._buffers[name][: len(hidden)]
 
 
-def logits_of_both(student: Side, teacher: Side, rows: slice, out: Tensor) -> tuple[Logits, Logits]:
+class MixedSide:
+    """Several heads as one, whose logits are the log-probabilities of the mixture, in float32 (float64 of such heads).
+
+    Args:
+        mixed: the heads and their weights.
+        vocabulary: compare this many first tokens.
+    """
+
+    two_parts = False
+    bias = None
+
+    def __init__(self, mixed: MixedHead, vocabulary: int) -> None:
+        self._sides = [Side(tap, vocabulary) for tap in mixed.heads]
+        self._log_weights = mixed.log_weights
+        self.tap = dataclasses.replace(mixed.heads[0], transform=LogitTransform())  # no more is done to these logits
+        self.dtype = max((side.dtype for side in self._sides), key=lambda dtype: dtype.itemsize)
+        self._exact = torch.promote_types(self.dtype, torch.float32)
+
+    def transformed(self, logits: Tensor) -> Tensor:
+        """They are what they are."""
+        return logits
+
+    def exact(self, logits: Logits, rows: slice, dtype: torch.dtype) -> Tensor:
+        """Some rows of what `logits` gave."""
+        return logits.exact(rows, dtype)
+
+    def logits(self, rows: slice, out: Tensor | None = None, near: Tensor | None = None) -> Logits:
+        """Log-probabilities of the mixture at some rows."""
+        total: Tensor | None = None
+        for side, log_weight in zip(self._sides, self._log_weights, strict=True):
+            found = side.logits(rows)
+            whole = side.transformed(side.exact(found, slice(None), self._exact))
+            log_p = whole.log_softmax(-1) + log_weight
+            total = log_p if total is None else torch.logaddexp(total, log_p, out=total)
+        assert total is not None
+        return Logits(total)
+
+
+def side_of(tap: HeadTap | MixedHead, vocabulary: int) -> "Side | MixedSide":
+    """One head, or several as one."""
+    return MixedSide(tap, vocabulary) if isinstance(tap, MixedHead) else Side(tap, vocabulary)
+
+
+def logits_of_both(student: Side, teacher: Side | MixedSide, rows: slice, out: Tensor) -> tuple[Logits, Logits]:
     """Logits of some rows of both; the student's, or their rest, in `out` where the device allows it."""
     theirs = teacher.logits(rows)
     beside = teacher.two_parts and student.two_parts and teacher.dtype == student.dtype

@@ -1,8 +1,8 @@
 """Ask for signals: one forward pass, and what was asked to be let out of it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distill.signals.attention import AttentionTap, record_attention
-from distill.signals.head import HeadTap, LogitTransform, replaced_head, rows_of
+from distill.signals.head import HeadTap, LogitTransform, MixedHead, replaced_head, rows_of
 from distill.signals.hidden import record_hidden
-from distill.signals.rows import SupervisedRows
+from distill.signals.rows import SupervisedRows, sent_to
 from distill.signals.sparse import Sparse
 
 
@@ -29,6 +29,7 @@ class SignalRequest:
         hidden: of which layers (0-based).
         attention: of which layers, the queries and keys.
         values: of which of these, the values, too; no map needs them.
+        parts: of several teachers, what is wanted of each.
     """
 
     logits: bool = False
@@ -36,11 +37,16 @@ class SignalRequest:
     hidden: frozenset[int] = frozenset()
     attention: frozenset[int] = frozenset()
     values: frozenset[int] = frozenset()
+    parts: Mapping[str, "SignalRequest"] = field(default_factory=dict)
 
     @classmethod
     def union(cls, requests: Iterable["SignalRequest"]) -> "SignalRequest":
         """All that any of them asks for."""
         return reduce(or_, requests, cls())
+
+    def has_attention(self) -> bool:
+        """Whether attention is wanted, of one teacher or of several."""
+        return bool(self.attention) or any(part.has_attention() for part in self.parts.values())
 
     def __or__(self, other: "SignalRequest") -> "SignalRequest":
         return SignalRequest(
@@ -49,6 +55,10 @@ class SignalRequest:
             self.hidden | other.hidden,
             self.attention | other.attention,
             self.values | other.values,
+            {
+                name: self.parts.get(name, SignalRequest()) | other.parts.get(name, SignalRequest())
+                for name in (*self.parts, *other.parts)
+            },
         )
 
 
@@ -68,6 +78,9 @@ class Signals:
         supervised: the same positions as `rows`, already looked up; see `where`.
         router_loss: of a mixture of experts that was told to give it: as it comes, before its coefficient; else None.
         sparse: a few tokens of each next-token distribution, of a source that has no more; else None.
+        parts: of several teachers, one for each that has rows here; whoever reads them puts them together again by `order`.
+        order: `[N]`: where each supervised row is, in the parts behind each other.
+        mixed: of several teachers whose distributions are mixed, what all their logits are computed from, in place of `head`.
     """
 
     rows: Tensor
@@ -80,10 +93,49 @@ class Signals:
     supervised: SupervisedRows | None = None
     router_loss: Tensor | None = None
     sparse: Sparse | None = None
+    parts: tuple["Part", ...] = ()
+    order: Tensor | None = None
+    mixed: MixedHead | None = None
 
     def where(self) -> SupervisedRows:
         """The supervised positions as numbers."""
         return SupervisedRows.of(self.rows) if self.supervised is None else self.supervised
+
+    def of_part(self, part: "Part") -> "Signals":
+        """Of these signals, those of the rows of one of several teachers."""
+
+        def taken(states: Tensor | None) -> Tensor | None:
+            return None if states is None else states.index_select(0, part.index)
+
+        batch = sent_to(part.index.device, torch.as_tensor(part.batch))
+        return Signals(
+            rows=part.rows.mask,
+            logits=taken(self.logits),
+            hidden={layer: states.index_select(0, part.index) for layer, states in self.hidden.items()},
+            attention={layer: tap.of_rows(batch) for layer, tap in self.attention.items()},
+            head=None if self.head is None else replace(self.head, hidden=self.head.hidden.index_select(0, part.index)),
+            labels=taken(self.labels),
+            supervised=part.rows,
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one of several teachers says.
+
+    Args:
+        name: the value that leads to it.
+        index: `[n]`, which of the N supervised rows.
+        rows: where they are, in a batch of its rows alone.
+        batch: which rows of the batch those are.
+        signals: its own, `[n, ...]`.
+    """
+
+    name: str
+    index: Tensor
+    rows: SupervisedRows
+    batch: Sequence[int]
+    signals: Signals
 
 
 def run_with_taps(

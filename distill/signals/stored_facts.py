@@ -3,8 +3,9 @@
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
+from distill.signals.facts import TeacherFacts
 from distill.signals.head import LogitTransform
 from distill.signals.signal_folder import CONFIG
 
@@ -12,14 +13,12 @@ if TYPE_CHECKING:
     from distill.signals.stored import StoredSignals
 
 
-class StoredFacts:
+class StoredFacts(TeacherFacts):
     """Facts of a teacher whose signals were stored.
 
     Args:
         source: that holds them.
     """
-
-    model: PreTrainedModel | None = None
 
     def __init__(self, source: "StoredSignals") -> None:
         self._source = source
@@ -29,7 +28,7 @@ class StoredFacts:
         self.temperature: float | None = source.encoding.temperature
 
     @cached_property
-    def config(self) -> PreTrainedConfig:
+    def config(self) -> PreTrainedConfig:  # type: ignore[override]
         """Of the teacher.
 
         Raises:

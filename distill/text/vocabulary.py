@@ -1,15 +1,15 @@
 """Whether two models speak the same tokens, and which columns of their heads can be compared."""
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def shared_vocabulary(
-    student: "PreTrainedModel",
-    teacher: "PreTrainedModel",
+    student: "PreTrainedModel | Any",
+    teacher: "PreTrainedModel | Any",
     student_tokenizer: "PreTrainedTokenizerBase | None",
     teacher_tokenizer: "PreTrainedTokenizerBase | None",
     *,
@@ -21,7 +21,7 @@ def shared_vocabulary(
     real tokens are the same, and only those are compared.
 
     Args:
-        student, teacher: the models.
+        student, teacher: the models, or what has a `vocabulary`, the rows of its head (`distill.signals.facts`).
         student_tokenizer, teacher_tokenizer: theirs, where they are known.
         looked_up: one of them was found by the name of its model, and not given: it may lack tokens that were added since. Then it
             only counts whether one id stands for two tokens (a renamed slot among those added to both is one).
@@ -29,7 +29,7 @@ def shared_vocabulary(
     Raises:
         ValueError: the tokens differ (some are named), or the sizes do and the tokens cannot be checked.
     """
-    sizes = [model.get_output_embeddings().weight.shape[0] for model in (student, teacher)]
+    sizes = [_head_of(side) for side in (student, teacher)]
     if student_tokenizer is not None and teacher_tokenizer is not None:
         ours, theirs = student_tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
         added = student_tokenizer.added_tokens_decoder.keys() & teacher_tokenizer.added_tokens_decoder.keys()
@@ -51,6 +51,12 @@ def shared_vocabulary(
             "only be told from both tokenizers: give processing_class= and teacher=LocalTeacher(model, tokenizer)."
         )
     return None
+
+
+def _head_of(side: Any) -> int:
+    """Rows of a side's head."""
+    known = getattr(side, "vocabulary", None)
+    return int(side.get_output_embeddings().weight.shape[0] if known is None else known)
 
 
 def _contradict(ours: dict[str, int], theirs: dict[str, int], added: Collection[int]) -> bool:

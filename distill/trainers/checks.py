@@ -13,11 +13,11 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from distill.models.adapters import base_of
-from distill.models.load import tokenizer_of
 from distill.models.positions import positions_of
 from distill.pairs.collate import PairCollator
 from distill.pairs.packing import PackedPairs
 from distill.pairs.row_limits import RowLimits
+from distill.signals import Routed, SignalSource, facts_of
 from distill.text.vocabulary import shared_vocabulary
 from distill.trainers.length_order import row_lengths
 from distill.trainers.shown_checks import check_shown
@@ -192,7 +192,7 @@ def compared_tokens(student: Any, teacher: Any, student_tokenizer: Any, teacher_
     """As `distill.text.vocabulary.shared_vocabulary`; a tokenizer that was not given is looked for where its model came from.
 
     Args:
-        student, teacher: the models, perhaps with adapters.
+        student, teacher: facts of both sides, or models, perhaps with adapters.
         student_tokenizer, teacher_tokenizer: those that were given; also a processor, which has one.
 
     Raises:
@@ -203,15 +203,32 @@ def compared_tokens(student: Any, teacher: Any, student_tokenizer: Any, teacher_
         one if hasattr(one, "get_vocab") else getattr(one, "tokenizer", one)
         for one in (student_tokenizer, teacher_tokenizer)
     ]
-    models = [base_of(student), base_of(teacher)]
-    found = [one or tokenizer_of(model) for one, model in zip(given, models, strict=True)]
+    sides = [facts_of(base_of(side)) for side in (student, teacher)]
+    found = [one or side.find_tokenizer() for one, side in zip(given, sides, strict=True)]
     if None in found:
         whose = [name for name, one in zip(("student", "teacher"), found, strict=True) if one is None]
         warn_once(
             f"Whether student and teacher have the same tokens cannot be told: the tokenizer of the {' and the '.join(whose)} is not known. "
             "Give processing_class= and teacher=LocalTeacher(model, tokenizer)."
         )
-    return shared_vocabulary(models[0], models[1], found[0], found[1], looked_up=found != given)
+    return shared_vocabulary(sides[0], sides[1], found[0], found[1], looked_up=found != given)
+
+
+def compared_with(source: SignalSource, student: Any, tokenizer: Any) -> dict[str, int | None]:
+    """`compared_tokens` with each teacher of a source, by its name; of one teacher, under the name `""`.
+
+    Args:
+        source: prepared.
+        student: the model, without an adapter around it.
+        tokenizer: of the student, if it is given.
+    """
+    sources = source.sources if isinstance(source, Routed) else {"": source}
+    return {
+        name: None
+        if one.facts.model is student  # its own weights
+        else compared_tokens(student, one.facts, tokenizer, one.tokenizer)
+        for name, one in sources.items()
+    }
 
 
 def check_names(objectives: Sequence[Any]) -> None:

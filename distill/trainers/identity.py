@@ -97,21 +97,6 @@ def describe_student(model: Any, optimizers: Any) -> dict[str, Any]:
     return described
 
 
-def describe_teacher(teacher: Any, student: Any) -> str:
-    """Which teacher it is, by its architecture and its weights, wherever it was loaded from.
-
-    Weights that are trained with the student, where both share a model, are left out.
-    """
-    config = teacher.config.get_text_config(decoder=True)
-    trained = {id(p) for p in student.parameters() if p.requires_grad}
-    own = {name: p for name, p in teacher.named_parameters() if id(p) not in trained}
-    layers = f"{config.num_hidden_layers} layers" if hasattr(config, "num_hidden_layers") else "no layers"
-    return (
-        f"{type(teacher).__name__} of {layers} in {str(teacher.dtype).removeprefix('torch.')} with "
-        f"{getattr(config, '_attn_implementation', None)} attention, weights {weights_fingerprint(own.items())}"
-    )
-
-
 def describe_terms(terms: Iterable[Any]) -> dict[str, Any]:
     """The settings of every objective by its name, and what binding it to the models decided."""
     return {

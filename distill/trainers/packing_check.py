@@ -14,10 +14,11 @@ from distill.models.adapters import base_of
 from distill.models.evaluating import evaluating
 from distill.pairs.collate import PairCollator, document_tokens
 from distill.pairs.packing import PackedPairs, pack_pairs
+from distill.signals.sources import inputs_of
 
 logger = logging.getLogger(__name__)
 
-NO_INPUTS = ("labels", "ids", "logits_to_keep", "shift_labels")  # of a batch, where the logits of all tokens are wanted
+_CUTS_LOGITS = ("logits_to_keep", "shift_labels")  # arguments of models; here the logits of all tokens are wanted
 
 
 def packed(trainer: Any) -> PackedPairs:
@@ -109,6 +110,6 @@ def check_keeps_documents_apart(
 def _logits(model: Any, batch: Mapping[str, torch.Tensor], use_cache: bool) -> torch.Tensor:
     """`[tokens, V]` without padding, in the order of the documents."""
     device = model.get_input_embeddings().weight.device
-    inputs = {name: value.to(device) for name, value in batch.items() if name not in NO_INPUTS}
+    inputs = {name: value.to(device) for name, value in inputs_of(batch).items() if name not in _CUTS_LOGITS}
     logits: torch.Tensor = model(**inputs, use_cache=use_cache).logits
     return logits[document_tokens(inputs)]

@@ -70,5 +70,26 @@ def check_shown(
         raise ValueError(f"{name} has token id {highest}, but {limits.unknown_token()}")
 
 
+def check_same_positions(rows: Any, name: str) -> None:
+    """Refuse pairs whose teacher was shown another prompt, where positions are compared with each other: for attention maps.
+
+    Args:
+        rows: a dataset, or pairs in bins; those of other kinds are refused when they come.
+        name: for messages.
+
+    Raises:
+        ValueError: names the column and how many.
+    """
+    pairs = getattr(rows, "pairs", rows)
+    if not isinstance(pairs, datasets.Dataset) or "teacher_prompt_ids" not in pairs.column_names:
+        return
+    column = pairs.select_columns(["teacher_prompt_ids"]).with_format("arrow")[:]["teacher_prompt_ids"]
+    if count := len(column) - column.null_count:
+        raise ValueError(
+            f"{name}: {count} of {len(column)} pairs say what the teacher was shown (teacher_prompt_ids), so its rows have other positions "
+            "than the student's, and AttentionMaps compares maps over the same positions; leave AttentionMaps out, or that column."
+        )
+
+
 def _called(pairs: datasets.Dataset, row: Any) -> str:
     return f"row {row}" + (f" (pair {pairs[int(row)]['id']})" if "id" in pairs.column_names else "")

@@ -13,20 +13,23 @@ from transformers.utils import logging
 
 from distill.models.adapters import base_of, check_no_virtual_tokens
 from distill.objectives import HiddenStates, Logits, Objective, Schedule
-from distill.objectives.base import bound_to, values_of
+from distill.objectives.base import values_of
+from distill.objectives.routed import bound_to_all
 from distill.objectives.streaming import only_summed
-from distill.pairs.collate import EMPTY, supervised_rows
+from distill.pairs.collate import EMPTY, PairCollator, supervised_rows
 from distill.pairs.row_limits import RowLimits
-from distill.signals import SignalRequest, Signals, SupervisedRows, run_with_taps
-from distill.signals.sources import SELF, is_students_own, teacher_side
+from distill.signals import ModelFacts, SignalRequest, Signals, SupervisedRows, run_with_taps
+from distill.signals.several import routed_by
+from distill.signals.sources import SELF, SignalSource, inputs_of, source_of
 from distill.teachers.local import LocalTeacher
 from distill.trainers.base import PairTrainer
-from distill.trainers.checks import check_names, check_other_losses, compared_tokens, limits_of, longest_row
+from distill.trainers.checks import check_names, check_other_losses, compared_with, limits_of, longest_row
 from distill.trainers.fsdp import check_teacher_is_everywhere
-from distill.trainers.identity import describe_teacher, describe_terms
+from distill.trainers.identity import describe_terms
 from distill.trainers.packing_check import check_packing
 from distill.trainers.projections import Projections
 from distill.trainers.router_loss import ROUTER_LOSS, check_one_batch_a_step, router_coefficient
+from distill.trainers.shown_checks import check_same_positions
 from distill.trainers.term_sums import TermSums
 
 logger = logging.get_logger(__name__)
@@ -45,12 +48,15 @@ class WhiteBoxTrainer(PairTrainer):
     Args:
         model: the student.
         teacher: a `LocalTeacher`, a loaded model, or a name. It is put in evaluation mode and never trained. `"self"` (or the
-            student itself): the student's own weights with its adapter off, without a second copy.
+            student itself): the student's own weights with its adapter off, without a second copy. Or any `SignalSource`
+            (`distill.signals.sources`).
         objectives: e.g. `[Logits("forward_kl"), AttentionMaps(weight=0.1), HiddenStates(weight=0.1)]`.
         args: `TrainingArguments`.
-        train_dataset, eval_dataset: pairs.
+        train_dataset, eval_dataset: pairs. Where one says what the teacher was shown (`teacher_prompt_ids`), the teacher gives its signals
+            behind that prompt (context distillation), and the student learns to do without.
         processing_class: the student's tokenizer.
         shard_teacher: divide the teacher's weights over all processes; each layer is gathered when it runs.
+        route_by: with `teacher={value: teacher, ...}`, the column of the pairs by which each row finds its own (`Routed`).
         kwargs: `max_length`, `packing`, `peft_config` as for `PairTrainer`; and as for `transformers.Trainer`, without
             `compute_loss_func` and `compute_metrics`.
 
@@ -65,19 +71,23 @@ class WhiteBoxTrainer(PairTrainer):
 
     # compute_loss divides by the supervised positions of the whole window itself
     loss_is_scaled_for_ga = True
-    collated: Mapping[str, Any] = {"with_ids": True}  # to name the pairs whose loss is not finite
+    collated: Mapping[str, Any] = {
+        "with_ids": True,
+        "teacher_rows": True,
+    }  # ids name the pairs whose loss is not finite
 
     def __init__(
         self,
         model: PreTrainedModel | Any = None,
         args: TrainingArguments | None = None,
         *,
-        teacher: LocalTeacher | PreTrainedModel | str,
+        teacher: LocalTeacher | PreTrainedModel | SignalSource | Mapping[str, Any] | str,
         objectives: list[Objective],
         train_dataset: datasets.Dataset | Any = None,
         eval_dataset: datasets.Dataset | Any = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         shard_teacher: bool = False,
+        route_by: str | None = None,
         **kwargs: Any,
     ) -> None:
         for name in ("compute_loss_func", "compute_metrics"):
@@ -88,6 +98,11 @@ class WhiteBoxTrainer(PairTrainer):
         check_names(objectives)
         if isinstance(teacher, str) and teacher != SELF:
             teacher = LocalTeacher(teacher)
+        teacher = routed_by(route_by, teacher)
+        needed = {
+            name: getattr(teacher, name, None) or default for name, default in (("documents", False), ("columns", ()))
+        }
+        self.collated = {**self.collated, **needed}
         super().__init__(
             model=model,
             args=args,
@@ -99,17 +114,7 @@ class WhiteBoxTrainer(PairTrainer):
         check_other_losses(self.args)
         check_teacher_is_everywhere(self.args)
         self.objectives = tuple(objectives)
-        self._of_itself = is_students_own(teacher, self.model, gets_adapter=False)
-        self._tokenizer_of_teacher = teacher.tokenizer if isinstance(teacher, LocalTeacher) else None
-        other = teacher.model if isinstance(teacher, LocalTeacher) else teacher
-        self._teacher_identity: str | None = None
-        if not self._of_itself:
-            self._teacher_limits = limits_of(base_of(other), "the teacher")  # before it is sharded, too
-            if shard_teacher:  # before it is sharded, when every process sees its own part only
-                self._teacher_identity = describe_teacher(base_of(other), base_of(self.model))
-            self.teacher_side = teacher_side(other, None, self.args.device, shard_teacher)
-        elif shard_teacher:
-            teacher_side(None, self.model, self.args.device, shard_teacher)  # which says why not
+        self.source = source_of(teacher, self.model, shard_teacher)
         self.bind()
 
     def bind(self) -> None:
@@ -122,22 +127,31 @@ class WhiteBoxTrainer(PairTrainer):
         check_one_batch_a_step(self.args, self.model)
         self.router_coefficient = router_coefficient(self.model)
         self.student: PreTrainedModel = base_of(self.model)  # unwrapped; self.model may be or come to be a wrapper
-        if self._of_itself:
-            self.teacher_side = teacher_side(None, self.model, self.args.device, False)
-        self.teacher = self.teacher_side.model
-        vocabulary = None
-        if not self._of_itself:
-            self.limit_rows(self._teacher_limits)
-            vocabulary = compared_tokens(self.student, self.teacher, self.processing_class, self._tokenizer_of_teacher)
+        for model in self.source.models():
+            self.limit_rows(limits_of(model, "the teacher"), of_teacher=True)  # before it is sharded
+        if self.source.documents and not isinstance(self.data_collator, PairCollator):
+            raise ValueError(
+                f"{type(self.source).__name__} finds its signals by the pairs' tokens, which {type(self.data_collator).__name__} does not hand "
+                "on; leave data_collator out, or give a PairCollator."
+            )
+        self.source.prepare(self.model, self.args.device)
+        for name, dataset in self._rows().items():
+            pairs = getattr(dataset, "pairs", dataset)  # of bins
+            if isinstance(pairs, datasets.Dataset):
+                self.source.check(pairs, getattr(self.data_collator, "max_length", None), name)
+        vocabulary = compared_with(self.source, self.student, self.processing_class)
         if any(isinstance(o, Logits) and o.cross_entropy for o in self.objectives):
-            self.limit_rows(RowLimits(labels=vocabulary))
+            self.limit_rows(RowLimits(labels=min((v for v in vocabulary.values() if v is not None), default=None)))
         # FSDP2 keeps the head whole from the forward pass until its gradient is there; FSDP1 and ZeRO do not
         whole = not (self.is_deepspeed_enabled or (self.is_fsdp_enabled and not self.accelerator.is_fsdp2))
-        longest = longest_row(self)
+        student, longest = ModelFacts(self.student), longest_row(self)
         bound = [
-            bound_to(o, self.student, self.teacher, vocabulary=vocabulary, whole_weights=whole, longest=longest)
+            bound_to_all(o, student, self.source.facts, vocabulary=vocabulary, whole_weights=whole, longest=longest)
             for o in self.objectives
         ]
+        if any(term.teacher_request.has_attention() for term in bound):
+            for name, dataset in self._rows().items():
+                check_same_positions(dataset, name)
         if (earlier := getattr(self, "projections", None)) is not None:
             self.remove_callback(earlier)
         self.terms = torch.nn.ModuleList(bound)  # one for each objective, in their order
@@ -145,7 +159,8 @@ class WhiteBoxTrainer(PairTrainer):
         if self.optimizer is not None:  # the caller's own
             self.projections.join(self.optimizer, self.lr_scheduler)
         if self.has_bins():
-            check_packing(self, self.teacher, use_cache=False)
+            for model in self.source.models():
+                check_packing(self, model, use_cache=False)
             if any(isinstance(o, HiddenStates) and o.distance == "cka" for o in self.objectives):
                 raise ValueError(
                     "HiddenStates(distance='cka') compares the states of a whole row, and a packed row holds several pairs; "
@@ -155,7 +170,7 @@ class WhiteBoxTrainer(PairTrainer):
         self._last_weights: dict[str, float] = {}
         # so that Trainer counts the supervised positions whatever the model's forward accepts
         self.model_accepts_loss_kwargs = True
-        self.teacher_side.release()
+        self.source.release()
 
     def call_model_init(self, trial: Any = None) -> Any:
         """As `PairTrainer`'s; the terms are bound to the new student."""
@@ -173,16 +188,14 @@ class WhiteBoxTrainer(PairTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Sum over objectives of weight * sum over rows / items; see `transformers.Trainer.compute_loss`."""
-        inputs = dict(inputs)
-        labels: Tensor = inputs.pop("labels")
-        ids: Any = inputs.pop("ids", None)
-        where = SupervisedRows.of(supervised_rows(labels))
+        ids: Any = inputs.get("ids")
+        where = SupervisedRows.of(supervised_rows(inputs["labels"]))
         rows, weights = where.mask, self.weights()
         if not len(where) and set(ids or ()) != {EMPTY["id"]}:
             logger.warning_once(
                 "A batch has no supervised position: it adds nothing. Is max_length shorter than prompts?"
             )
-        values, student = self._values(model, inputs, where, where.next_tokens(labels), weights)
+        values, student = self._values(model, inputs, where, weights)
         for value in values.values():
             only_summed(value)
         sums = {name: value.sum() for name, value in values.items()}
@@ -225,9 +238,8 @@ class WhiteBoxTrainer(PairTrainer):
     def _values(
         self,
         model: torch.nn.Module,
-        inputs: dict[str, Tensor],
+        batch: dict[str, Tensor],
         rows: SupervisedRows,
-        tokens: Tensor,
         weights: dict[str, float],
     ) -> tuple[dict[str, Tensor], Signals]:
         """`[N]` of every objective that counts or is shown, and what it shows beside it; and the student's signals."""
@@ -240,14 +252,14 @@ class WhiteBoxTrainer(PairTrainer):
             for side in ("student_request", "teacher_request")
         )
         # The teacher first: what it needs while it runs is gone before the student's activations are there.
-        with self.rates.teacher(), self.teacher_side.forward_pass() as forward:
-            teacher = run_with_taps(forward, self.teacher, inputs, rows, theirs, tokens)
-        student = run_with_taps(model, self.student, inputs, rows, ours, tokens)
+        with self.rates.teacher():
+            teacher = self.source.signals(batch, rows, theirs)
+        student = run_with_taps(model, self.student, inputs_of(batch), rows, ours, rows.next_tokens(batch["labels"]))
         with torch.autocast(self.args.device.type, enabled=False):  # whatever the models run in, this is in float32
             for term in terms:
                 # a term without weight is computed for the log alone
                 with torch.set_grad_enabled(torch.is_grad_enabled() and weights[term.objective.name] > 0):
-                    found = values_of(term, student, teacher, len(tokens))
+                    found = values_of(term, student, teacher, len(rows))
                 others = {*values, *weights} - {term.objective.name}
                 if taken := sorted(others & found.keys()):
                     raise ValueError(
@@ -255,7 +267,7 @@ class WhiteBoxTrainer(PairTrainer):
                         "beside itself; give one of the two objectives another name=."
                     )
                 values.update(found)
-        self.teacher_side.release()
+        self.source.release()
         return values, student
 
     def _step_is_shown(self) -> bool:
@@ -318,10 +330,7 @@ class WhiteBoxTrainer(PairTrainer):
 
     def identity(self) -> dict[str, Any]:
         """As for the black box, and which teacher and objectives."""
-        mine = {
-            "teacher": self._teacher_identity or describe_teacher(self.teacher, self.student),
-            "objectives": describe_terms(self.terms),
-        }
+        mine = {"teacher": self.source.identity(self.student), "objectives": describe_terms(self.terms)}
         return super().identity() | mine
 
     def begin_window(self) -> None:

@@ -15,7 +15,7 @@ from distill.models.adapters import lora_config, merged
 from distill.models.quantising import in_bits, is_quantised
 from distill.objectives.divergences import forward_kl
 from distill.pairs.collate import supervised_rows
-from distill.signals.sources import OwnModel
+from distill.signals.sources import LiveTeacher
 from distill.teachers import LocalTeacher
 
 needs_bitsandbytes = pytest.mark.skipif(
@@ -98,7 +98,7 @@ def test_its_identity_is_the_same_on_every_rerun(folder, tmp_path):
 def test_what_a_quantised_model_cannot_be(arguments, folder):
     teacher = LocalTeacher(folder, quantization_config=in_bits(8))
     with pytest.raises(ValueError, match="quantised and on cpu, but training runs on cuda:1; load it there"):
-        OwnModel(teacher.model, torch.device("cuda", 1))
+        LiveTeacher(teacher).prepare(None, torch.device("cuda", 1))
     with pytest.raises(ValueError, match="cut it from the teacher loaded whole"):
         make_student(teacher.model, 1)
 

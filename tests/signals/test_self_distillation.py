@@ -12,7 +12,7 @@ from white_box_runs import OBJECTIVES, fill
 
 from distill import Logits, WhiteBoxTrainer
 from distill.models.adapters import adapter_off, base_of, lora_config
-from distill.signals.sources import AdapterOff
+from distill.signals.sources import SelfTeacher
 from distill.teachers import LocalTeacher
 
 peft = pytest.importorskip("peft", reason="the extra peft is not installed")
@@ -97,7 +97,7 @@ def test_the_same_object_is_the_same_word(arguments):
         train_dataset=build_pairs(8), processing_class=build_tokenizer(),
     )  # fmt: skip
     fill(given.model)
-    assert isinstance(given.teacher_side, AdapterOff)
+    assert isinstance(given.source, SelfTeacher)
     assert loss_and_gradients(given)[0] > 1e-2
 
 
@@ -165,7 +165,7 @@ def test_what_is_trained_and_in_training_stays_so(arguments):
     assert set(training.values()) == {True, False}
 
     def break_off():
-        with run.teacher_side.forward_pass() as forward:
+        with run.source.forward_pass() as forward:
             assert not any(module.training for module in forward.modules())
             assert not torch.is_grad_enabled()
             raise KeyError
@@ -331,7 +331,8 @@ def test_off_is_the_base_whatever_the_kind(kind):
         for p in student.parameters():
             if p.requires_grad:
                 p.add_(torch.randn_like(p) * 0.1)
-        moved, side = student(ids).logits, AdapterOff(student)
+        moved, side = student(ids).logits, SelfTeacher()
+        side.prepare(student, student.device)
         for _ in range(2):
             with side.forward_pass() as forward:
                 assert torch.equal(forward(ids).logits, expected)
@@ -342,7 +343,8 @@ def test_off_is_the_base_whatever_the_kind(kind):
 def test_modules_are_looked_for_once_and_not_in_every_pass(monkeypatch):
     """It took 49 ms a micro-batch with 32 layers; again when another adapter is there."""
     student = peft.get_peft_model(build_model(seed=7), lora_config(4)).train()
-    side, looked = AdapterOff(student), []
+    side, looked = SelfTeacher(), []
+    side.prepare(student, student.device)
     plain = torch.nn.Module.named_modules
 
     def counted(self, *args, **kwargs):

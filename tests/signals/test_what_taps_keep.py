@@ -13,9 +13,8 @@ from distill import AttentionMaps, HiddenStates, Logits
 from distill.objectives import attention_divergence
 from distill.objectives.streaming import only_summed
 from distill.planning.live_tensors import LiveBytes
-from distill.signals import AttentionTap, SignalRequest, SupervisedRows, run_with_taps
+from distill.signals import AttentionTap, SignalRequest, SupervisedRows, run_with_taps, sources
 from distill.signals.hidden import place_of, probe_hidden
-from distill.trainers import white_box
 
 LAYERS = 8
 
@@ -78,18 +77,18 @@ def test_only_relations_of_values_ask_for_them():
 def test_nothing_of_the_teacher_is_kept_for_the_backward_pass(arguments, name, monkeypatch):
     """When the loss is there, every tensor that the teacher gave is gone, but weights."""
     given = []
-    plain = white_box.run_with_taps
+    plain = sources.run_with_taps
 
     def watched(forward, model, *args):
         signals = plain(forward, model, *args)
-        if model is run.teacher:
+        if model is run.source.facts.model:
             tensors = [signals.logits, *signals.hidden.values()]
             tensors += [part for tap in signals.attention.values() for part in (tap.query, tap.key, tap.value)]
             tensors += [signals.head.hidden] if signals.head else []
             given.extend(weakref.ref(t.untyped_storage()) for t in tensors if t is not None)
         return signals
 
-    monkeypatch.setattr(white_box, "run_with_taps", watched)
+    monkeypatch.setattr(sources, "run_with_taps", watched)
     run = trainer(arguments, OBJECTIVES[name]())
     inputs = run.data_collator([run.train_dataset[i] for i in range(4)])
     loss = run.compute_loss(run.model, inputs)

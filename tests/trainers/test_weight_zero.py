@@ -7,20 +7,20 @@ from transformers import TrainerCallback
 from white_box_runs import trainer, weights_of
 
 from distill import AttentionMaps, HiddenStates, Logits, Schedule
-from distill.trainers import white_box
+from distill.signals import sources
 from distill.trainers.term_sums import TermSums
 
 
 def requests_of(monkeypatch):
     """What the teacher was asked for, pass by pass."""
-    asked, plain = [], white_box.run_with_taps
+    asked, plain = [], sources.run_with_taps
 
     def kept(forward, model, inputs, rows, request, *rest):
         if forward.config.num_hidden_layers == 3:
             asked.append(request)
         return plain(forward, model, inputs, rows, request, *rest)
 
-    monkeypatch.setattr(white_box, "run_with_taps", kept)
+    monkeypatch.setattr(sources, "run_with_taps", kept)
     return asked
 
 

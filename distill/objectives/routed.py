@@ -1,0 +1,68 @@
+"""Routed: one objective bound to each of several teachers, and given to each row by the one that it belongs to."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.objectives.base import Objective, Term, bound_to, values_of
+from distill.signals import SignalRequest, Signals
+from distill.signals.facts import Side, TeacherFacts
+from distill.signals.several import RoutedFacts
+
+
+class RoutedTerm(Term):
+    """Terms of one objective, by the name of the teacher they are bound to.
+
+    Args:
+        objective: its settings.
+        terms: bound to each teacher.
+    """
+
+    def __init__(self, objective: Objective, terms: Mapping[str, Term]) -> None:
+        super().__init__(objective)
+        self.names = list(terms)
+        self.terms = nn.ModuleList(terms.values())  # by number: a name may have signs that a parameter's may not
+        self.student_request = SignalRequest.union(term.student_request for term in terms.values())
+        self.teacher_request = SignalRequest(parts={name: term.teacher_request for name, term in terms.items()})
+        self.decided = {name: term.decided for name, term in terms.items()}
+
+    def forward(self, student: Signals, teacher: Signals) -> dict[str, Tensor]:
+        found: dict[str, list[Tensor]] = {}
+        for part in teacher.parts:
+            term: Term = self.terms[self.names.index(part.name)]  # type: ignore[assignment]
+            for name, value in values_of(term, student.of_part(part), part.signals, len(part.index)).items():
+                found.setdefault(name, []).append(value)
+        own = self.objective.name
+        assert teacher.order is not None
+        if not found:
+            return {own: torch.zeros(0, device=student.rows.device) + self._untouched([])}
+        values = {name: torch.cat(parts).index_select(0, teacher.order) for name, parts in found.items()}
+        values[own] = values[own] + self._untouched([part.name for part in teacher.parts])
+        return values
+
+    def _untouched(self, names: list[str]) -> Tensor | float:
+        """A zero on the projections of teachers without rows here: in several processes all of them are averaged."""
+        absent = [term for name, term in zip(self.names, self.terms, strict=True) if name not in names]
+        sums = [0 * parameter.sum() for term in absent for parameter in term.parameters()]
+        return torch.stack(sums).sum() if sums else 0.0
+
+
+def bound_to_all(
+    objective: Objective, student: Side, teacher: TeacherFacts, *, vocabulary: Mapping[str, int | None], **known: Any
+) -> Term:
+    """`bound_to`, for each of several teachers where there are several.
+
+    Args:
+        objective, student, known: as of `bound_to`.
+        teacher: facts of one, or of several.
+        vocabulary: tokens to compare with each, by name; of one teacher, under the name `""`.
+    """
+    if not isinstance(teacher, RoutedFacts):
+        return bound_to(objective, student, teacher, vocabulary=vocabulary[""], **known)
+    terms = {
+        name: bound_to(objective, student, facts, vocabulary=vocabulary[name], **known)
+        for name, facts in teacher.parts.items()
+    }
+    return RoutedTerm(objective, terms)

@@ -1,0 +1,151 @@
+"""What the teacher was shown and the student was not: the white box compares each side on its own rows."""
+
+import pytest
+import torch
+from conftest import build_model, build_pairs, build_tokenizer
+from white_box_runs import OBJECTIVES, black_box_trainer, fill, trainer, weights_of
+
+from distill import AttentionMaps, HiddenStates, Logits, WhiteBoxTrainer
+from distill.objectives.divergences import forward_kl
+from distill.pairs.collate import PairCollator
+from distill.signals import SelfTeacher
+
+WITHOUT_MAPS = [name for name in OBJECTIVES if name not in ("attention", "relations", "all")]
+
+
+def shown(count=8, more=(11, 12, 13, 14, 15)):
+    """Pairs whose teacher was shown `more` before the prompt."""
+    pairs = build_pairs(count)
+    return pairs.add_column("teacher_prompt_ids", [[*more, *ids] for ids in pairs["prompt_ids"]])
+
+
+def gradients_of(run, batch):
+    run.model.zero_grad()
+    loss = run.compute_loss(run.model, dict(batch))
+    loss.backward()
+    return loss.detach(), {name: p.grad.clone() for name, p in run.model.named_parameters() if p.grad is not None}
+
+
+def all_of(run):
+    return run.data_collator([run.train_dataset[i] for i in range(len(run.train_dataset))])
+
+
+@pytest.mark.parametrize("name", WITHOUT_MAPS)
+def test_the_same_prompt_on_both_sides_is_no_teacher_prompt_bit_for_bit(arguments, name):
+    found = []
+    for pairs in (build_pairs(8), shown(more=())):
+        torch.manual_seed(0)
+        run = trainer(arguments, OBJECTIVES[name](), pairs=pairs, max_steps=3, max_grad_norm=1.0)
+        assert ("teacher_input_ids" in all_of(run)) == ("teacher_prompt_ids" in pairs.column_names)
+        run.train()
+        found.append(weights_of(run))
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("max_length", [None, 14])
+def test_the_teacher_is_asked_behind_its_own_prompt(arguments, side, max_length):
+    """Pair by pair, without padding, written out; in value and gradient."""
+    pairs, teacher, naive = shown(), build_model(seed=1), build_model(seed=7)
+    collator = PairCollator(build_tokenizer(), max_length=max_length, padding_side=side)
+    run = trainer(arguments, [Logits()], teacher=teacher, pairs=pairs, collator=collator)
+    loss, gradients = gradients_of(run, all_of(run))
+    values = []
+    for pair in pairs:
+        prompt, theirs, said = pair["prompt_ids"], pair["teacher_prompt_ids"], pair["completion_ids"]
+        said = said[: None if max_length is None else max(max_length - len(prompt), 0)]
+        ours = naive(torch.tensor([prompt + said])).logits[0, len(prompt) - 1 : -1]
+        with torch.no_grad():
+            target = teacher(torch.tensor([theirs + said])).logits[0, len(theirs) - 1 : -1]
+        values.append(forward_kl(ours, target))
+    expected = torch.cat(values).mean()
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-4, atol=1e-6)
+    for key, p in naive.named_parameters():
+        torch.testing.assert_close(gradients[key], p.grad, rtol=1e-3, atol=1e-6, msg=key)
+    bare = trainer(arguments, [Logits()], teacher=teacher, pairs=build_pairs(8), collator=collator)
+    assert (gradients_of(bare, all_of(bare))[0] - loss).abs() > 1e-3, "the prompt does make a difference"
+
+
+@pytest.mark.parametrize("name", ["logits", "hidden"])
+def test_packed_and_padded_are_the_same(arguments, name):
+    torch.manual_seed(0)
+    run = trainer(arguments, OBJECTIVES[name](), pairs=shown())
+    items = [run.train_dataset[i] for i in range(8)]
+    (loss, gradients), (other, others) = (
+        gradients_of(run, run.data_collator(rows)) for rows in (items, [items[:3], items[3:]])
+    )
+    torch.testing.assert_close(loss, other, rtol=1e-5, atol=1e-6)
+    for key in gradients:
+        torch.testing.assert_close(gradients[key], others[key], rtol=1e-3, atol=1e-6, msg=key)
+
+
+def test_some_pairs_have_one_and_others_do_not(arguments):
+    """In one batch; a pair without one is shown to the teacher as to the student."""
+    rows = [dict(row) for row in shown(4)]
+    rows[1]["teacher_prompt_ids"] = rows[3]["teacher_prompt_ids"] = None
+    run = trainer(arguments, [Logits()], pairs=rows)
+    loss, gradients = gradients_of(run, run.data_collator(rows))
+    totals, count, sums = 0.0, 0, {}
+    for row in rows:
+        batch = run.data_collator([row])
+        n = len(row["completion_ids"])
+        value, found = gradients_of(run, batch)
+        totals, count = totals + value * n, count + n
+        sums = {key: sums.get(key, 0) + g * n for key, g in found.items()}
+    torch.testing.assert_close(loss, totals / count, rtol=1e-4, atol=1e-6)
+    for key, g in gradients.items():
+        torch.testing.assert_close(g, sums[key] / count, rtol=1e-3, atol=1e-6, msg=key)
+
+
+def test_maps_over_different_positions_are_refused(arguments):
+    with pytest.raises(ValueError, match=r"train_dataset.*teacher_prompt_ids.*AttentionMaps"):
+        trainer(arguments, [Logits(), AttentionMaps(weight=0.1)], pairs=shown())
+    run = trainer(arguments, [Logits(), AttentionMaps(weight=0.1)], pairs=[dict(row) for row in build_pairs(4)])
+    with pytest.raises(ValueError, match="attention maps over different positions cannot be compared"):
+        gradients_of(run, run.data_collator([dict(row) for row in shown(4)]))
+
+
+def test_a_student_that_teaches_itself_what_it_was_shown(arguments):
+    """Self-distillation from privileged context: with the adapter off and the longer prompt, then without the prompt."""
+    pytest.importorskip("peft")
+    from distill.models.adapters import lora_config
+
+    run = WhiteBoxTrainer(
+        model=build_model(seed=7), teacher="self", objectives=[Logits(), HiddenStates(layers="last", weight=0.1)],
+        args=arguments(max_steps=30, learning_rate=1e-2), peft_config=lora_config(8), train_dataset=shown(),
+        processing_class=build_tokenizer(),
+    )  # fmt: skip
+    assert isinstance(run.source, SelfTeacher)
+    before = run.evaluate(shown())
+    assert before["eval_logits"] > 1e-3, "a fresh adapter is the teacher, but it was not shown as much"
+    run.train()
+    assert run.evaluate(shown())["eval_logits"] < 0.5 * before["eval_logits"]
+    fill(run.model)
+
+
+def test_the_prompt_is_a_part_of_what_a_resume_identifies(arguments, tmp_path):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "output_dir": str(tmp_path / "run")}
+    whole, again = (trainer(arguments, [Logits()], pairs=shown(), **settings) for _ in range(2))
+    whole.train()
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True))
+    other = trainer(arguments, [Logits()], pairs=shown(more=(3, 4, 5)), **settings)
+    with pytest.raises(ValueError, match="pairs: '8 rows, sha256 .*' there, '8 rows, sha256"):
+        other.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+
+
+def test_a_teacher_prompt_beyond_the_teachers_positions_is_refused(arguments):
+    short = build_model(seed=1, max_position_embeddings=24)
+    long = shown(more=tuple(range(5, 25)))
+    with pytest.raises(ValueError, match=r"but the teacher has 24 positions"):
+        trainer(arguments, [Logits()], teacher=short, pairs=long)
+
+
+def test_for_the_black_box_it_is_nothing(arguments):
+    found = []
+    for pairs in (build_pairs(8), shown()):
+        run = black_box_trainer(arguments, pairs=pairs, max_steps=3)
+        run.train()
+        found.append(weights_of(run))
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
