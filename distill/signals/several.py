@@ -70,12 +70,15 @@ class Routed:
             source.prepare(student, device)
         self.facts = RoutedFacts({value: source.facts for value, source in self.sources.items()})
 
-    def check(self, pairs: datasets.Dataset, max_length: int | None = None, name: str = "the pairs") -> None:
+    def check(self, rows: Any, name: str = "the pairs", max_length: int | None = None) -> None:
         """See `SignalSource`.
 
         Raises:
             ValueError: names what has no teacher.
         """
+        pairs = getattr(rows, "pairs", rows)  # of bins
+        if not isinstance(pairs, datasets.Dataset):
+            return
         values = pairs[self.column]
         strange = [value for value in dict.fromkeys(values) if value not in self._given]
         if strange:
@@ -85,7 +88,7 @@ class Routed:
             )
         for value, source in self.sources.items():
             if mine := [i for i, own in enumerate(values) if own == value]:
-                source.check(pairs.select(mine), max_length, f"{name} of {self.column}={value!r}")
+                source.check(pairs.select(mine), f"{name} of {self.column}={value!r}", max_length)
 
     def signals(self, batch: Mapping[str, Any], rows: SupervisedRows, request: SignalRequest) -> Signals:
         """See `SignalSource`; in `parts`, one for each teacher that has rows in this batch."""
@@ -291,10 +294,10 @@ class Mixture:
         self.tokenizer = next((one.tokenizer for one in self.sources if one.tokenizer), None)
         self.facts = MixedFacts(facts)
 
-    def check(self, pairs: datasets.Dataset, max_length: int | None = None, name: str = "the pairs") -> None:
+    def check(self, rows: Any, name: str = "the pairs", max_length: int | None = None) -> None:
         """See `SignalSource`."""
         for source in self.sources:
-            source.check(pairs, max_length, name)
+            source.check(rows, name, max_length)
 
     def signals(self, batch: Mapping[str, Any], rows: SupervisedRows, request: SignalRequest) -> Signals:
         """See `SignalSource`."""

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-import datasets
 import torch
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -70,13 +69,13 @@ class SignalSource(Protocol):
             request: what is wanted.
         """
 
-    def check(self, pairs: datasets.Dataset, max_length: int | None = None, name: str = "the pairs") -> None:
+    def check(self, rows: Any, name: str = "the pairs", max_length: int | None = None) -> None:
         """Refuse a dataset for some of whose rows it has no signals, asked before a training.
 
         Args:
-            pairs: as a trainer has them.
+            rows: as a trainer has them; those of a stream are met when they come.
+            name: what they are called in messages.
             max_length: of the training, in tokens.
-            name: of the dataset, for messages.
 
         Raises:
             ValueError: says which.
@@ -169,7 +168,7 @@ class LiveTeacher:
         with self.forward_pass() as forward:
             return _signals(forward, self.model, batch, rows, request)
 
-    def check(self, pairs: datasets.Dataset, max_length: int | None = None, name: str = "the pairs") -> None:
+    def check(self, rows: Any, name: str = "the pairs", max_length: int | None = None) -> None:
         """See `SignalSource`: a trainer looks at lengths and ids itself."""
 
     def release(self) -> None:
@@ -285,7 +284,7 @@ class SelfTeacher:
         with self.forward_pass() as forward:
             return _signals(forward, self.model, batch, rows, request)
 
-    def check(self, pairs: datasets.Dataset, max_length: int | None = None, name: str = "the pairs") -> None:
+    def check(self, rows: Any, name: str = "the pairs", max_length: int | None = None) -> None:
         """See `SignalSource`: its limits are the student's."""
 
     def release(self) -> None:

@@ -136,9 +136,8 @@ class WhiteBoxTrainer(PairTrainer):
             )
         self.source.prepare(self.model, self.args.device)
         for name, dataset in self._rows().items():
-            pairs = getattr(dataset, "pairs", dataset)  # of bins
-            if isinstance(pairs, datasets.Dataset):
-                self.source.check(pairs, getattr(self.data_collator, "max_length", None), name)
+            if dataset is not None:
+                self.source.check(dataset, name, getattr(self.data_collator, "max_length", None))
         vocabulary = compared_with(self.source, self.student, self.processing_class)
         if any(isinstance(o, Logits) and o.cross_entropy for o in self.objectives):
             self.limit_rows(RowLimits(labels=min((v for v in vocabulary.values() if v is not None), default=None)))
