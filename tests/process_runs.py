@@ -18,12 +18,19 @@ from distill.models.adapters import lora_config, merged
 from distill.objectives import streamed_next_token as next_token
 from distill.pairs.collate import PairCollator
 from distill.running.folder import one_sentence, train_or_resume
+from distill.signals import Mixture, Routed, capture
+from distill.teachers import LocalTeacher
 from distill.trainers.fsdp import whole_student
 
 FSDP = {"fsdp": True, "fsdp_config": {"version": 2}}
 WIDER = {"hidden_size": 48, "intermediate_size": 64}
 # the black box, every white-box objective, and one with a learned projection, which no wrapper synchronises
-CASES = {"black_box": None, **OBJECTIVES, "projection": lambda: [Logits(), HiddenStates(layers="last", weight=0.5)]}
+CASES = {
+    "black_box": None, **OBJECTIVES, "projection": lambda: [Logits(), HiddenStates(layers="last", weight=0.5)],
+    "shown": lambda: [Logits(), HiddenStates(weight=0.5)], "stored": lambda: [Logits()], "drawn": lambda: [Logits()],
+    "routed": lambda: [Logits(), HiddenStates(weight=0.5)], "routed projection": lambda: [HiddenStates(layers="last")],
+    "mixed": lambda: [Logits()],
+}  # fmt: skip
 
 
 def in_folder(function):
@@ -38,15 +45,40 @@ def gradients(splits):
         (name, number): in_folder(lambda arguments, name=name, split=split: _gradient(arguments, name, *split))
         for name in CASES
         for number, split in enumerate(splits)
-        if not (name == "projection" and "fsdp" in split[0])  # refused
+        if not ("projection" in name and "fsdp" in split[0])  # refused
     }
 
 
 def _gradient(arguments, name, split, left, rows):
     collator = PairCollator(build_tokenizer(), padding_side="left") if left else None
-    teacher = {"teacher": build_model(seed=1, **WIDER)} if name == "projection" else {}
     objectives = CASES[name]() if CASES[name] else None
-    return gradient_of_one_step(arguments, objectives, collator=collator, pairs=build_pairs(rows), **teacher, **split)
+    with tempfile.TemporaryDirectory() as folder:
+        more = {"pairs": build_pairs(rows), **_teacher_and_pairs(name, build_pairs(rows), folder)}
+        return gradient_of_one_step(arguments, objectives, collator=collator, **more, **split)
+
+
+def _teacher_and_pairs(name, pairs, folder):
+    """Where it is another teacher than the usual one, or it is shown something else."""
+    if name == "projection":
+        return {"teacher": build_model(seed=1, **WIDER)}
+    if name == "shown":  # every second pair
+        shown = [[11, 12, 13, *ids] if i % 2 else None for i, ids in enumerate(pairs["prompt_ids"])]
+        return {"pairs": pairs.add_column("teacher_prompt_ids", shown)}
+    if name in ("stored", "drawn"):
+        teacher, encoding = (
+            LocalTeacher(build_model(seed=1), build_tokenizer()),
+            {"stored": "hidden", "drawn": "draws:16"},
+        )
+        return {"teacher": capture(teacher, pairs, output=folder, encoding=encoding[name], progress=False)}
+    if name.startswith("routed"):  # the rows of one are in one process only
+        domains = ["chat" if i == 1 else "maths" for i in range(len(pairs))]
+        others = {
+            "chat": build_model(3, seed=2, **(WIDER if "projection" in name else {})),
+            "maths": build_model(seed=1, **WIDER),
+        }
+        others |= {} if "projection" in name else {"maths": build_model(seed=1)}
+        return {"pairs": pairs.add_column("domain", domains), "teacher": Routed(others, column="domain")}
+    return {"teacher": Mixture([build_model(seed=1), build_model(3, seed=2, **WIDER)])} if name == "mixed" else {}
 
 
 def gradients_with(settings):
