@@ -3,9 +3,8 @@
     distill capture pairs.jsonl --teacher Qwen/Qwen3-0.6B --encoding threshold --output signals
     distill capture pairs.jsonl --teacher my/large-model --teacher_bits 8 --encoding hidden --output signals
 
-    python recipes/white_box.py --pairs pairs.jsonl --teacher signals --student my/model --objectives logits
-
-The encoding decides what a position holds (docs/reference/signals.md). Started with `accelerate launch`, every process does its share.
+A training reads them: WhiteBoxTrainer(teacher=StoredSignals("signals"), objectives=[Logits()], train_dataset=pairs, ...). The encoding
+decides what a position holds (docs/reference/signals.md). Started with `accelerate launch`, every process does its share.
 
 Interrupt it when you like: the same command goes on from there. Pairs may be added.
 """

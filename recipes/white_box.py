@@ -3,9 +3,11 @@
     python recipes/white_box.py --objectives logits,hidden=0.1,attention=0.1 --output_dir runs/white_box
 
     python recipes/white_box.py --teacher self --student my/model --lora_r 16 --cross_entropy 1 --pairs pairs.jsonl
+    python recipes/white_box.py --teacher signals --student my/model --pairs pairs.jsonl          (a folder of `distill capture`)
 
 With no other flag a student cut from the embedded 135M teacher is trained on a CPU. With `--teacher self` the teacher is the
-student with its adapter off: new pairs are learned, and the KL to what the model was keeps it from forgetting. Interrupt it when you like: the same
+student with its adapter off: new pairs are learned, and the KL to what the model was keeps it from forgetting. With a folder of stored signals
+no teacher is loaded; how near it is on held-out pairs is told by `eval_logits` alone. Interrupt it when you like: the same
 command goes on from there. Flags are those below and all of transformers.TrainingArguments.
 """
 
@@ -26,6 +28,8 @@ from distill.running.folder import RunFolder, one_sentence, save_student, train_
 from distill.running.publishing import Publication, PublishingArguments
 from distill.running.stages import block_sample, in_tokens_of, load_student, local_teacher, prepare_pairs, split_pairs
 from distill.running.tuning import TuningArguments, tuning_of
+from distill.signals import StoredSignals
+from distill.signals.signal_folder import is_signal_folder
 from distill.signals.sources import SELF
 from distill.teachers import LocalTeacher
 from distill.text.vocabulary import shared_vocabulary
@@ -54,6 +58,13 @@ class WhiteBoxArguments(DataArguments, TuningArguments, PublishingArguments):
                 "teacher is 'self', the student with its adapter off: name the student with --student and train an adapter on it "
                 "with --lora_r. Its bits are the student's (--load_in_4bit), so --teacher_bits is left out."
             )
+        if is_signal_folder(self.teacher) and (
+            not (self.student and self.pairs) or self.teacher_bits or self.shard_teacher
+        ):
+            raise ValueError(
+                f"teacher is {self.teacher!r}, a folder of stored signals: name the model to train with --student and the pairs that were captured "
+                "with --pairs, and leave --teacher_bits and --shard_teacher out, because no teacher is loaded."
+            )
 
 
 @one_sentence
@@ -74,9 +85,18 @@ def main(argv: list[str] | None = None) -> None:
 
     if args.student:
         student, tokenizer = load_student(args)
-    teacher = LocalTeacher(student, tokenizer, name=args.student) if args.teacher == SELF else local_teacher(args)
-    if args.student:
-        shared_vocabulary(student, teacher.model, tokenizer, teacher.tokenizer)  # refuses other tokens, before any work
+    stored = StoredSignals(args.teacher) if is_signal_folder(args.teacher) else None
+    teacher: Any
+    if stored:
+        teacher = SimpleNamespace(
+            name=stored.name, model=None, tokenizer=stored.tokenizer, identity=stored.facts.identity
+        )
+    else:
+        teacher = LocalTeacher(student, tokenizer, name=args.student) if args.teacher == SELF else local_teacher(args)
+        if args.student:
+            shared_vocabulary(
+                student, teacher.model, tokenizer, teacher.tokenizer
+            )  # refuses other tokens, before any work
     publication.prepare()
     pairs = in_tokens_of(prepare_pairs(args, teacher, run), teacher.tokenizer)
     train, held_out = split_pairs(pairs, args.held_out)
@@ -89,10 +109,10 @@ def main(argv: list[str] | None = None) -> None:
     check_before_training(train, tokenizer, args.max_length, student, training.per_device_train_batch_size)
     # for the card, as it is before the training: the teacher may be the student's own weights, to be merged with an adapter
     as_it_was = SimpleNamespace(name=teacher.name, model=teacher.model, identity=partial(dict, teacher.identity()))
-    curve = AgreementCurve(HeldOut(teacher.model, held_out, tokenizer, max_length=args.max_length))
+    curve = [] if stored else [AgreementCurve(HeldOut(teacher.model, held_out, tokenizer, max_length=args.max_length))]
     trainer = WhiteBoxTrainer(
         model=student,
-        teacher=teacher,
+        teacher=stored or teacher,
         objectives=objectives,
         args=training,
         train_dataset=train,
@@ -100,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
         processing_class=tokenizer,
         max_length=args.max_length,
         shard_teacher=args.shard_teacher,
-        callbacks=[curve, *callbacks],
+        callbacks=[*curve, *callbacks],
         **tuning,
     )
     train_or_resume(trainer)

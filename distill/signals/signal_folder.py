@@ -74,6 +74,12 @@ def describe_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     return f"{len(words)} tokens, {fingerprint(words)}"
 
 
+def is_signal_folder(name: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds stored signals, and not a model."""
+    folder = Path(os.fspath(name)).expanduser()
+    return (folder / MANIFEST).is_file() and (folder / TOKENIZER).is_dir()
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """What a folder says that it holds.
 

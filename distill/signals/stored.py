@@ -22,7 +22,7 @@ from distill.signals.head import HeadTap
 from distill.signals.requests import SignalRequest, Signals
 from distill.signals.rows import SupervisedRows
 from distill.signals.shard_index import ShardIndex
-from distill.signals.signal_folder import TOKENIZER, Head, read_head, read_manifest
+from distill.signals.signal_folder import RECORD, TOKENIZER, Head, read_head, read_manifest
 from distill.signals.stored_facts import StoredFacts
 from distill.signals.teacher_rows import COLUMNS, FEATURES, as_tables, check_pairs, rows_of, teachers_pairs
 
@@ -67,6 +67,11 @@ class StoredSignals:
 
     def __repr__(self) -> str:
         return f"StoredSignals({str(self.folder)!r}: {self.identity(None)}; {len(self)} pairs)"
+
+    @property
+    def name(self) -> str:
+        """Of the teacher."""
+        return str(self.manifest[RECORD]["name"])
 
     @cached_property
     def head(self) -> Head | None:

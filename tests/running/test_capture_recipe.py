@@ -71,3 +71,40 @@ def test_max_length_is_that_of_the_training(place, told):
         StoredSignals(place / "signals").check(pairs)
     told("capture", place / "pairs.jsonl", *flags)
     StoredSignals(place / "signals").check(pairs)
+
+
+def test_a_white_box_trains_from_the_folder_alone(place, told):
+    """The teacher's folder is gone by then."""
+    signals, model = place / "signals", place / "student"
+    told(
+        "capture",
+        place / "pairs.jsonl",
+        "--teacher",
+        place / "model",
+        "--teacher_dtype",
+        "float32",
+        "--output",
+        signals,
+    )
+    (place / "model").rename(model)
+    flags = [
+        "--teacher",
+        signals,
+        "--pairs",
+        place / "pairs.jsonl",
+        "--output_dir",
+        place / "run",
+        "--max_steps",
+        2,
+        "--held_out",
+        2,
+    ]
+    assert "name the model to train with --student" in told("white_box", *flags, status=1)
+    said = told("white_box", *flags, "--student", model, "--bf16", "false")
+    assert "eval_logits" in said
+    assert "no hidden states" in told(
+        "white_box", *flags, "--student", model, "--objectives", "hidden", "--output_dir", place / "other", status=1
+    )
+    card = json.loads((place / "run" / "student" / "provenance.json").read_text())
+    (identity,) = [teacher["identity"] for teacher in card["teachers"] if teacher["identity"]]
+    assert identity["stored"].startswith("stored hidden of LlamaForCausalLM of 4 layers in float32, weights ")
