@@ -52,8 +52,10 @@ def pairs_of(count: int, prompt: int, completion: int, vocabulary: int, seed: in
     return datasets.Dataset.from_dict({"id": [f"row{i}" for i in range(count)], **ids})
 
 
-def bench_capture(teacher: LocalTeacher, pairs: datasets.Dataset, rounds: int, tokens: int, folder: Path) -> str:
-    """Captures against the bare forward pass, in the same batches."""
+def bench_capture(
+    teacher: LocalTeacher, pairs: datasets.Dataset, rounds: int, tokens: int, folder: Path, encodings: list[str]
+) -> str:
+    """Captures against the bare forward pass, in the same batches; and what each costs before and after its batches."""
     rows = rows_of(pairs, None, RowLimits())
     tables, collator = as_tables(pairs), PairCollator(teacher.tokenizer)
     positions = int(rows.positions.sum())
@@ -78,8 +80,13 @@ def bench_capture(teacher: LocalTeacher, pairs: datasets.Dataset, rounds: int, t
             progress=False,
         )
 
+    def start(encoding: str) -> None:
+        few = pairs.select([0]).map(lambda pair: {name: pair[name][:2] for name in ("prompt_ids", "completion_ids")})
+        capture(teacher, few, output=folder / f"start-{next(runs)}", encoding=encoding, progress=False)
+
     ways: dict[str, Callable[[], object]] = {"bare forward": bare}
-    ways |= {encoding: partial(one, encoding) for encoding in ENCODINGS}
+    ways |= {f"{encoding}: two tokens alone": partial(start, encoding) for encoding in ("hidden", "top")}
+    ways |= {encoding: partial(one, encoding) for encoding in encodings}
     found, lines = measure(ways, rounds, clock=time.process_time), []
     for name, way in found.items():
         stored = [StoredSignals(path) for path in sorted(folder.glob(f"{name}-*"))[:1]]
@@ -95,12 +102,28 @@ def bench_capture(teacher: LocalTeacher, pairs: datasets.Dataset, rounds: int, t
             ]
         )
     return table(
-        ["way", "seconds", "of the bare forward's speed", "spread", "bytes a position", "MiB more than before"], lines
+        [
+            "way",
+            "seconds",
+            "of the bare forward's speed",
+            "beyond start and end",
+            "spread",
+            "bytes a position",
+            "MiB more than before",
+        ],
+        lines,
     )
 
 
 def bench_epoch(
-    teacher: LocalTeacher, pairs: datasets.Dataset, layers: int, batch: int, steps: int, rounds: int, folder: Path
+    teacher: LocalTeacher,
+    pairs: datasets.Dataset,
+    layers: int,
+    batch: int,
+    steps: int,
+    rounds: int,
+    folder: Path,
+    encodings: list[str],
 ) -> str:
     """Trainings of so many steps from every source, against plain fine-tuning."""
     student = make_student(teacher.model, layers=layers, strategy="first_last").float()
@@ -113,7 +136,7 @@ def bench_epoch(
         return {"model": student, "args": args, "train_dataset": pairs, "processing_class": teacher.tokenizer}
 
     trainers: dict[str, Any] = {"fine-tuning (SFT)": BlackBoxTrainer(**settings("sft"))}
-    for encoding in ENCODINGS:
+    for encoding in encodings:
         stored: Any = capture(teacher, pairs, output=folder / "epoch" / encoding, encoding=encoding, progress=False)
         trainers[encoding] = WhiteBoxTrainer(teacher=stored, objectives=[Logits()], **settings(encoding))
     trainers["live teacher"] = WhiteBoxTrainer(teacher=teacher.model, objectives=[Logits()], **settings("live"))
@@ -203,6 +226,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=["capture", "epoch", "memory"])
     parser.add_argument("--teacher", default="smollm2-135m")
     parser.add_argument("--teacher_layers", type=int, help="keep so many of the teacher's layers, for a quick look")
+    parser.add_argument("--encodings", nargs="+", default=list(ENCODINGS))
     parser.add_argument("--layers", type=int, default=12, help="of the student")
     parser.add_argument("--count", type=int, default=32, help="pairs of capture and epoch")
     parser.add_argument("--prompt", type=int, default=64, help="mean tokens of a prompt")
@@ -223,9 +247,13 @@ def main() -> None:
             pairs = pairs_of(flags.count, flags.prompt, flags.completion, teacher.model.config.vocab_size)
             say(f"{machine('cpu')}; {len(pairs)} pairs of {flags.prompt} + {flags.completion} tokens\n")
         if "capture" in flags.parts:
-            say(bench_capture(teacher, pairs, flags.rounds, flags.batch_tokens, folder))
+            say(bench_capture(teacher, pairs, flags.rounds, flags.batch_tokens, folder, flags.encodings))
         if "epoch" in flags.parts:
-            say(bench_epoch(teacher, pairs, flags.layers, flags.batch, flags.steps, flags.rounds, folder))
+            say(
+                bench_epoch(
+                    teacher, pairs, flags.layers, flags.batch, flags.steps, flags.rounds, folder, flags.encodings
+                )
+            )
         if "memory" in flags.parts:
             say(bench_memory(flags.pairs, folder))
 
