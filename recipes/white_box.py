@@ -88,9 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     stored = StoredSignals(args.teacher) if is_signal_folder(args.teacher) else None
     teacher: Any
     if stored:
-        teacher = SimpleNamespace(
-            name=stored.name, model=None, tokenizer=stored.tokenizer, identity=stored.facts.identity
-        )
+        teacher = SimpleNamespace(name=stored.name, model=None, tokenizer=stored.tokenizer, identity=stored.described)
     else:
         teacher = LocalTeacher(student, tokenizer, name=args.student) if args.teacher == SELF else local_teacher(args)
         if args.student:

@@ -18,6 +18,7 @@ from distill.pairs.packing import PackedPairs
 from distill.pairs.row_limits import RowLimits
 from distill.pairs.signal_keys import SIZE
 from distill.signals.encodings import encoding_of
+from distill.signals.facts import TeacherFacts
 from distill.signals.head import HeadTap
 from distill.signals.requests import SignalRequest, Signals
 from distill.signals.rows import SupervisedRows
@@ -59,7 +60,7 @@ class StoredSignals:
         said = self.manifest["encoding"]
         self.encoding: Any = encoding_of(said["name"], **said["settings"])
         self.index = ShardIndex(self.folder)
-        self.facts = StoredFacts(self)
+        self.facts: TeacherFacts = StoredFacts(self)
         self._there: tuple[Any, Tensor, Tensor | None] | None = None
 
     def __len__(self) -> int:
@@ -101,6 +102,11 @@ class StoredSignals:
             f"stored {encoding['name']}{settings} of {teacher['class']} of {teacher['layers']} layers in "
             f"{str(teacher['dtype']).removeprefix('torch.')}, weights {teacher['weights']}{more}"
         )
+
+    def described(self) -> dict[str, Any]:
+        """What decided the signals, for a card: as a `LocalTeacher` says it of itself."""
+        own = {f"teacher_{name}": value for name, value in self.manifest["teacher"].items()}
+        return {"teacher": self.name, **own, "stored": self.identity(None)}
 
     def models(self) -> list[PreTrainedModel]:
         """None runs."""

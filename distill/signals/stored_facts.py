@@ -56,12 +56,6 @@ class StoredFacts(TeacherFacts):
         """See `TeacherFacts`."""
         raise ValueError(self._source.refusal("attention"))
 
-    def identity(self) -> dict[str, Any]:
-        """What decided the signals, for a card: as a `LocalTeacher` says it of itself."""
-        manifest = self._source.manifest
-        own = {f"teacher_{name}": value for name, value in manifest["teacher"].items()}
-        return {"teacher": self._source.name, **own, "stored": self._source.identity(None)}
-
     def find_tokenizer(self) -> PreTrainedTokenizerBase | None:
         """See `TeacherFacts`."""
         return self._source.tokenizer
