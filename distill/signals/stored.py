@@ -43,6 +43,7 @@ class StoredSignals:
     Attributes:
         folder: where it lies.
         manifest: whose signals these are, and how they are written; plain values.
+        tokenizer: the teacher's.
 
     Raises:
         ValueError: no such folder, one of another version, a damaged manifest or shard.
@@ -60,6 +61,7 @@ class StoredSignals:
         said = self.manifest["encoding"]
         self.encoding: Any = encoding_of(said["name"], **said["settings"])
         self.index = ShardIndex(self.folder)
+        self.tokenizer: PreTrainedTokenizerBase | None = load_tokenizer(self.folder / TOKENIZER)
         self.facts: TeacherFacts = StoredFacts(self)
         self._there: tuple[Any, Tensor, Tensor | None] | None = None
 
@@ -78,11 +80,6 @@ class StoredSignals:
     def head(self) -> Head | None:
         """The teacher's head, where the encoding needs it; read when it is first asked for."""
         return read_head(self.folder, self.manifest) if self.encoding.next_token == "head" else None
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The teacher's."""
-        return load_tokenizer(self.folder / TOKENIZER)
 
     def prepare(self, student: Any, device: torch.device) -> None:
         """See `SignalSource`."""
