@@ -81,7 +81,7 @@ def bench_capture(
         )
 
     def start(encoding: str) -> None:
-        few = pairs.select([0]).map(lambda pair: {name: pair[name][:2] for name in ("prompt_ids", "completion_ids")})
+        few = datasets.Dataset.from_dict({"id": ["few"], "prompt_ids": [[3, 4]], "completion_ids": [[5, 6]]})
         capture(teacher, few, output=folder / f"start-{next(runs)}", encoding=encoding, progress=False)
 
     ways: dict[str, Callable[[], object]] = {"bare forward": bare}
@@ -91,11 +91,14 @@ def bench_capture(
     for name, way in found.items():
         stored = [StoredSignals(path) for path in sorted(folder.glob(f"{name}-*"))[:1]]
         size = f"{stored[0].index.bytes / positions:,.1f}" if stored else "-"
+        begins = found[f"{'hidden' if name.startswith('hidden') else 'top'}: two tokens alone"].median
+        beyond = f"{found['bare forward'].median / (way.median - begins):.2f}" if name in encodings else "-"
         lines.append(
             [
                 name,
                 f"{way.median:.2f}",
                 f"{found['bare forward'].median / way.median:.2f}",
+                beyond,
                 way.spread,
                 size,
                 f"{way.mib:,.0f}",
