@@ -11,7 +11,7 @@ from distill.running.flags import DataArguments, settings_of
 from distill.running.stages import prepare_pairs
 from distill.running.teacher_prompts import system_text, teacher_prompts
 from distill.teachers import LocalTeacher
-from recipes import black_box, generate
+from recipes import black_box, generate, white_box
 
 ROWS = [
     {"prompt": "why", "document": "the mat is blue"},
@@ -154,3 +154,18 @@ def test_a_black_box_learns_the_bare_prompt(folder, tmp_path):
     card = (tmp_path / "run" / "student" / "README.md").read_text()
     assert "15 characters, sha256" in card
     assert "mat is blue" not in card + json.dumps(facts), "told from others, and not published"
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_white_box_is_measured_and_taught_behind_what_the_teacher_was_shown(folder, tmp_path, shown):
+    """Student and teacher are one model: told the same they agree, and told more the teacher is another."""
+    both = ["--teacher", str(folder), "--student", str(folder), "--prompts", str(folder / "prompts.txt")]
+    small = ["--held_out", "4", "--max_new_tokens", "6", "--max_steps", "1", "--learning_rate", "0", "--bf16", "False"]
+    system = ["--teacher_system", "the mat is blue and the dog ran"] if shown else []
+    white_box.main([*both, *small, *system, "--logging_steps", "1", "--output_dir", str(tmp_path / "run")])
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+    first = next(entry for entry in history if "loss" in entry)
+    measured = json.loads((tmp_path / "run" / "student" / "provenance.json").read_text())["held_out"]
+    for value in (first["loss"], measured["eval_loss"], measured["kl"]):
+        assert value > 1e-3 if shown else abs(value) < 1e-5

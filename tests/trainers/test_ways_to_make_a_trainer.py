@@ -144,7 +144,9 @@ def test_the_limits_of_a_student_that_is_gone_hold_no_longer(arguments, way):
     run = kind(model_init=lambda: next(models), **{**common(arguments), **own})
     assert run.row_limits.positions == run.data_collator.limits.positions == 64
     run.train()
-    assert run.row_limits.positions == run.data_collator.limits.positions == (256 if kind is BlackBoxTrainer else 128)
+    assert run.row_limits.positions == run.data_collator.limits.positions == 256
+    of_teacher = run.data_collator.teacher_limits.positions
+    assert of_teacher == (None if kind is BlackBoxTrainer else 128), "asked of the row that the teacher is shown"
 
 
 def test_a_second_student_is_asked_whether_it_keeps_packed_pairs_apart(arguments):
