@@ -20,6 +20,7 @@ from distill import generate
 from distill.basics import processes
 from distill.basics.processes import say
 from distill.models.quantising import in_bits
+from distill.pairs.prompts import Asked, prompt_of
 from distill.reports.provenance import write_steps
 from distill.running.flags import ServerArguments, parse
 from distill.running.folder import one_sentence
@@ -28,7 +29,6 @@ from distill.running.stages import prompts_of, refuse_flags_of_servers, teacher_
 from distill.running.teacher_prompts import TeacherPromptArguments, teacher_prompts
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address
-from distill.text.encode import Prompt
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
@@ -96,8 +96,8 @@ def load_teacher(args: GenerateArguments) -> LocalTeacher | ServerTeacher:
     return teacher_behind(args.teacher, args, args.tokenizer, chat=chat, top_logprobs=args.top_logprobs)
 
 
-def with_system(prompts: Sequence[Prompt], text: str | None) -> list[Prompt]:
-    """The prompts with a system turn before each; a bare text becomes a user turn.
+def with_system(prompts: Sequence[Asked], text: str | None) -> list[Asked]:
+    """The prompts, with what stands beside them, and with a system turn before each; a bare text becomes a user turn.
 
     Raises:
         ValueError: a prompt that has a system turn of its own.
@@ -105,14 +105,15 @@ def with_system(prompts: Sequence[Prompt], text: str | None) -> list[Prompt]:
     if text is None:
         return list(prompts)
     turn = {"role": "system", "content": text}
-    made: list[Prompt] = []
-    for number, prompt in enumerate(prompts, start=1):
+    made: list[Asked] = []
+    for number, one in enumerate(prompts, start=1):
+        prompt = prompt_of(one)
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         if any(message["role"] in ("system", "developer") for message in messages):
             raise ValueError(
                 f"--system: prompt {number} has a system turn of its own; leave --system out, or take it away."
             )
-        made.append([turn, *messages])
+        made.append({**one, "prompt": [turn, *messages]} if isinstance(one, dict) else [turn, *messages])
     return made
 
 
@@ -142,9 +143,10 @@ def main(argv: list[str] | None = None) -> None:
         with (
             processes.first_then_others()
         ):  # of several processes the first lets it write them, and the others read the file
-            kept, step = written_prompts(
+            own, step = written_prompts(
                 teacher, count_of(args.num_prompts, 100), source, near=args.near, seed=args.seed
             )
+        kept = [*own]
     prompts, shown = teacher_prompts(args, kept, args.output)
     pairs = generate(
         teacher,

@@ -35,6 +35,7 @@ from distill.models.load import fast_dtype, load_model, load_tokenizer
 from distill.reports.card import write_card
 from distill.running.flags import ServerArguments, parse_recipe, settings_of
 from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume, write_json
+from distill.running.reading_flags import ReadingArguments, reading_of
 from distill.running.stages import in_tokens_of, teacher_behind
 from distill.teachers import LocalTeacher, Sampling, ServerTeacher
 from distill.teachers.server import is_address
@@ -46,7 +47,7 @@ WAYS = {"unverified": "student of as many unverified completions", "verified": "
 
 
 @dataclass
-class ReasoningArguments(ServerArguments):
+class ReasoningArguments(ReadingArguments, ServerArguments):
     """Whose traces, on which questions, and which of them are learned."""
 
     teacher: str = field(
@@ -60,7 +61,7 @@ class ReasoningArguments(ServerArguments):
     )
     prompts: str | None = field(
         default=None,
-        metadata={"help": "Questions (.jsonl: prompt and what the verifier reads); else a generated task."},
+        metadata={"help": "Questions: a file of any format, with what the verifier reads; else a generated task."},
     )
     instruction: str = field(default="", metadata={"help": "Put after each question."})
     task: str = field(default="chain_sum", metadata={"help": "Task of reasoning-gym, without a file of questions."})
@@ -118,13 +119,13 @@ def main(argv: list[str] | None = None) -> None:
     teacher = _teacher(args, tokenizer)  # first: a mistyped address should leave no folder behind
     start = _student(args, tokenizer)
     run = RunFolder(str(training.output_dir), settings_of(args, training))
-    train_rows, held_out_rows, distinct = _questions(args)
+    train_rows, held_out_rows, distinct = _questions(args, run)
 
     sampling = Sampling(args.max_new_tokens, args.temperature, args.top_p, seed=args.generation_seed)
     shown = WorkedExamples(examples) if examples else None
     drawn = generate(
         teacher,
-        [row["prompt"] for row in train_rows],
+        train_rows if args.prompts else [row["prompt"] for row in train_rows],  # a file's own columns go along
         teacher_prompt=shown,
         samples=args.samples,
         max_new_tokens=sampling.max_new_tokens,
@@ -242,11 +243,11 @@ def _teacher(args: ReasoningArguments, tokenizer: PreTrainedTokenizerBase) -> Lo
     return teacher_behind(args.teacher, args, tokenizer)
 
 
-def _questions(args: ReasoningArguments) -> tuple[Rows, Rows, Step]:
+def _questions(args: ReasoningArguments, run: RunFolder) -> tuple[Rows, Rows, Step]:
     """Training and held-out rows: distinct questions, shuffled by a hash of their words; and what was left out for that."""
     wanted = args.num_prompts + args.held_out
     if args.prompts:
-        rows = read_rows(args.prompts)
+        rows = read_rows(args.prompts, **reading_of(args, run / "questions"))
     else:
         # small tasks repeat themselves: draw more, then leave out what was there before
         rows = task_rows(args.task, 2 * wanted, args.generation_seed, **json.loads(args.task_config))

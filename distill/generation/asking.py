@@ -13,20 +13,29 @@ from distill.basics.processes import is_main, tell
 from distill.generation.journal_settings import settings_there
 from distill.generation.kept import MOST_AT_ONCE, Kept, kept_in
 from distill.generation.refusals import Refused, tell_refused
-from distill.generation.requests import Request, ask_of, batches_of, listed, requests_of, row_of, row_or_refusal
+from distill.generation.requests import (
+    Request,
+    ask_of,
+    batches_of,
+    listed,
+    other_columns,
+    requests_of,
+    row_of,
+    row_or_refusal,
+)  # fmt: skip
 from distill.generation.shown import ShownPrompt, shown_prompts
+from distill.pairs.prompts import Asked, prompt_of
 from distill.pairs.schema import pairs_from_rows
 from distill.teachers.base import Completion, ConcurrentTeacher, Refusal, Sampling, Teacher
 from distill.teachers.concurrency import Alike
 from distill.text.dates import on_day
-from distill.text.encode import Prompt
 
 Keep = Callable[[list[dict[str, Any]], list[Refused]], None]
 
 
 def generate(
     teacher: Teacher | ConcurrentTeacher,
-    prompts: Iterable[Prompt] | datasets.Dataset,
+    prompts: Iterable[Asked] | datasets.Dataset,
     *,
     teacher_prompt: ShownPrompt | None = None,
     samples: int = 1,
@@ -50,7 +59,8 @@ def generate(
 
     Args:
         teacher: e.g. `LocalTeacher("smollm2-135m")`, or a `ServerTeacher`.
-        prompts: texts or messages, or a dataset with a `prompt` column. A prompt that is asked twice counts once; use
+        prompts: texts or messages; rows with a `prompt` (`{"prompt": ..., "source": ...}`) or a dataset with such a column, whose other
+            columns go along into the pairs (see `distill.pairs.prompts.read_asked`). A prompt that is asked twice counts once; use
             `samples` for more than one completion.
         teacher_prompt: what the teacher is asked in place of a prompt, and the student is not shown: a function of the prompt, such as
             `distill.generation.SystemText(text)`, the name of a column of the prompts' dataset, or one for each prompt. None in place of
@@ -85,10 +95,16 @@ def generate(
         settings = {**teacher.identity(), **sampling.as_dict(), **getattr(teacher_prompt, "identity", {})}
         if "teacher_url" in there and isinstance(teacher, ConcurrentTeacher):
             settings["teacher_url"] = there["teacher_url"]  # an earlier version's: the address was part of every id
-        asked = listed(prompts)
-        requests = requests_of(teacher, asked, samples, settings, shown_prompts(asked, prompts, teacher_prompt))
+        asked = listed(prompts, without=teacher_prompt if isinstance(teacher_prompt, str) else None)
+        requests = requests_of(
+            teacher, asked, samples, settings, shown_prompts([prompt_of(one) for one in asked], prompts, teacher_prompt)
+        )
     incidental: dict[str, Any] = getattr(teacher, "incidental", dict)()
     with kept_in(output, settings, incidental, share) as kept, _bar(requests, kept, progress) as bar:
+        if other := other_columns(requests, kept.rows):
+            tell(
+                f"{other} pairs were written before with other columns than their prompts have now, and stay as they are."
+            )
 
         def keep(finished: list[dict[str, Any]], refused: list[Refused]) -> None:
             kept.keep(finished, refused)

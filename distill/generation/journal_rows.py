@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.basics.jsonl import is_intact, parse_line, sealed_id
-from distill.pairs.schema import COLUMNS, OPTIONAL, complete_row
+from distill.pairs.schema import COLUMNS, complete_row
 
 
 class JournalRows(Mapping[str, dict[str, Any]]):
@@ -75,10 +75,10 @@ class JournalRows(Mapping[str, dict[str, Any]]):
 
     def _row_of(self, line: bytes, where: str, offset: int) -> dict[str, Any]:
         row = parse_line(line, where, first=offset == 0, sealed=True)
-        strange = row.keys() - {*COLUMNS, *OPTIONAL} | set(COLUMNS) - row.keys()
-        if strange:
+        missing = set(COLUMNS) - row.keys()  # others are the user's own, which stood beside the prompt
+        if missing:
             raise ValueError(
-                f"{where}: not a line that a journal wrote (see {', '.join(sorted(strange)):.60}); remove it, and its pair "
+                f"{where}: not a line that a journal wrote (it has no {', '.join(sorted(missing)):.60}); remove it, and its pair "
                 "is asked for again."
             )
         return complete_row(row, where)

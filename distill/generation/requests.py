@@ -8,12 +8,15 @@ import datasets
 from distill.basics.fingerprint import fingerprint
 from distill.basics.processes import tell
 from distill.generation.shown import COLUMN
+from distill.pairs.blocks import BLOCK_ROWS, rows_of_table
+from distill.pairs.prompts import CARRIED, Asked, carried, fate_of, prompt_of
+from distill.pairs.row_names import SPOKEN
 from distill.pairs.schema import complete_row
 from distill.teachers.base import Ask, Completion, ConcurrentTeacher, Refusal, Sampling, Teacher
 from distill.text.encode import Prompt
 
 
-class Asked(NamedTuple):
+class Resolved(NamedTuple):
     """A prompt as it is asked, and its tokens."""
 
     prompt: Prompt
@@ -27,14 +30,20 @@ class Request(NamedTuple):
     prompt: Prompt
     prompt_ids: list[int]
     sample: int
-    student: Asked | None = None
+    student: Resolved | None = None
+    own: Mapping[str, Any] = {}  # the user's columns beside the prompt
 
 
-def listed(prompts: Iterable[Prompt] | datasets.Dataset) -> list[Prompt]:
-    """The prompts as a list.
+def listed(prompts: Iterable[Asked] | datasets.Dataset, without: str | None = None) -> list[Asked]:
+    """The prompts as a list; rows of prompts (`{"prompt": ..., "source": ...}`) with the columns that go along into their pairs.
+
+    Args:
+        prompts: as of `generate`.
+        without: the column of a dataset that only the teacher is shown.
 
     Raises:
-        ValueError: one string, a dataset without the column `prompt`, splits, or nothing.
+        ValueError: one string, a dataset without the column `prompt`, splits, or nothing; a row without a prompt, or with a value
+            that JSON has not.
     """
     if isinstance(prompts, str):
         raise ValueError(
@@ -43,10 +52,14 @@ def listed(prompts: Iterable[Prompt] | datasets.Dataset) -> list[Prompt]:
     if isinstance(prompts, datasets.Dataset):
         if "prompt" not in prompts.column_names:
             raise ValueError(f"The dataset has columns {prompts.column_names}, but no column 'prompt'.")
-        prompts = prompts["prompt"]
+        own = [name for name in prompts.column_names if name not in (without, COLUMN)]
+        if fate := fate_of(own, CARRIED):
+            tell(f"The prompts:{fate}")
+        tables = prompts.select_columns(own).with_format("arrow").iter(BLOCK_ROWS)
+        prompts = [row for table in tables for row in rows_of_table(table, SPOKEN)]
     if isinstance(prompts, Mapping):
         raise ValueError(f"prompts has the splits {', '.join(map(str, prompts))}; give one of them: prompts[split].")
-    found = list(prompts)
+    found = [carried(one) if isinstance(one, Mapping) else one for one in prompts]
     if not found:
         raise ValueError("There are no prompts; give at least one.")
     return found
@@ -54,12 +67,12 @@ def listed(prompts: Iterable[Prompt] | datasets.Dataset) -> list[Prompt]:
 
 def requests_of(
     teacher: Teacher | ConcurrentTeacher,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Asked],
     samples: int,
     settings: dict[str, Any],
     shown: Sequence[Prompt | None] | None = None,
 ) -> list[Request]:
-    """Every sample of every prompt, once: its id is a hash of all that decides the answer.
+    """Every sample of every prompt, once: its id is a hash of all that decides the answer, which columns beside a prompt do not.
 
     Args:
         teacher: gives the tokens.
@@ -72,23 +85,28 @@ def requests_of(
         ValueError: a prompt that cannot be encoded.
     """
     requests: dict[str, Request] = {}
-    for number, (prompt, other) in enumerate(zip(prompts, shown or [None] * len(prompts), strict=True), start=1):
+    otherwise = 0
+    for number, (one, other) in enumerate(zip(prompts, shown or [None] * len(prompts), strict=True), start=1):
         where = f"{number} of {len(prompts)}"
-        student = asked = _resolved(teacher, prompt, f"Prompt {where}")
+        own = {name: value for name, value in one.items() if name != "prompt"} if isinstance(one, Mapping) else {}
+        student = asked = _resolved(teacher, prompt_of(one), f"Prompt {where}")
         if other is not None:
             asked = _resolved(teacher, other, f"The teacher's prompt in place of prompt {where}")
         for sample in range(samples):
             # what both are given is in it: the same question with another document is another pair
             key = fingerprint(settings, student.ids, sample, *([] if other is None else [{COLUMN: asked.ids}]))
-            requests.setdefault(key, Request(key, *asked, sample, None if other is None else student))
+            before = requests.setdefault(key, Request(key, *asked, sample, None if other is None else student, own))
+            otherwise += sample == 0 and before.own != own
     if repeated := len(prompts) - len(requests) // samples:
         tell(f"{repeated} of {len(prompts)} prompts repeat others and are asked once; for more answers raise samples.")
+    if otherwise:
+        tell(f"{otherwise} of them stand beside other columns than the first of their kind, whose columns go along.")
     return list(requests.values())
 
 
-def _resolved(teacher: Teacher | ConcurrentTeacher, prompt: Prompt, what: str) -> Asked:
+def _resolved(teacher: Teacher | ConcurrentTeacher, prompt: Prompt, what: str) -> Resolved:
     try:
-        return Asked(*teacher.resolve_prompt(prompt))
+        return Resolved(*teacher.resolve_prompt(prompt))
     except (TypeError, UnicodeError):  # the tokenizer's words for it name neither the prompt nor the reason
         raise ValueError(
             f"{what} is no text that can be encoded: {ascii(prompt)[:80]}. Half of a character (a lone surrogate) is none; remove or "
@@ -108,6 +126,12 @@ def ask_of(index: int, request: Request, sampling: Sampling) -> Ask:
     return Ask(index, request.prompt, request.prompt_ids, own_seed)
 
 
+def other_columns(requests: Sequence[Request], rows: Mapping[str, Mapping[str, Any]]) -> int:
+    """How many finished rows stand beside other columns than their prompts do now; they were written before."""
+    asked = (request for request in requests if request.own and request.id in rows)
+    return sum(any(rows[r.id].get(name) != value for name, value in r.own.items()) for r in asked)
+
+
 def row_or_refusal(teacher: str, request: Request, answer: Completion | Refusal) -> dict[str, Any] | Refusal:
     """The row of a completion; a refusal where it is none that a file of pairs can hold."""
     if isinstance(answer, Refusal):
@@ -121,7 +145,7 @@ def row_or_refusal(teacher: str, request: Request, answer: Completion | Refusal)
 
 def row_of(teacher: str, request: Request, completion: Completion) -> dict[str, Any]:
     """The row of a completion; columns: see `distill.pairs`."""
-    student = request.student or Asked(request.prompt, request.prompt_ids)
+    student = request.student or Resolved(request.prompt, request.prompt_ids)
     shown = {} if request.student is None else {COLUMN: request.prompt, f"{COLUMN}_ids": request.prompt_ids}
     return {
         "id": request.id,
@@ -135,4 +159,5 @@ def row_of(teacher: str, request: Request, completion: Completion) -> dict[str, 
         "token_source": completion.token_source,
         **shown,
         **({} if completion.top_logprobs is None else {"top_logprobs": completion.top_logprobs}),
+        **request.own,
     }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from distill.basics.fingerprint import fingerprint
-from distill.basics.jsonl import read_jsonl
+from distill.pairs.sources import rows_in
 from distill.text.encode import Messages, Prompt
 from distill.text.traces import completion_text
 
@@ -35,13 +35,16 @@ CHAIN_SUM = (
 
 
 def read_examples(path: str | os.PathLike[str]) -> tuple[Example, ...]:
-    """Examples of a `.jsonl` file: `prompt`, `reasoning`, `answer`, all texts.
+    """Examples of a file of any format: `prompt`, `reasoning`, `answer`, all texts.
+
+    Args:
+        path: see `distill.pairs.sources.find_parts`.
 
     Raises:
-        ValueError: no such file, no examples, or a bad line (file and line number are named).
+        ValueError: no such file, no examples, or a bad row (file and line are named).
     """
     examples = []
-    for where, row in read_jsonl(path):
+    for where, row in rows_in(path):
         values = [row.get(name) for name in Example._fields]
         if not all(isinstance(value, str) for value in values):
             raise ValueError(

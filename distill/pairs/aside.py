@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from uuid import uuid4
 
 from distill.basics.processes import say
 
@@ -20,7 +21,7 @@ class Aside:
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
         self.path = None if path is None else Path(path)
         self.count, self.first = 0, ""
-        self._part = None if self.path is None else self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        self._part = None if self.path is None else self.path.with_name(f"{self.path.name}.{uuid4().hex[:12]}.part")
         self._file: Any = None
 
     def __bool__(self) -> bool:
@@ -37,8 +38,9 @@ class Aside:
         if self._part is None:
             raise ValueError(sentence) from None
         if self._file is None:
+            self._part.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._part.open("w", encoding="utf-8")
-        kept = getattr(row, "line", None) if isinstance(row, ValueError) else row
+        kept = getattr(row, "written", None) if isinstance(row, ValueError) else row
         told = {"where": where, "error": sentence, "row": kept}
         self._file.write(json.dumps(told, ensure_ascii=False, default=str) + "\n")
         self.count += 1

@@ -2,24 +2,26 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from distill.basics.jsonl import BLANK, parse_line
+from distill.pairs.row_names import SPOKEN
+from distill.text.messages import without_nulls
 
 BLOCK_ROWS = 1000
 Row = dict[str, Any] | ValueError  # or why there is none
 
 
-class BadLine(ValueError):
-    """Why a line is no row; and the line."""
+class BadRow(ValueError):
+    """Why something is no row; and what stands there."""
 
-    def __init__(self, message: str, line: bytes) -> None:
+    def __init__(self, message: str, written: Any) -> None:
         super().__init__(message)
-        self.line = line.decode("utf-8", "replace")
+        self.written = written
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,13 @@ class Block:
     table: pa.Table | None = None
     items: list[tuple[str, Row]] | None = None
 
-    def rows(self) -> Iterator[tuple[str, Row]]:
-        """`(where, row)`; a line that cannot be read is a ValueError in the place of its row."""
+    def rows(self, spoken: Collection[str] = SPOKEN) -> Iterator[tuple[str, Row]]:
+        """`(where, row)`; a line that cannot be read is a ValueError in the place of its row.
+
+        Args:
+            spoken: columns of a table that say something to a chat template: what Arrow keeps of them as structs has in every row
+                every key that any row has, and those with null are taken away. What it keeps as JSON is as it was written.
+        """
         if self.items is not None:
             yield from self.items
         elif self.lines is not None:
@@ -51,13 +58,23 @@ class Block:
                     yield where, _of_line(line, where, number == 1)
         elif self.table is not None:
             for at in range(0, self.table.num_rows, BLOCK_ROWS):
-                for i, row in enumerate(rows_of_table(self.table.slice(at, BLOCK_ROWS)), start=self.number + at):
+                for i, row in enumerate(
+                    rows_of_table(self.table.slice(at, BLOCK_ROWS), spoken), start=self.number + at
+                ):
                     yield f"{self.file}, row {i}", row
 
 
-def rows_of_table(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows as plain values; JSON that is stored as such (`datasets.Json`) by Python's reader, whose numbers are exact."""
+def rows_of_table(table: pa.Table, spoken: Collection[str] = ()) -> list[dict[str, Any]]:
+    """The rows as plain values; JSON that is stored as such (`datasets.Json`) by Python's reader, whose numbers are exact.
+
+    Args:
+        table: any.
+        spoken: columns out of whose objects nulls are taken, unless they are JSON; see `Block.rows`.
+    """
     columns = [_plain(column) for column in table.columns]
+    for i, field in enumerate(table.schema):
+        if field.name in spoken and pa.types.is_nested(field.type) and not _holds_json(field.type):
+            columns[i] = [without_nulls(value) for value in columns[i]]
     return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
@@ -88,4 +105,4 @@ def _of_line(line: bytes, where: str, first: bool) -> Row:
     try:
         return parse_line(line, where, first=first)
     except ValueError as error:
-        return BadLine(str(error), line)
+        return BadRow(str(error), line.decode("utf-8", "replace"))

@@ -11,6 +11,7 @@ from distill.basics.fingerprint import fingerprint
 from distill.pairs.columns import COLUMNS, FINISH_REASONS, JSON_TEXTS, OPTIONAL, TOKEN_SOURCES, features
 from distill.pairs.shown_forms import check_both_forms
 from distill.pairs.tables import PLAIN_MESSAGES, ordered
+from distill.text.ends import read_end
 
 IDS = pa.list_(pa.int32())
 _LARGEST = 3e38  # finite also as the 32-bit float that log-probabilities are kept as
@@ -25,9 +26,10 @@ def checked_row(row: dict[str, Any], where: str) -> dict[str, Any]:
     """
     row = {name: value for name, value in row.items() if value is not None or name not in (*COLUMNS, *OPTIONAL)}
     prompt_ids, completion_ids = row.get("prompt_ids"), row.get("completion_ids")
-    finish_reason = row.get("finish_reason", "stop")
-    if finish_reason not in FINISH_REASONS:
-        raise ValueError(f"{where}: finish_reason is {finish_reason!r:.60}, expected one of {FINISH_REASONS}.")
+    said = row.get("finish_reason", "stop")
+    finish_reason = read_end(said) if isinstance(said, str) else None
+    if finish_reason is None:
+        raise ValueError(f"{where}: finish_reason is {said!r:.60}, expected one of {FINISH_REASONS}.")
     for name, ids in (("prompt_ids", prompt_ids), ("completion_ids", completion_ids)):
         if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
             raise ValueError(f"{where}: {name} must be a list of non-negative integers, not {str(ids)[:60]}.")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from distill.basics.processes import say
-from distill.pairs.formats import TEXT
+from distill.pairs.kinds import TEXT
 from distill.pairs.sources import Part, find_parts
 
 Question = tuple[str, ...]

@@ -11,19 +11,50 @@ import datasets
 
 from distill.pairs.blocks import BLOCK_ROWS, rows_of_table
 from distill.pairs.columns import COLUMNS, OPTIONAL
+from distill.pairs.row_names import CONVERSATIONS, SYSTEM
 from distill.pairs.writing import PACKED, output_kind, save_pairs
 
 FORMS = ("messages", "sharegpt", "parquet", "hub")
-_FROM = {"user": "human", "assistant": "gpt", "system": "system", "tool": "observation"}
+# ShareGPT's words for who speaks; some roles have the word of another
+_FROM = {
+    "user": "human", "assistant": "gpt", "system": "system", "tool": "observation", "function": "observation", "ipython": "observation",
+    "developer": "system",
+}  # fmt: skip
 _TOKENS = ("prompt_ids", "completion_ids", "teacher_prompt_ids", "loss_mask", "token_source", "top_logprobs")
 _SAID = ("prompt", "completion", "message")
+# names that whoever reads the file takes for a part of the conversation, as this package does, too
+_TAKEN = (*CONVERSATIONS, *SYSTEM, "functions")
 _NOTES = {
     "tokens": "token ids are left out: whoever trains on {count} rows makes their own from the messages, with their own template",
+    "own tokens": "token_source of {count} rows is left out: it said that their ids are what the teacher emitted, and those made anew are not",
+    "top_logprobs": "top_logprobs of {count} rows are left out: they are of the tokens that are left out",
     "plain": "{count} prompts are plain text, which was continued and not asked; here each is a user's turn",
     "cut": "{count} completions were cut at the limit; `finish_reason` says which, and a tool that does not look at it teaches them as whole",
     "opened": "{count} completions began inside a trace that the prompt had opened; <think> stands before them now",
-    "field": "{field} of {count} turns have no place in this form and are left out",
 }
+_FIELD = "{field} of {count} turns have no place in this form and are left out"
+_CALL_FIELD = "{field} of {count} calls have no place in this form and are left out"
+_ROLE = "{count} turns of the role {field} stand as {known}, which this form has for them"
+_UNKNOWN_ROLE = "{count} turns are of the role {field}, which this form has no word for; it stands as it is"
+_OBJECT = "{count} contents of the role {field} are objects; their JSON stands here as text"
+_RENAMED = "the column {field} stands as {known}, because {field} is taken for a part of the conversation"
+_AS_TEXT = "values of the column {field} in {count} rows are no JSON ({known}); their text stands here"
+
+
+class _Notes:
+    """What a form has no place for, counted."""
+
+    def __init__(self) -> None:
+        self.rows: Counter[str] = Counter()
+        self._more: Counter[tuple[str, str, str]] = Counter()
+
+    def add(self, note: str, field: str, known: str = "") -> None:
+        self._more[note, field, known] += 1
+
+    def said(self) -> list[str]:
+        found = [_NOTES[name].format(count=self.rows[name]) for name in _NOTES if self.rows[name]]
+        more = self._more.items()
+        return [*found, *(note.format(field=field, known=known, count=n) for (note, field, known), n in more)]
 
 
 def export_pairs(
@@ -45,7 +76,7 @@ def export_pairs(
 
     Raises:
         ValueError: no such form, a path that exists or is of another format; pairs whose completion has several turns, which stand
-            there as one text.
+            there as one text; a number that JSON has not.
 
     Example:
         >>> export_pairs(pairs, "messages", "messages.jsonl")
@@ -71,21 +102,65 @@ def export_pairs(
 def _write_talks(pairs: datasets.Dataset, form: str, target: Path) -> list[str]:
     if target.exists():
         raise ValueError(f"{target} exists already; give a new path, or remove it first.")
-    notes: Counter[str] = Counter()
-    fields: Counter[str] = Counter()
-    translate = _as_messages if form == "messages" else _as_sharegpt
+    notes = _Notes()
+    names = _new_names(pairs.column_names, notes)
     part = target.with_name(target.name + ".part")
     try:
         with _opened(part, target.suffix) as file:
             for row in _rows(pairs):
-                file.write((json.dumps(translate(row, notes, fields), ensure_ascii=False, default=str) + "\n").encode())
+                talk = _talk(row, notes)
+                said = {"messages": talk} if form == "messages" else {"conversations": _as_sharegpt(talk, notes)}
+                file.write(_line({"id": row["id"], **said, **_others(row, names)}, notes))
     except BaseException:
         part.unlink(missing_ok=True)
         raise
     os.replace(part, target)
-    notes["tokens"] = len(pairs)
-    said = [_NOTES[name].format(count=count) for name, count in notes.items() if count]
-    return [*said, *(_NOTES["field"].format(field=field, count=count) for field, count in fields.items())]
+    notes.rows["tokens"] = len(pairs)
+    return notes.said()
+
+
+def _new_names(columns: list[str], notes: _Notes) -> dict[str, str]:
+    """Names for the user's own columns that would be taken for something else."""
+    names: dict[str, str] = {}
+    for name in columns:
+        if name in _TAKEN and name not in COLUMNS:
+            new = f"own_{name}"
+            while new in columns or new in names.values():
+                new = f"own_{new}"
+            names[name] = new
+            notes.add(_RENAMED, name, new)
+    return names
+
+
+def _line(row: dict[str, Any], notes: _Notes) -> bytes:
+    try:
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    except (ValueError, TypeError):
+        text = json.dumps({name: _as_json(name, value, notes) for name, value in row.items()}, ensure_ascii=False)
+    return (text + "\n").encode()
+
+
+def _as_json(name: str, value: Any, notes: _Notes) -> Any:
+    """A value as JSON has it.
+
+    Raises:
+        ValueError: NaN or Infinity; names the column.
+    """
+    kinds: dict[str, None] = {}
+
+    def text_of(one: Any) -> str:
+        kinds[type(one).__name__] = None
+        return str(one)
+
+    try:
+        made = json.loads(json.dumps(value, ensure_ascii=False, allow_nan=False, default=text_of))
+    except ValueError:
+        raise ValueError(
+            f"The column {name} has NaN or Infinity, which JSON has not; export to .parquet, or make them null."
+        ) from None
+    if kinds:
+        notes.add(_AS_TEXT, name, " and ".join(kinds))
+    return made
 
 
 def _opened(path: Path, suffix: str) -> Any:
@@ -98,7 +173,7 @@ def _rows(pairs: datasets.Dataset) -> Iterator[dict[str, Any]]:
         yield from rows_of_table(table)
 
 
-def _talk(row: dict[str, Any], notes: Counter[str]) -> list[dict[str, Any]]:
+def _talk(row: dict[str, Any], notes: _Notes) -> list[dict[str, Any]]:
     """The whole conversation of a pair."""
     mask = row.get("loss_mask")
     if mask is not None and 0 in mask:
@@ -108,39 +183,59 @@ def _talk(row: dict[str, Any], notes: Counter[str]) -> list[dict[str, Any]]:
         )
     prompt = row["prompt"]
     if isinstance(prompt, str):
-        notes["plain"] += 1
+        notes.rows["plain"] += 1
         prompt = [{"role": "user", "content": prompt}]
+    notes.rows["own tokens"] += row.get("token_source") == "teacher"
+    notes.rows["top_logprobs"] += row.get("top_logprobs") is not None
+    notes.rows["cut"] += row["finish_reason"] == "length"
     if row.get("message"):
         return [*prompt, json.loads(row["message"])]
     said = row["completion"]
     if "</think>" in said and "<think>" not in said.partition("</think>")[0]:
-        notes["opened"] += 1
+        notes.rows["opened"] += 1
         said = f"<think>\n{said}"
-    notes["cut"] += row["finish_reason"] == "length"
     return [*prompt, {"role": "assistant", "content": said}]
 
 
-def _others(row: dict[str, Any]) -> dict[str, Any]:
+def _others(row: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     kept = {name: value for name, value in row.items() if name not in (*_TOKENS, *_SAID, "id")}
     for name in ("tools", "chat_template_kwargs"):
         if isinstance(kept.get(name), str):
             kept[name] = json.loads(kept[name])
-    return {name: value for name, value in kept.items() if value is not None or name not in (*COLUMNS, *OPTIONAL)}
+    kept = {name: value for name, value in kept.items() if value is not None or name not in (*COLUMNS, *OPTIONAL)}
+    return {names.get(name, name): value for name, value in kept.items()}
 
 
-def _as_messages(row: dict[str, Any], notes: Counter[str], fields: Counter[str]) -> dict[str, Any]:
-    return {"id": row["id"], "messages": _talk(row, notes), **_others(row)}
-
-
-def _as_sharegpt(row: dict[str, Any], notes: Counter[str], fields: Counter[str]) -> dict[str, Any]:
+def _as_sharegpt(talk: list[dict[str, Any]], notes: _Notes) -> list[dict[str, Any]]:
+    """Turns with `from` and `value`; words and the calls behind them are two of them, which `load_pairs` reads as one."""
     turns: list[dict[str, Any]] = []
-    for message in _talk(row, notes):
+    for message in talk:
         role, content, calls = message["role"], message.get("content"), message.get("tool_calls")
-        fields.update(name for name in message if name not in ("role", "content", "tool_calls"))
+        for field, value in message.items():
+            if field not in ("role", "content", "tool_calls") and value is not None:
+                notes.add(_FIELD, field)
+        known = _FROM.get(role)
+        if known is None:
+            notes.add(_UNKNOWN_ROLE, role)
+        elif role not in ("user", "assistant", "system", "tool"):
+            notes.add(_ROLE, role, known)
+        if content is not None and not isinstance(content, str):
+            notes.add(_OBJECT, role)
+            content = json.dumps(content, ensure_ascii=False, allow_nan=False)
         if content or not calls:
-            turns.append({"from": _FROM.get(role, role), "value": content or ""})
+            turns.append({"from": known or role, "value": content or ""})
         if calls:
-            listed = [call.get("function", call) for call in calls]
+            listed = [_bare(call, notes) for call in calls]
             value = listed[0] if len(listed) == 1 else listed
             turns.append({"from": "function_call", "value": json.dumps(value, ensure_ascii=False)})
-    return {"id": row["id"], "conversations": turns, **_others(row)}
+    return turns
+
+
+def _bare(call: dict[str, Any], notes: _Notes) -> Any:
+    """A call's name and arguments."""
+    if "function" not in call:
+        return call
+    for field, value in call.items():
+        if field != "function" and value is not None and (field, value) != ("type", "function"):
+            notes.add(_CALL_FIELD, field)
+    return call["function"]

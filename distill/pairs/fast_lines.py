@@ -1,7 +1,8 @@
 """JSON Lines through Arrow's own reader, a block at a time, wherever it is known to read them as strictly as `basics.jsonl`.
 
 It refuses names that stand twice, half surrogates, values of another type and what is no JSON. What it lets through is looked for
-here: NaN and numbers too large for a float, bytes that are no UTF-8, two objects in a line or one in two, and checksums.
+here: NaN and numbers too large for a float, integers that a float rounds, bytes that are no UTF-8, two objects in a line or one in two, and
+checksums.
 """
 
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ import pyarrow.json
 
 from distill.basics.jsonl import BOM, CHECKSUM, is_intact
 from distill.pairs.columns import OPTIONAL, features
-from distill.pairs.tables import PLAIN_MESSAGES, PROMPTS, merged, own_array
+from distill.pairs.tables import EXACT, PLAIN_MESSAGES, PROMPTS, merged, own_array
 
 _CHECKSUM = f'"{CHECKSUM}"'.encode()
 
@@ -67,7 +68,7 @@ def read_lines(data: bytes, schema: pa.Schema, first: bool) -> pa.Table | None:
         table.validate(full=True)  # UTF-8
     except (pa.ArrowException, ValueError):
         return None
-    if table.num_rows != _lines(data) or not all(_is_finite(column) for column in table.columns):
+    if table.num_rows != _lines(data) or not all(map(_is_exact, table.columns)):
         return None
     return table.drop_columns([CHECKSUM]) if sealed else table
 
@@ -100,5 +101,12 @@ def _all_intact(data: bytes) -> bool:
     return all(is_intact(line) for line in data.splitlines(keepends=True) if line != b"\n")
 
 
-def _is_finite(column: Any) -> bool:
-    return not pa.types.is_floating(column.type) or bool(pc.all(pc.is_finite(column), min_count=0).as_py())
+def _is_exact(column: Any) -> bool:
+    """Whether a column has no number that its type had to change; lists of floats are looked into."""
+    flat = (
+        pc.list_flatten(column)
+        if pa.types.is_list(column.type) and pa.types.is_floating(column.type.value_type)
+        else column
+    )
+    # not so for NaN and Infinity, either; from 2**53 on an integer may have been rounded
+    return not pa.types.is_floating(flat.type) or bool(pc.all(pc.less(pc.abs(flat), float(EXACT)), min_count=0).as_py())

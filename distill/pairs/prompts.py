@@ -1,18 +1,26 @@
 """Prompts, read from whatever people have; see `sources` for where from and `shapes` for what a row may look like."""
 
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 from distill.basics.processes import say
 from distill.pairs.aside import Aside
-from distill.pairs.formats import CSV, TEXT, TSV
-from distill.pairs.shapes import parse_columns, shape_of_prompts
+from distill.pairs.columns import COLUMNS, OPTIONAL
+from distill.pairs.kinds import TEXT
+from distill.pairs.row_names import SPOKEN, SYSTEM, TOOLS
+from distill.pairs.shapes import Shape, parse_columns, shape_of_prompts
 from distill.pairs.sources import Part, find_parts
 from distill.text.encode import Prompt, check_messages
 
+Row = dict[str, Any]
+Asked = Prompt | Row  # a prompt alone, or with columns of its own: {"prompt": ..., "source": ...}
+CARRIED = "Carried along into the pairs"
 _LOOKED_AT = 100
+# what a pair says itself, of the answer that it will have; and other spellings of the prompt
+_PAIRS_OWN = {*COLUMNS, *OPTIONAL, "messages", *SYSTEM, *TOOLS} - {"prompt", "id"}
 
 
 def read_prompts(
@@ -40,76 +48,159 @@ def read_prompts(
     Raises:
         ValueError: no such file, no prompts in it, no known shape, or a bad row (file and line are named).
     """
-    read = _read(path, column, columns, split, limit, skip_bad, say_what_is_left=True)
-    return [prompt for prompt, _ in read]
+    named = parse_columns(columns) or ({"prompt": column} if column != "prompt" else {})
+    rows = prompt_rows(
+        path, columns=named, split=split, limit=limit, skip_bad=skip_bad, doing="Left out of prompts alone"
+    )
+    return [row["prompt"] for row in rows]
 
 
-def read_prompts_and_shown(
+def read_asked(path: str | os.PathLike[str], **reading: Any) -> list[Asked]:
+    """Prompts with the columns that stand beside them (a source, a licence), which go along into the pairs made of them.
+
+    A row's `id` becomes `prompt_id`, because a pair has an id of its own. Columns that a pair fills itself are left out, and said.
+
+    Args:
+        path: as of `read_prompts`.
+        reading: `columns`, `split`, `limit`, `skip_bad`, as there.
+
+    Returns:
+        Prompts; one with further columns as `{"prompt": ..., "source": ...}`. Values that JSON has not (a time) are their text there,
+        and NaN, which tables have for nothing, is null.
+
+    Raises:
+        ValueError: as `read_prompts`.
+    """
+    rows = (carried(row) for row in prompt_rows(path, **reading))
+    return [row if len(row) > 1 else row["prompt"] for row in rows]
+
+
+def read_asked_and_shown(path: str | os.PathLike[str], **reading: Any) -> list[tuple[Asked, Prompt | None]]:
+    """As `read_asked`, and beside each prompt what the row has as its `teacher_prompt`: a text, messages, or None.
+
+    Raises:
+        ValueError: as `read_prompts`.
+    """
+    rows = prompt_rows(path, **reading)
+    asked = [carried(row) for row in rows]
+    return [
+        (made if len(made) > 1 else made["prompt"], row.get("teacher_prompt"))
+        for row, made in zip(rows, asked, strict=True)
+    ]
+
+
+def prompt_rows(
     path: str | os.PathLike[str],
-    column: str = "prompt",
     *,
     columns: str | Mapping[str, str] | None = None,
     split: str | None = None,
     limit: int | None = None,
     skip_bad: str | os.PathLike[str] | None = None,
-) -> list[tuple[Prompt, Prompt | None]]:
-    """As `read_prompts`, and beside each prompt what the row has as its `teacher_prompt`: a text, messages, or None.
+    doing: str = CARRIED,
+    whole: bool = False,
+) -> list[Row]:
+    """Rows with their `prompt` and with all other columns as they stand in the file; arguments and errors as of `read_prompts`.
 
-    Raises:
-        ValueError: as `read_prompts`.
+    Args:
+        doing: what is said to become of the other columns.
+        whole: keep those that a prompt was made of (a question), too.
     """
-    return _read(path, column, columns, split, limit, skip_bad, say_what_is_left=False)
-
-
-def _read(
-    path: str | os.PathLike[str],
-    column: str,
-    columns: str | Mapping[str, str] | None,
-    split: str | None,
-    limit: int | None,
-    skip_bad: str | os.PathLike[str] | None,
-    say_what_is_left: bool,
-) -> list[tuple[Prompt, Prompt | None]]:
-    named = parse_columns(columns) or ({"prompt": column} if column != "prompt" else {})
+    named = parse_columns(columns)
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; it must be at least 1.")
-    prompts: list[tuple[Prompt, Prompt | None]] = []
+    rows: list[Row] = []
     with Aside(skip_bad) as aside:
-        for part in find_parts(path, split, most=limit):
-            most = None if limit is None else limit - len(prompts)
-            found = list(islice(_prompts_of(part, named, aside), most))
-            prompts.extend(found)
-            if say_what_is_left and "teacher_prompt" not in named and any(shown is not None for _, shown in found):
-                say(
-                    f"{part.name} has a column teacher_prompt, with which nobody is asked; --teacher_prompt_column (in Python: "
-                    "generate(..., teacher_prompt=)) asks the teacher with it."
-                )
-    if not prompts:
+        for part in find_parts(path, split, most=limit, columns=tuple(named.values())):
+            found = _rows_of(part, named, aside, doing)
+            some = islice(found, None if limit is None else limit - len(rows))
+            rows.extend({**row, **made} if whole else made for row, made in some)
+    if not rows:
         raise ValueError(f"{path} has no prompts; it needs at least one line{aside.so_far()}.")
-    return prompts
+    return rows
 
 
-def _prompts_of(part: Part, columns: dict[str, str], aside: Aside) -> Iterator[tuple[Prompt, Prompt | None]]:
-    shape = None
+def carried(row: Mapping[str, Any]) -> Row:
+    """A row of prompts with what goes along into its pairs.
+
+    Raises:
+        ValueError: it has no prompt.
+    """
+    if row.get("prompt") is None:
+        raise ValueError(f"a row of prompts needs a prompt; this one has {', '.join(map(str, row)) or 'nothing'}.")
+    own = {name: _in_json(value) for name, value in row.items() if name not in ("prompt", "id", *_PAIRS_OWN)}
+    if row.get("id") not in (None, ""):
+        own.setdefault("prompt_id", str(row["id"]))
+    return {"prompt": row["prompt"], **own}
+
+
+def prompt_of(asked: Asked) -> Prompt:
+    """The prompt itself."""
+    return asked["prompt"] if isinstance(asked, Mapping) else asked
+
+
+def fate_of(names: Iterable[str], doing: str) -> str:
+    """What becomes of columns beside a prompt, as sentences with a blank before each; nothing where there are none."""
+    listed = [name for name in names if name != "prompt"]
+    alone = doing != CARRIED
+    taken = {"id"} if "prompt_id" in listed else set()
+    left = [] if alone else [name for name in listed if name in _PAIRS_OWN or name in taken]
+    kept = [name if name != "id" or alone else "id (as prompt_id)" for name in listed if name not in left]
+    said = f" {doing}: {', '.join(kept)}." if kept else ""
+    return said + (f" Left out, because pairs have their own: {', '.join(left)}." if left else "")
+
+
+def _rows_of(part: Part, columns: dict[str, str], aside: Aside, doing: str) -> Iterator[tuple[Row, Row]]:
+    """Rows as they stand in the file, and as what is asked."""
+    shape: Shape | None = None
+    spoken = frozenset((*SPOKEN, *columns.values()))
     for block in part.read():
         if shape is None:
             # good ones: a file may well begin with a hundred bad ones
-            first = list(islice((row for _, row in block.rows() if not isinstance(row, ValueError)), _LOOKED_AT))
-            if first:
-                shape = shape_of_prompts(first, columns, part.name, part.kind in (CSV, TSV))
-                if part.kind != TEXT and shape.name != "prompt":
-                    say(f"{part.name}: {part.kind}, {shape.name}.")
-        for where, row in block.rows():
+            rows = (row for _, row in block.rows(spoken) if not isinstance(row, ValueError))
+            if first := list(islice(rows, _LOOKED_AT)):
+                shape = shape_of_prompts(first, columns, part.name, part.kind)
+                _say(part, shape, first, columns, doing)
+        for where, row in block.rows(spoken):
             try:
                 if isinstance(row, ValueError):
                     raise row
                 assert shape is not None, "a good row has decided it"
-                made: Any = shape.translate(row)
-                prompt, shown = made["prompt"], made.get("teacher_prompt")
-                for one in (prompt, *(() if shown is None else (shown,))):
-                    if not isinstance(one, str):
-                        check_messages(one)
+                made = shape.translate(row)
+                if not isinstance(shown := made.get("teacher_prompt"), str | None):
+                    check_messages(shown)
             except ValueError as error:
                 aside.put(where, row, error)
             else:
-                yield prompt, shown
+                yield row, made
+
+
+def _say(part: Part, shape: Shape, rows: Collection[Row], columns: Mapping[str, str], doing: str) -> None:
+    used = {*shape.made_of, *columns.values(), *(() if "prompt" in columns.values() else ("prompt",))}
+    names = dict.fromkeys(name for row in rows for name, value in row.items() if value not in (None, ""))
+    system = {name for name in SYSTEM if name in names}  # it stands before the prompt
+    before = f" Before it: {', '.join(sorted(system))}." if system else ""
+    if "teacher_prompt" in names and "teacher_prompt" not in columns:
+        system.add("teacher_prompt")
+        say(
+            f"{part.name} has a column teacher_prompt, with which nobody is asked; --teacher_prompt_column (in Python: "
+            "generate(..., teacher_prompt=)) asks the teacher with it."
+        )
+    others = fate_of([name for name in names if name not in used | system], doing)
+    as_named = part.kind == TEXT or (shape.name == "prompt" and part.path is not None and _says_kind(part))
+    if not as_named or others:
+        say(f"{part.name}: {part.kind}, {shape.name}.{before}{others}")
+
+
+def _says_kind(part: Part) -> bool:
+    return part.path is None or part.path.suffix.lower() not in ("", ".txt", ".text")
+
+
+def _in_json(value: Any) -> Any:
+    """A value as JSON can hold it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(name): _in_json(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_in_json(inner) for inner in value]
+    return value if value is None or isinstance(value, str | bool | int | float) else str(value)

@@ -1,9 +1,7 @@
 """Read pairs from whatever people have: any file, folder or dataset of `sources`, in any of the `shapes`."""
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,27 +10,26 @@ import datasets
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from distill.basics.fingerprint import fingerprint
 from distill.basics.processes import say
 from distill.pairs.aside import Aside
 from distill.pairs.blocks import BLOCK_ROWS, Block
 from distill.pairs.checking import checked_row, checked_table
-from distill.pairs.columns import COLUMNS, TEACHER_PROMPT
+from distill.pairs.columns import COLUMNS, OPTIONAL
 from distill.pairs.fast_lines import read_lines, schema_of, with_types_of
-from distill.pairs.formats import ARROW, CSV, LINES, PARQUET, TEXT, TSV
+from distill.pairs.kept_key import key_of
+from distill.pairs.kinds import ARROW, LINES, PARQUET, TEXT
+from distill.pairs.row_names import IDS, SPOKEN, SYSTEM, TOOLS
 from distill.pairs.schema import complete_row, encoded
-from distill.pairs.shapes import IDS, Shape, parse_columns, shape_of_pairs
-from distill.pairs.sources import Part, find_parts
+from distill.pairs.shapes import Shape, parse_columns, shape_of_pairs
+from distill.pairs.sources import SAVED, Part, find_parts
 from distill.pairs.storing import Store, stored
-from distill.pairs.tables import MixedPrompts, table_of
+from distill.pairs.tables import PROMPTS, MixedPrompts, table_of
 from distill.text.messages import Messages
-from distill.text.rows import SAYS_A_ROW
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LOOKED_AT = 100  # first rows of a file, which decide its shape
-_LARGE = 16 * 2**20  # bytes of files from which on it pays to keep what was read
 
 
 def load_pairs(
@@ -78,15 +75,11 @@ def load_pairs(
     named = parse_columns(columns)
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; it must be at least 1.")
-    parts = find_parts(path, split, most=limit)
-    if not named and len(parts) == 1 and parts[0].kind == "a saved dataset":
-        pairs = datasets.load_from_disk(parts[0].name)
-        there = set(pairs.column_names)
-        if (
-            set(COLUMNS) <= there and len(there & set(TEACHER_PROMPT)) != 1
-        ):  # save_pairs wrote it, of rows that were looked at
-            return pairs.select(range(min(limit or len(pairs), len(pairs))))
-    key = _key(parts, tokenizer, [chat, turns, sorted(named.items()), limit]) if skip_bad is None else None
+    parts = find_parts(path, split, most=limit, columns=tuple(named.values()))
+    if not named and len(parts) == 1 and parts[0].kind == SAVED and (saved := _as_saved(parts[0].name, limit)):
+        return saved
+    settings = [chat, turns, sorted(named.items()), limit]
+    key = None if skip_bad is not None else key_of([part.path for part in parts], tokenizer, settings)
     if key and (found := stored(key)):
         if found[1]:
             say(found[1])
@@ -100,6 +93,21 @@ def load_pairs(
     return reader.store.dataset("\n".join(reader.said))
 
 
+def _as_saved(folder: str, limit: int | None) -> datasets.Dataset | None:
+    """What `save_to_disk` wrote, mapped as it lies there, if it is pairs and every row is as `checked_table` leaves it."""
+    pairs = datasets.load_from_disk(folder)
+    if not set(COLUMNS) <= set(pairs.column_names) or not len(pairs):
+        return None
+    pairs = pairs.select(range(min(limit or len(pairs), len(pairs))))
+    for table in pairs.with_format("arrow").iter(BLOCK_ROWS * 10):
+        found = checked_table(table)
+        if found is None or set(found.column_names) != set(table.column_names):
+            return None
+        if not found.equals(table.select(found.column_names)):
+            return None
+    return pairs
+
+
 class _Reader:
     """Reads parts, one after another, into one store."""
 
@@ -109,6 +117,8 @@ class _Reader:
     ) -> None:  # fmt: skip
         self.tokenizer, self.chat, self.turns, self.columns, self.limit = tokenizer, chat, turns, columns, limit
         self.aside, self.store, self.said = aside, store, list[str]()
+        self._spoken = frozenset((*SPOKEN, *columns.values()))
+        self._are_messages: dict[str, bool] = {}  # of all prompts, of all teacher's prompts
         self._shape: Shape | None = None
         self._schema: pa.Schema | None = None
 
@@ -136,18 +146,21 @@ class _Reader:
     def _recognise(self, part: Part, block: Block, others: int) -> None:
         # good ones: a file may well begin with a hundred bad ones
         first = list(
-            islice(((where, row) for where, row in block.rows() if not isinstance(row, ValueError)), LOOKED_AT)
+            islice(
+                ((w, row) for w, row in block.rows(self._spoken) if not isinstance(row, ValueError)),
+                LOOKED_AT,
+            )
         )
         rows = [row for _, row in first]
         if not rows:  # all bad: told, or set aside
-            for where, row in block.rows():
+            for where, row in block.rows(self._spoken):
                 self.aside.put(where, row, row)
             return
         if part.kind == TEXT:
             raise ValueError(
                 f"{part.name} is text, and a pair needs a prompt and a completion; give a file that has both."
             )
-        shape = shape_of_pairs(rows, self.columns, part.name, part.kind in (CSV, TSV))
+        shape = shape_of_pairs(rows, self.columns, part.name, part.kind)
         if not shape.has_ids and self.tokenizer is None:
             raise ValueError(
                 f"{first[0][0]}: no token ids; pass the student's tokenizer to load_pairs to make them from the text "
@@ -156,15 +169,19 @@ class _Reader:
         self._shape = shape
         if shape.has_ids and not self.columns and part.kind == LINES:
             self._schema = schema_of(rows)
-        if not shape.has_ids or part.kind not in (LINES, ARROW, PARQUET, "a saved dataset"):
+        if not shape.has_ids or part.kind not in (LINES, ARROW, PARQUET, SAVED):
             self._say(part, shape, rows, others)
 
     def _say(self, part: Part, shape: Shape, rows: list[dict[str, Any]], others: int) -> None:
         names = dict.fromkeys(name for row in rows for name in row)
-        used = {*shape.made_of, *shape.covered, *COLUMNS, *self.columns.values(), *SAYS_A_ROW, "system_prompt"}
+        shown = () if shape.has_ids else (*SYSTEM, *TOOLS, "chat_template_kwargs")
+        made = {*COLUMNS, *OPTIONAL} - ({"tools", "chat_template_kwargs"} if shape.has_ids else set())
+        used = {*shape.made_of, *shape.covered, *made, *self.columns.values(), *shown}
         own = [str(name) for name in names if name not in used]
+        seen = [name for name in shown if any(row.get(name) not in (None, "", [], {}) for row in rows)]
         more = f" (and {others} more files)" if others else ""
         sentence = f"{part.name}{more}: {part.kind}, {shape.name}."
+        sentence += f" Shown to the chat template: {', '.join(seen)}." if seen else ""
         sentence += f" Carried along: {', '.join(own)}." if own else ""
         sentence += f" Left out, because pairs have their own: {', '.join(shape.covered)}." if shape.covered else ""
         if not self.said or self.said[-1].partition(": ")[2] != sentence.partition(": ")[2]:
@@ -174,11 +191,11 @@ class _Reader:
     def _add(self, part: Part, block: Block) -> None:
         table = self._whole(part, block)
         if table is not None:
-            self.store.add(table if self.limit is None else table.slice(0, self.limit - self.store.rows))
+            self._store(part, block, table if self.limit is None else table.slice(0, self.limit - self.store.rows))
             return
-        rows = block.rows()
+        rows = block.rows(self._spoken)
         while some := list(islice(rows, self._most())):
-            self._add_rows(part, some)
+            self._add_rows(part, block, some)
             if self._full():
                 return
 
@@ -191,19 +208,34 @@ class _Reader:
         if not self._shape.has_ids or self.columns:
             return None
         if block.lines is None:
-            return None if block.table is None else checked_table(block.table)
+            return None if block.table is None else self._checked(block.table)
         if self._schema is None:
             return None
         found = read_lines(block.lines, self._schema, first=block.number == 1)
         if found is None:  # it may have columns that the first rows had not
-            good = [row for _, row in block.rows() if not isinstance(row, ValueError)]
+            good = [row for _, row in block.rows(self._spoken) if not isinstance(row, ValueError)]
             grown = with_types_of(self._schema, good)
             if grown is not None and grown != self._schema:
                 self._schema = grown
                 found = read_lines(block.lines, grown, first=block.number == 1)
-        return None if found is None else checked_table(found)
+        return None if found is None else self._checked(found)
 
-    def _add_rows(self, part: Part, some: list[tuple[str, Any]]) -> None:
+    def _checked(self, found: pa.Table) -> pa.Table | None:
+        table = checked_table(found)
+        if table is not None:
+            kinds = {n: not pa.types.is_string(table.schema.field(n).type) for n in PROMPTS if n in table.column_names}
+            if any(self._are_messages.get(name, kind) != kind for name, kind in kinds.items()):
+                return None  # the first row of the other kind is told
+            self._are_messages |= kinds
+        return table
+
+    def _store(self, part: Part, block: Block, table: pa.Table) -> None:
+        try:
+            self.store.add(table)
+        except pa.ArrowException as error:  # a type that is not known here
+            raise ValueError(f"{part.name}, among the rows from {block.number} on: {error}") from None
+
+    def _add_rows(self, part: Part, block: Block, some: list[tuple[str, Any]]) -> None:
         """Rows that are looked at singly; texts among them are encoded together."""
         assert self._shape is not None, "recognised before"
         good: list[tuple[str, dict[str, Any], dict[str, Any]]] = []  # where, as it stands there, translated
@@ -217,14 +249,11 @@ class _Reader:
                 bad.append((where, row, error))
                 if not self.aside:
                     break
-        done = list(self._completed(good, part.filled))  # rows before the first bad one are told first
+        done = list(self._completed(good))  # rows before the first bad one are told first
         for refused in bad:
             self.aside.put(*refused)
         if done:
-            try:
-                self.store.add(table_of(done))
-            except MixedPrompts as error:
-                raise ValueError(f"{part.name}: {error}") from None
+            self._store(part, block, table_of(done))
 
     def _translated(self, row: dict[str, Any]) -> dict[str, Any]:
         assert self._shape is not None, "recognised before"
@@ -239,48 +268,29 @@ class _Reader:
             raise ValueError(f"{there}; keep the two kinds in two files.")
         return made
 
-    def _completed(
-        self, rows: list[tuple[str, dict[str, Any], dict[str, Any]]], filled: bool
-    ) -> Iterator[dict[str, Any]]:
+    def _completed(self, rows: list[tuple[str, dict[str, Any], dict[str, Any]]]) -> Iterator[dict[str, Any]]:
         assert self._shape is not None, "recognised before"
         texts = [] if self._shape.has_ids else [row for _, _, row in rows]
-        made = encoded(texts, self.tokenizer, self.chat, self.turns, filled) if texts else [None] * len(rows)
+        made = encoded(texts, self.tokenizer, self.chat, self.turns) if texts else [None] * len(rows)
         for (where, as_it_stands, row), found in zip(rows, made, strict=True):
             try:
                 if isinstance(found, ValueError):
                     raise found
                 if found is None:
-                    yield complete_row(row, where, self.tokenizer, self.chat)
+                    made_of = [complete_row(row, where, self.tokenizer, self.chat)]
                 else:
-                    yield from [checked_row(one, where) for one in found]
+                    made_of = [checked_row(one, where) for one in found]
+                for one in made_of:
+                    self._of_one_kind(one)
+                yield from made_of
             except ValueError as error:
                 self.aside.put(where, as_it_stands, error)
 
-
-def _key(parts: list[Part], tokenizer: Any, more: list[Any]) -> str | None:
-    """A name for what is made of these files with these settings; None if it is made quickly, or cannot be told from others."""
-    paths = [part.path for part in parts if part.path is not None]
-    if len(paths) < len(parts):
-        return None
-    facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    if sum(size for _, size, _ in facts) < _LARGE:
-        return None
-    told = None
-    if tokenizer is not None:
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            return None
-        told = [backend.to_str(), str(tokenizer.chat_template), str(tokenizer.special_tokens_map)]
-    return fingerprint(facts, told, more, _program())
-
-
-@lru_cache(maxsize=1)
-def _program() -> str:
-    """A hash of the code that makes pairs of files: other code keeps other rows."""
-    rooms = [Path(__file__).parent, Path(__file__).parent.parent / "text"]
-    return hashlib.sha256(
-        b"".join(file.read_bytes() for room in rooms for file in sorted(room.glob("*.py")))
-    ).hexdigest()
+    def _of_one_kind(self, row: dict[str, Any]) -> None:
+        for name in PROMPTS:
+            kind = isinstance(row[name], list) if row.get(name) is not None else None
+            if kind is not None and self._are_messages.setdefault(name, kind) != kind:
+                raise MixedPrompts(name)
 
 
 def pair_from_conversation(

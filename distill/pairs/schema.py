@@ -101,12 +101,11 @@ def encoded(
     tokenizer: "PreTrainedTokenizerBase",
     chat: bool | None = None,
     turns: str = "last",
-    filled: bool = False,
 ) -> list[list[dict[str, Any]] | ValueError]:
     """The pairs of rows of text with all else that the rows say, or why there are none; see `encode_rows`."""
     refused = [_refusal(row) for row in rows]
     good = [row for row, error in zip(rows, refused, strict=True) if error is None]
-    made = iter(encode_rows(good, tokenizer, chat=chat, turns=turns, filled=filled) if good else ())
+    made = iter(encode_rows(good, tokenizer, chat=chat, turns=turns) if good else ())
     found = [next(made) if error is None else error for error in refused]
     return [
         pairs if isinstance(pairs, ValueError) else [beside(row, pair, i, len(pairs)) for i, pair in enumerate(pairs)]
@@ -117,6 +116,8 @@ def encoded(
 def beside(row: Mapping[str, Any], pair: dict[str, Any], number: int, count: int) -> dict[str, Any]:
     """A pair with what else its row says; of several pairs of one row, each has an id of its own."""
     others = {name: value for name, value in row.items() if name not in SAYS_A_ROW}
+    if row.get("messages") is not None and row.get("completion") is not None:
+        others["messages"] = row["messages"]  # the prompt and the completion were read, and these are the user's own
     if count > 1 and others.get("id") not in (None, ""):
         others["id"] = f"{others['id']}#{number}"
     return {**others, **pair}
@@ -135,8 +136,6 @@ def _check_said(row: dict[str, Any], has_ids: bool) -> None:
         raise ValueError(f"completion is a {type(said).__name__}, expected text.")
     if not isinstance(row.get("prompt", ""), str):
         check_messages(row["prompt"])
-    if (reason := row.get("finish_reason")) is not None and reason not in FINISH_REASONS:
-        raise ValueError(f"finish_reason is {reason!r:.60}, expected one of {FINISH_REASONS}.")
 
 
 def _refusal(row: dict[str, Any]) -> ValueError | None:

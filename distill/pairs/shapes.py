@@ -6,31 +6,20 @@ touched here, because only what applies the chat template knows what can be show
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-IDS = ("prompt_ids", "completion_ids")
-_CONVERSATIONS = ("messages", "conversations", "conversation")
-_CONTEXT = ("input", "context")  # what Alpaca and Dolly put below an instruction
-# (what is asked, what is answered), the more telling names first
-_ASKED_AND_ANSWERED = (
-    ("prompt", "completion"), ("instruction", "output"), ("instruction", "response"), ("question", "answer"),
-    ("question", "response"), ("problem", "solution"), ("problem", "answer"), ("query", "response"), ("query", "answer"),
-    ("prompt", "response"), ("prompt", "output"), ("prompt", "answer"), ("input", "output"),
-)  # fmt: skip
-_ASKED = ("prompt", "question", "problem", "instruction", "query", "input", "text")
-_MADE = ("prompt", "completion", "messages", *IDS)
+from distill.pairs.cells import cells_of
+from distill.pairs.row_names import ASKED, ASKED_AND_ANSWERED, CONTEXT, CONVERSATIONS, IDS, MADE, SYSTEM, TOOLS
+from distill.text.messages import check_messages
+
 _ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "model": "assistant",
     "bing": "assistant", "bard": "assistant", "system": "system", "tool": "tool", "observation": "tool",
     "function_response": "tool", "function_call": "function_call", "tool_call": "function_call",
 }  # fmt: skip
-# columns of a CSV file, where everything is text, that are something else
-_NUMBERS: dict[str, Callable[[str], Any]] = {"sample": int, "score": float}
-_JSON = (*IDS, "teacher_prompt_ids", "loss_mask", "tools", "top_logprobs", "chat_template_kwargs")
-
-_PROSE = ("prompt", "completion", "teacher_prompt")  # texts, or messages as JSON
-
 Row = dict[str, Any]
 
 
@@ -67,38 +56,26 @@ def parse_columns(text: str | Mapping[str, str] | None) -> dict[str, str]:
     return dict(found)  # type: ignore[arg-type]
 
 
-def shape_of_pairs(rows: Sequence[Row], columns: Mapping[str, str], file: str, table: bool) -> Shape:
+def shape_of_pairs(rows: Sequence[Row], columns: Mapping[str, str], file: str, kind: str = "") -> Shape:
     """What the first rows of a file have in common.
 
     Args:
         rows: some of them.
         columns: which of its columns is taken for what (see `parse_columns`).
         file: for messages.
-        table: its cells are text (CSV), so numbers and lists are to be read from it.
+        kind: of the file, which says how its cells are read (see `cells`).
 
     Raises:
         ValueError: no column of such a name, or none of the shapes.
     """
     there = list(dict.fromkeys(name for row in rows for name in row))
-    rename = _renamer(there, columns, file, table)
-    names = list(dict.fromkeys(name for row in map(rename, rows) for name in row))
-    if any(name in names for name in IDS):
-        return Shape("prompt/completion with token ids", True, (), (), rename)
-    for asked, answered in _ASKED_AND_ANSWERED[:1]:
-        if asked in names and answered in names:
-            return Shape(f"{asked}/{answered}", False, (asked, answered), (), rename)
-    for name in _CONVERSATIONS:
-        if name in names:
-            covered = tuple(n for n in _MADE if n in names and n != name)
-            said = _said_conversation(name, [row[name] for row in map(rename, rows) if row.get(name)])
-            return Shape(said, False, (name,), covered, _then(rename, _conversation(name, covered), _system))
-    for asked, answered in _ASKED_AND_ANSWERED[1:]:
-        if asked in names and answered in names:
-            context = next((n for n in _CONTEXT if n in names and asked == "instruction"), None)
-            used = tuple(n for n in (asked, context, answered) if n)
-            covered = tuple(n for n in _MADE if n in names and n not in used)
-            said = "/".join(used) + (" (Alpaca)" if asked == "instruction" and answered == "output" else "")
-            return Shape(said, False, used, covered, _then(rename, _asked(asked, context, answered, covered), _system))
+    rename = _renamer(there, columns, file, kind)
+    good = _renamed(rows, rename)
+    # a table has all columns of its kind, and those that nobody filled say nothing
+    filled = list(dict.fromkeys(name for row in good for name, value in row.items() if value is not None))
+    for names in (filled, list(dict.fromkeys(name for row in good for name in row))):
+        if found := _pairs_of(names, good, rename):
+            return found
     raise ValueError(
         f"{file}: no columns that make a pair; it has {', '.join(map(str, there)) or 'none'}. Known are prompt/completion, messages, "
         "conversations (ShareGPT), instruction/input/output (Alpaca), question/answer and their like; name others with "
@@ -106,69 +83,72 @@ def shape_of_pairs(rows: Sequence[Row], columns: Mapping[str, str], file: str, t
     )
 
 
-def shape_of_prompts(rows: Sequence[Row], columns: Mapping[str, str], file: str, table: bool) -> Shape:
+def _pairs_of(names: Sequence[str], rows: Sequence[Row], rename: Callable[[Row], Row]) -> Shape | None:
+    if any(name in names for name in IDS):
+        return Shape("prompt/completion with token ids", True, (), (), rename)
+    if "prompt" in names and "completion" in names:
+        return Shape("prompt/completion", False, ("prompt", "completion"), (), _then(rename, _system))
+    for name in CONVERSATIONS:
+        if name in names:
+            covered = tuple(n for n in MADE if n in names and n != name)
+            said = _said_conversation(name, [row[name] for row in rows if row.get(name)])
+            return Shape(said, False, (name,), covered, _then(rename, _conversation(name, covered), _system))
+    for asked, answered in ASKED_AND_ANSWERED[1:]:
+        if asked in names and answered in names:
+            context = next((n for n in CONTEXT if n in names and asked == "instruction"), None)
+            used = tuple(n for n in (asked, context, answered) if n)
+            covered = tuple(n for n in MADE if n in names and n not in used)
+            said = "/".join(used) + (" (Alpaca)" if asked == "instruction" and answered == "output" else "")
+            return Shape(said, False, used, covered, _then(rename, _asked(asked, context, answered, covered), _system))
+    return None
+
+
+def shape_of_prompts(rows: Sequence[Row], columns: Mapping[str, str], file: str, kind: str = "") -> Shape:
     """As `shape_of_pairs`, of rows that are asked: what is made of a row is its `prompt`, a text or messages."""
     there = list(dict.fromkeys(name for row in rows for name in row))
-    rename = _renamer(there, columns, file, table)
-    names = list(dict.fromkeys(name for row in map(rename, rows) for name in row))
-    order = ("prompt", *_CONVERSATIONS, *_ASKED[1:])
-    name = next((name for name in order if name in names), None)
+    rename = _renamer(there, columns, file, kind)
+    good = _renamed(rows, rename)
+    filled = [n for row in good for n, value in row.items() if value is not None]
+    names = list(dict.fromkeys(name for row in good for name in row))
+    order = ("prompt", *CONVERSATIONS, *ASKED[1:])
+    name = next((name for among in (filled, names) for name in order if name in among), None)
     if name is None:
         raise ValueError(
             f"{file}: no column that is a prompt; it has {', '.join(map(str, there)) or 'none'}. Known are "
             f"{', '.join(order)}; name another one with columns, as in prompt=q."
         )
-    if name in _CONVERSATIONS:
-        said = _said_conversation(name, [row[name] for row in map(rename, rows) if row.get(name)])
-        covered = tuple(n for n in _MADE if n in names and n != name)
+    if name in CONVERSATIONS:
+        said = f"{_said_conversation(name, [row[name] for row in good if row.get(name)])}, up to the last question"
+        covered = tuple(n for n in MADE if n in names and n != name)
         return Shape(
-            f"{said}, up to the last question",
-            False,
-            (name,),
-            covered,
-            _then(rename, _conversation(name, covered), _asked_of),
+            said, False, (name,), covered, _then(rename, _conversation(name, covered), partial(_asked_of, talk=True))
         )
-    context = next((n for n in _CONTEXT if n in names and name == "instruction"), None)
-    said = "/".join(n for n in (name, context) if n)
-    return Shape(
-        "lines" if name == "text" and names == ["text"] else said,
-        False,
-        (name,),
-        (),
-        _then(rename, _asked(name, context, None, ()), _asked_of),
-    )
+    context = next((n for n in CONTEXT if n in names and name == "instruction"), None)
+    said = "lines" if name == "text" and names == ["text"] else "/".join(n for n in (name, context) if n)
+    used = tuple(n for n in (name, context) if n)
+    return Shape(said, False, used, (), _then(rename, _asked(name, context, None, ()), _asked_of))
 
 
-def _renamer(there: Sequence[str], columns: Mapping[str, str], file: str, table: bool) -> Callable[[Row], Row]:
+def _renamer(there: Sequence[str], columns: Mapping[str, str], file: str, kind: str) -> Callable[[Row], Row]:
     if missing := [name for name in columns.values() if name not in there]:
         raise ValueError(f"{file}: no column {', '.join(missing)}; it has {', '.join(map(str, there)) or 'none'}.")
-    taken = {name: target for target, name in columns.items()}
+    taken, cells = {name: target for target, name in columns.items()}, cells_of(kind)
 
     def rename(row: Row) -> Row:
         # a column that another one is named for makes room for it
         named = {taken.get(name, name): value for name, value in row.items() if name in taken or name not in columns}
-        return _typed(named) if table else named
+        return cells(named) if cells else named
 
     return rename
 
 
-def _typed(row: Row) -> Row:
-    """A row of texts, with numbers, lists and objects where a pair has them; an empty cell of these is none."""
-    found = dict(row)
-    for name in (*_NUMBERS, *_JSON, *_CONVERSATIONS, *_PROSE):
-        value = found.get(name)
-        empty = name == "teacher_prompt" and value == ""  # which a teacher may have been shown, or nothing of its own
-        if value is None or (name in _PROSE and not empty and not value.lstrip().startswith('[{"')):
-            continue
-        if not value.strip():
-            del found[name]
-            continue
-        try:
-            found[name] = _NUMBERS[name](value) if name in _NUMBERS else json.loads(value)
-        except ValueError:
-            if name not in _PROSE:
-                raise ValueError(f"{name} is {value[:60]!r}, which cannot be read.") from None
-    return found
+def _renamed(rows: Sequence[Row], rename: Callable[[Row], Row]) -> list[Row]:
+    """Those with cells that can be read; of the others one is told in its place, with its line."""
+    good: list[Row] = []
+    for row in rows:
+        with suppress(ValueError):
+            good.append(rename(row))
+    return good or [dict(row) for row in rows]
 
 
 def _then(*steps: Callable[[Row], Row]) -> Callable[[Row], Row]:
@@ -210,7 +190,7 @@ def _conversation(name: str, covered: Sequence[str]) -> Callable[[Row], Row]:
         if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
             raise ValueError(f"{name} must be a list of messages, not {str(messages)[:80]!r}.")
         others = {n: value for n, value in row.items() if n != name and n not in covered}
-        return {**others, "messages": [_message(m) for m in messages]}
+        return {**others, "messages": _with_words([_message(m) for m in messages], messages)}
 
     return translate
 
@@ -248,11 +228,27 @@ def _message(message: Row) -> Row:
     }
 
 
+def _with_words(read: list[Row], written: list[Row]) -> list[Row]:
+    """Words and the call behind them as the one turn they are: ShareGPT has two for it, and nobody answers between."""
+    made: list[Row] = []
+    for turn, message in zip(read, written, strict=True):
+        before = made[-1] if made else {}
+        is_call = "role" not in message and turn.keys() == {"role", "content", "tool_calls"}
+        if is_call and before.get("role") == "assistant" and before.keys() == {"role", "content"}:
+            made[-1] = {**turn, **before}
+        else:
+            made.append(turn)
+    return made
+
+
 def _system(row: Row) -> Row:
     """A system text under its other name (OpenOrca) under the one that the chat template's words go by."""
-    if not isinstance(row.get("system_prompt"), str) or row.get("system"):
+    other = row.get("system_prompt")
+    if other is None or other == "":
         return row
-    return {**{name: value for name, value in row.items() if name != "system_prompt"}, "system": row["system_prompt"]}
+    if row.get("system") not in (None, "", other):
+        raise ValueError("system and system_prompt differ; keep one of them.")
+    return {**{name: value for name, value in row.items() if name != "system_prompt"}, "system": other}
 
 
 def _said_conversation(name: str, values: Sequence[Any]) -> str:
@@ -260,24 +256,30 @@ def _said_conversation(name: str, values: Sequence[Any]) -> str:
     return f"{name} (ShareGPT)" if any("from" in turn for turn in turns) else f"{name} (role, content)"
 
 
-def _asked_of(row: Row) -> Row:
-    """The prompt of a row that is asked: a system text stands before it, an answer at its end is left out."""
-    prompt = row["messages"] if "messages" in row else row["prompt"]
-    if row.get("tools"):
-        raise ValueError(
-            "the row has tools, which cannot be asked with a prompt here; leave the column out, or ask without them."
-        )
-    if isinstance(prompt, list) and "messages" in row:
+def _asked_of(row: Row, talk: bool = False) -> Row:
+    """The prompt of a row that is asked: a system text stands before it, an answer at the end of a conversation is left out."""
+    row = _system(row)
+    prompt = row["messages"] if talk else row["prompt"]
+    for name in (*TOOLS, "chat_template_kwargs"):
+        if row.get(name) not in (None, "", [], {}, "[]", "{}"):
+            raise ValueError(
+                f"the row has {name}, which cannot be asked with a prompt here; take the column out of the file, or give it another name."
+            )
+    if talk:
         while prompt and isinstance(prompt[-1], dict) and prompt[-1].get("role") == "assistant":
             prompt = prompt[:-1]
     if not prompt:
         raise ValueError("the prompt is empty.")
-    system = next((row[name] for name in ("system", "system_prompt") if row.get(name)), None)
-    if isinstance(system, str):
+    if not isinstance(prompt, str):
+        check_messages(prompt)
+    if system := row.get("system"):
+        if not isinstance(system, str):
+            raise ValueError(f"system must be text, not {str(system)[:60]!r}.")
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         if turns[0].get("role") != "system":
             turns = [{"role": "system", "content": system}, *turns]
         elif turns[0].get("content") != system:
             raise ValueError("the row has a system text and another one as its first message; keep one of them.")
         prompt = turns
-    return {**row, "prompt": prompt}
+    asked = (*(("messages",) if talk else ()), *SYSTEM, *TOOLS, "chat_template_kwargs")
+    return {**{name: value for name, value in row.items() if name not in asked}, "prompt": prompt}

@@ -2,19 +2,26 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 
+from distill.basics.processes import say
 from distill.pairs.blocks import Block
-from distill.pairs.formats import DATA_SUFFIXES, blocks_of, kind_of
+from distill.pairs.cells import cells_of
+from distill.pairs.formats import blocks_of
+from distill.pairs.kinds import DATA_SUFFIXES, PACKED_SUFFIXES, kind_of
 
 # what lies beside pairs and is no pairs
-_BESIDE = (".settings.json", ".steps.json", ".refused.jsonl", ".prompts.jsonl", ".bad.jsonl")
+_BESIDE = (".settings.json", ".steps.json", ".refused.jsonl", ".prompts.jsonl", ".bad.jsonl", ".lock", ".part")
 _BESIDE_NAMES = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "run.json")
+_ABOUT = ("readme", "license", "licence", "dataset_card")
+# a notes.txt is no prompts; of YAML, a folder has settings
+_IN_FOLDERS = tuple(suffix for suffix in DATA_SUFFIXES if suffix not in (".txt", ".text", ".yaml", ".yml"))
+SAVED = "a saved dataset"
 _HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation"}  # fmt: skip
 _SPLIT = re.compile(rf"(?:^|[-_./])({'|'.join(_SPLITS)})(?=[-_./]|$)", re.IGNORECASE)
@@ -29,18 +36,21 @@ class Part:
         kind: its format, e.g. `"JSON Lines"`.
         read: gives its rows in blocks.
         path: the file, where it is one.
-        filled: its types are those of a table, which has every key of a message in all messages, null where there was none.
     """
 
     name: str
     kind: str
     read: Callable[[], Iterator[Block]]
     path: Path | None = None
-    filled: bool = False
 
 
 def find_parts(
-    source: str | os.PathLike[str], split: str | None = None, *, usual: str = "train", most: int | None = None
+    source: str | os.PathLike[str],
+    split: str | None = None,
+    *,
+    usual: str = "train",
+    most: int | None = None,
+    columns: Collection[str] = (),
 ) -> list[Part]:
     """The files or the split that a name stands for.
 
@@ -50,15 +60,16 @@ def find_parts(
         split: which one, where there are several. In a folder of files, it is told by their names, as the Hub does.
         usual: the split that is taken where several are there and none is asked for.
         most: rows that will be read at most; from the Hub, no more are fetched.
+        columns: that are taken for something (`columns=` of `load_pairs`): what makes the only object of a file a row.
 
     Raises:
         ValueError: nothing of that name, no such split, or several and none asked for.
     """
     path = Path(source)
     if path.is_file():
-        return [_file(path)]
+        return [_file(path, columns)]
     if path.is_dir():
-        return _folder(path, split, usual)
+        return _folder(path, split, usual, columns)
     name, *rest = str(source).split(":")
     if _HUB.fullmatch(name) and len(rest) <= 2 and not name.lower().endswith(DATA_SUFFIXES):
         config, named = (*rest, "", "")[:2]
@@ -66,46 +77,85 @@ def find_parts(
     raise ValueError(f"No file {source}.")
 
 
-def _file(path: Path) -> Part:
-    kind = kind_of(path)
-    return Part(str(path), kind, lambda: blocks_of(path, kind), path, filled=kind in ("Parquet", "Arrow"))
+def rows_in(source: str | os.PathLike[str], split: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """`(where, row)` of all rows that a name stands for, whatever they say; see `find_parts`.
+
+    Raises:
+        ValueError: as `find_parts`; a bad row (file and line are named).
+    """
+    for part in find_parts(source, split):
+        cells = cells_of(part.kind)
+        for block in part.read():
+            for where, row in block.rows():
+                if isinstance(row, ValueError):
+                    raise row
+                yield where, cells(row) if cells else row
 
 
-def _folder(path: Path, split: str | None, usual: str) -> list[Part]:
+def _file(path: Path, columns: Collection[str]) -> Part:
+    kind = kind_of(path, columns)
+    return Part(str(path), kind, lambda: blocks_of(path, kind, tuple(columns)), path)
+
+
+def _folder(path: Path, split: str | None, usual: str, columns: Collection[str]) -> list[Part]:
     if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
         return [_saved(path, split)]
     if (path / "dataset_dict.json").is_file():
         splits = sorted(folder.name for folder in path.iterdir() if (folder / "state.json").is_file())
-        return [_saved(path / _chosen(splits, split, usual, str(path)), None)]
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and _holds_rows(file.relative_to(path))]
+        chosen = _chosen(splits, split, usual, str(path))
+        _say_passed_over(path, chosen, [f"the split {name}" for name in splits if name != chosen])
+        return [_saved(path / chosen, None)]
+    there = [file for file in sorted(path.rglob("*")) if file.is_file() and not _is_beside(file.relative_to(path))]
+    files = [file for file in there if _holds_rows(file.name)]
+    others = [str(file.relative_to(path)) for file in there if not _holds_rows(file.name)]
     by_split: dict[str, list[Path]] = {}
     for file in files:
         found = _SPLIT.findall(str(file.relative_to(path)))
         by_split.setdefault(_SPLITS[found[-1].lower()] if found else "", []).append(file)
     if not files:
-        raise ValueError(
-            f"{path} is a folder without pairs or other rows; expected files ({', '.join(DATA_SUFFIXES)}), or what save_pairs or "
-            "save_to_disk wrote."
+        listed = (
+            f"; it has {_some(others)}, which a folder's rows are not read from: name the file itself" if others else ""
         )
-    if split is None and len(by_split) == 1:
-        return [_file(file) for file in files]
-    return [_file(file) for file in by_split[_chosen(list(by_split), split, usual, str(path))]]
+        raise ValueError(
+            f"{path} is a folder without pairs or other rows; expected files ({', '.join(_IN_FOLDERS)}), or what save_pairs or "
+            f"save_to_disk wrote{listed}."
+        )
+    alone = split is None and len(by_split) == 1
+    chosen = next(iter(by_split)) if alone else _chosen(list(by_split), split, usual, str(path))
+    taken = by_split.pop(chosen)
+    unsplit = [str(file.relative_to(path)) for file in by_split.pop("", ())]
+    _say_passed_over(path, chosen, [*(f"the split {name}" for name in by_split), *unsplit, *others])
+    return [_file(file, columns) for file in taken]
 
 
-def _holds_rows(name: Path) -> bool:
+def _say_passed_over(path: Path, split: str, others: Sequence[str]) -> None:
+    if others:
+        said = f"the split {split} is read" if split else "its files of rows are read"
+        say(f"{path}: {said}. Passed over: {_some(others)}.")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _is_beside(name: Path) -> bool:
+    """Whether a file belongs to what lies beside it, or says something to people about the folder."""
     text = name.name.lower()
-    if any(part.startswith(".") for part in name.parts) or text.endswith(_BESIDE) or text in _BESIDE_NAMES:
-        return False
-    stem = text.rpartition(".")[0] if text.endswith((".gz", ".bz2", ".xz", ".zst")) else text
-    # a README.txt or a licence is no prompts; of YAML, a folder has settings
-    return stem.endswith(tuple(s for s in DATA_SUFFIXES if s not in (".txt", ".text", ".yaml", ".yml")))
+    hidden = any(part.startswith(".") for part in name.parts)
+    return hidden or text.endswith(_BESIDE) or text in _BESIDE_NAMES or text.startswith(_ABOUT)
+
+
+def _holds_rows(name: str) -> bool:
+    text = name.lower()
+    stem = text.rpartition(".")[0] if text.endswith(PACKED_SUFFIXES) else text
+    return stem.endswith(_IN_FOLDERS)
 
 
 def _saved(path: Path, split: str | None) -> Part:
     if split is not None:
         raise ValueError(f"{path} is one dataset without splits; leave out the split {split!r}.")
     rows = datasets.load_from_disk(str(path))
-    return Part(str(path), "a saved dataset", lambda: _blocks(rows, str(path)), filled=True)
+    return Part(str(path), SAVED, lambda: _blocks(rows, str(path)))
 
 
 def _chosen(there: list[str], split: str | None, usual: str, where: str) -> str:
@@ -132,7 +182,7 @@ def _on_the_hub(name: str, config: str | None, split: str | None, usual: str, mo
             f"No file {name}, and no dataset of that name could be had from the Hub: {str(error).splitlines()[0] if str(error) else error!r}"
         ) from None
     said = ":".join(part for part in (name, config or "", split))
-    return Part(said, "from the Hub", lambda: _blocks(rows, said), filled=True)
+    return Part(said, "from the Hub", lambda: _blocks(rows, said))
 
 
 def _blocks(rows: Any, name: str) -> Iterator[Block]:

@@ -5,7 +5,7 @@ Where values of several kinds stand in one column, all become text (JSON for wha
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import datasets
@@ -19,7 +19,7 @@ PLAIN_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.strin
 ANY_MESSAGES = pa.list_(JSON)
 PROMPTS = ("prompt", "teacher_prompt")  # text in all rows of a file, or messages in all
 _PAIR_TYPES = {field.name: field.type for field in features(False, OPTIONAL).arrow_schema if field.name not in PROMPTS}
-_EXACT = 2**53  # up to here every integer is a float, too
+EXACT = 2**53  # up to here every integer is a float, too
 
 
 class MixedPrompts(ValueError):
@@ -79,21 +79,29 @@ def own_array(values: Sequence[Any]) -> pa.Array:
     return pa.array([_as_text(value) for value in values], pa.string())
 
 
-def wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """The type that holds the values of both; what does not go together becomes text."""
+def wider(one: pa.DataType, other: pa.DataType, beyond: bool = False) -> pa.DataType:
+    """The type that holds the values of both; what does not go together becomes text.
+
+    Args:
+        one, other: types.
+        beyond: integers among the values are too large for a float (see `EXACT`).
+    """
     if one == other or pa.types.is_null(other):
         return one
     if pa.types.is_null(one):
         return other
     numbers = [pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in (one, other)]
     if all(numbers):
-        return pa.float64() if pa.types.is_floating(one) or pa.types.is_floating(other) else pa.int64()
+        if pa.types.is_floating(one) or pa.types.is_floating(other):
+            return pa.string() if beyond else pa.float64()
+        return pa.string() if beyond and pa.uint64() in (one, other) else pa.int64()
     if pa.types.is_list(one) and pa.types.is_list(other):
         if _is_messages(one) and _is_messages(other):
             return ANY_MESSAGES
         inner = [kind.value_type for kind in (one, other)]
         if any(map(pa.types.is_null, inner)) or all(pa.types.is_integer(k) or pa.types.is_floating(k) for k in inner):
-            return pa.list_(wider(*inner))
+            kind = wider(inner[0], inner[1], beyond)
+            return JSON if pa.types.is_string(kind) and not any(map(pa.types.is_string, inner)) else pa.list_(kind)
     return JSON if _is_nested(one) and _is_nested(other) else pa.string()
 
 
@@ -108,11 +116,18 @@ def in_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def merged(one: pa.Schema, other: pa.Schema) -> pa.Schema:
-    """The schema of which both are a part; `one` itself where it holds the other."""
+def merged(one: pa.Schema, other: pa.Schema, beyond: Collection[str] = ()) -> pa.Schema:
+    """The schema of which both are a part; `one` itself where it holds the other.
+
+    Args:
+        one, other: schemas.
+        beyond: columns with integers that are too large for a float.
+    """
     types = {field.name: field.type for field in one}
     for field in other:
-        types[field.name] = wider(types[field.name], field.type) if field.name in types else field.type
+        types[field.name] = (
+            wider(types[field.name], field.type, field.name in beyond) if field.name in types else field.type
+        )
     return pa.schema([(name, types[name]) for name in ordered(types)])
 
 
@@ -143,7 +158,9 @@ def _json_array(values: Sequence[Any]) -> pa.Array:
 
 
 def _as_text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else _dumped(value)
+    if value is None or isinstance(value, str):
+        return value
+    return _dumped(value) if isinstance(value, dict | list | bool | int | float) else str(value)  # a time
 
 
 def _dumped(value: Any) -> str:
@@ -159,7 +176,7 @@ def _scalar(values: Sequence[Any]) -> pa.DataType | None:
         return pa.bool_()
     if kinds == {int} and all(-(2**63) <= value < 2**63 for value in values):
         return pa.int64()
-    if kinds == {float} or (kinds == {int, float} and all(abs(v) <= _EXACT for v in values if isinstance(v, int))):
+    if kinds == {float} or (kinds == {int, float} and all(abs(v) <= EXACT for v in values if isinstance(v, int))):
         return pa.float64()
     return None
 

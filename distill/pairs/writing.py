@@ -13,7 +13,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distill.pairs.formats import DATA_SUFFIXES
+from distill.pairs.kinds import DATA_SUFFIXES
 from distill.pairs.tables import ANY_MESSAGES, JSON
 
 FOLDER, LINES, PARQUET = "a folder", "JSON Lines", "Parquet"
@@ -91,15 +91,24 @@ def _as_json(name: str, column: Any) -> list[str]:
         # Arrow writes the numbers and joins them: an id a time in Python would be most of the work
         texts = pc.binary_join(column.cast(pa.list_(pa.string())), ", ").to_pylist()
         return ["null" if text is None else f"[{text}]" for text in texts]
-    if kind == JSON:
-        return ["null" if text is None else text for text in column.to_pylist()]
-    if kind == ANY_MESSAGES:
-        return [
-            "null" if v is None else f"[{', '.join('null' if t is None else t for t in v)}]" for v in column.to_pylist()
-        ]
     try:
+        if kind == JSON:
+            return list(map(_stored, column.to_pylist()))
+        if kind == ANY_MESSAGES:
+            return ["null" if value is None else f"[{', '.join(map(_stored, value))}]" for value in column.to_pylist()]
         return [json.dumps(value, ensure_ascii=False, allow_nan=False, default=str) for value in column.to_pylist()]
     except ValueError:
         raise ValueError(
             f"The column {name} has NaN or Infinity, which JSON has not; write .parquet, or make them null."
         ) from None
+
+
+def _stored(text: str | None) -> str:
+    """JSON that is stored as its text; a table's NaN may be in it, by the name that Python gives it."""
+    if text is not None and ("NaN" in text or "Infinity" in text):
+        json.loads(text, parse_constant=_refuse)
+    return "null" if text is None else text
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")

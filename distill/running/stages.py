@@ -1,6 +1,7 @@
 """The stages of a recipe, from a teacher and prompts to pairs and a student."""
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from distill.models.load import load_model, load_tokenizer
 from distill.models.quantising import in_bits
 from distill.pairs import are_tokens_of, load_pairs, retokenize
 from distill.pairs.groups import rows_by_prompt
-from distill.pairs.prompts import read_prompts
+from distill.pairs.prompts import Asked, prompt_of, read_asked
 from distill.reports.provenance import write_steps
 from distill.running.flags import BlackBoxArguments, DataArguments, ServerArguments
 from distill.running.folder import RunFolder
@@ -140,8 +141,8 @@ def prepare_pairs(
     return pairs
 
 
-def prepare_prompts(teacher: LocalTeacher | ServerTeacher, args: Any, run: RunFolder) -> list[Prompt]:
-    """Prompts of a file without its repetitions, or written by a local teacher.
+def prepare_prompts(teacher: LocalTeacher | ServerTeacher, args: Any, run: RunFolder) -> list[Asked]:
+    """Prompts of a file (with their other columns) without its repetitions, or written by a local teacher.
 
     What was left out is said, and stands beside the run's pairs for the student's card.
 
@@ -159,7 +160,8 @@ def prepare_prompts(teacher: LocalTeacher | ServerTeacher, args: Any, run: RunFo
         assert isinstance(teacher, LocalTeacher)
         count, written = count_of(args.num_prompts, WRITTEN) + args.held_out, run / "prompts.jsonl"
         settings = {"near": args.near, "seed": args.generation_seed, **DEMO_PROMPTS}
-        prompts, step = written_prompts(teacher, count, written, **settings)
+        own, step = written_prompts(teacher, count, written, **settings)
+        prompts: list[Asked] = [*own]
     else:
         most = None if args.num_prompts is None else count_of(args.num_prompts, 1) + args.held_out
         prompts, step = prompts_of(file, near=bool(args.near), most=most, **reading_of(args, run / "prompts"))
@@ -167,16 +169,21 @@ def prepare_prompts(teacher: LocalTeacher | ServerTeacher, args: Any, run: RunFo
     return prompts
 
 
-def prompts_of(file: str, *, near: bool, most: int | None = None, **reading: Any) -> tuple[list[Prompt], Step]:
-    """The prompts of a file without its repetitions (of `near` ones, too); says how many those were. Errors as reading it.
+def prompts_of(file: str, *, near: bool, most: int | None = None, **reading: Any) -> tuple[list[Asked], Step]:
+    """The prompts of a file, each with its other columns, without its repetitions (of `near` ones, too); says how many those were. Errors as reading it.
 
     Args:
-        file: see `read_prompts`, which takes `reading`, too.
+        file: see `read_asked`, which takes `reading`, too.
         near: leave out near duplicates.
         most: take only so many of what is left.
     """
     most = None if most is None else count_of(most, 1)
-    kept, step = distinct_prompts(read_prompts(file, **reading), near=near)
+    first: dict[str, Asked] = {}
+    asked = read_asked(file, **reading)
+    for one in asked:
+        first.setdefault(json.dumps(prompt_of(one), sort_keys=True), one)
+    prompts, step = distinct_prompts(map(prompt_of, asked), near=near)
+    kept = [first[json.dumps(prompt, sort_keys=True)] for prompt in prompts]
     if step.removed:
         processes.say("\n".join([str(step), *(f"    {example}" for example in step.examples)]))
     if most is not None and most < len(kept):

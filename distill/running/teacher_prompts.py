@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.generation.shown import ShownPrompt, SystemText
-from distill.pairs.prompts import read_prompts_and_shown
+from distill.pairs.prompts import Asked, prompt_of, read_asked_and_shown
 from distill.running.reading_flags import reading_of
 from distill.text.encode import Prompt
 
@@ -31,7 +31,7 @@ def refuse_teacher_prompts(args: TeacherPromptArguments, why: str) -> None:
             raise ValueError(f"--{name} is what a teacher is asked with, but {why}; leave it out.")
 
 
-def teacher_prompts(args: Any, prompts: Sequence[Prompt], beside: Any) -> tuple[list[Prompt], ShownPrompt | None]:
+def teacher_prompts(args: Any, prompts: Sequence[Asked], beside: Any) -> tuple[list[Asked], ShownPrompt | None]:
     """The prompts, and what the teacher is asked in their place: arguments of `generate`.
 
     With a column, a prompt comes as often as the file has it with different values there: the same question about two documents.
@@ -51,11 +51,11 @@ def teacher_prompts(args: Any, prompts: Sequence[Prompt], beside: Any) -> tuple[
         return list(prompts), None
     if not args.prompts:
         raise ValueError("--teacher_prompt_column is a column of --prompts, and there is no such file; give one.")
-    shown: dict[str, dict[str, Prompt | None]] = {}
-    for prompt, other in read_prompts_and_shown(args.prompts, **reading):
-        shown.setdefault(_key(prompt), {})[_key(other)] = other
-    both = [(prompt, other) for prompt in prompts for other in shown[_key(prompt)].values()]
-    return [prompt for prompt, _ in both], [other for _, other in both]
+    shown: dict[str, dict[str, tuple[Asked, Prompt | None]]] = {}
+    for one, other in read_asked_and_shown(args.prompts, **reading):
+        shown.setdefault(_key(prompt_of(one)), {}).setdefault(_key(other), (one, other))
+    both = [found for one in prompts for found in shown[_key(prompt_of(one))].values()]
+    return [one for one, _ in both], [other for _, other in both]
 
 
 def system_text(given: str) -> str:

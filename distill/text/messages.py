@@ -66,11 +66,12 @@ def read_messages(messages: Any, ignore: Collection[str] = ()) -> tuple[Messages
     return read, marks
 
 
-def read_tools(tools: Any) -> list[dict[str, Any]] | None:
+def read_tools(tools: Any, name: str = "tools") -> list[dict[str, Any]] | None:
     """The functions a model may call, as a list of dicts; None where there are none.
 
     Args:
         tools: such a list, its JSON as text, or nothing.
+        name: of the column, for messages.
 
     Raises:
         ValueError: something else.
@@ -79,13 +80,13 @@ def read_tools(tools: Any) -> list[dict[str, Any]] | None:
         try:
             tools = json.loads(tools) if tools.strip() else None
         except ValueError:
-            raise ValueError(f"tools is a text that is no JSON: {tools[:80]!r}.") from None
+            raise ValueError(f"{name} is a text that is no JSON: {tools[:80]!r}.") from None
     if tools is None or (isinstance(tools, list) and not tools):
         return None
     if isinstance(tools, list) and all(isinstance(tool, str) for tool in tools):
         tools = [_parsed(tool, "a tool") for tool in tools]
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) and tool for tool in tools):
-        raise ValueError(f"tools must be a list of JSON schemas, not {str(tools)[:80]!r}.")
+        raise ValueError(f"{name} must be a list of JSON schemas, not {str(tools)[:80]!r}.")
     return [dict(tool) for tool in tools]
 
 

@@ -95,7 +95,10 @@ def _plans(
             "a loss_mask beside text: it is one of tokens, which are only made now. Mark turns with weight 0 or 1, or give prompt_ids "
             "and completion_ids with it."
         )
-    tools = read_tools(row.get("tools") or _older_functions(row))
+    tools, older = read_tools(row.get("tools")), _older_functions(row)
+    if tools and older and tools != older:
+        raise ValueError("tools and functions differ; keep one of them.")
+    tools = tools or older
     values = read_values(row.get("chat_template_kwargs"))
     if "completion" in row and "prompt" not in row:
         raise ValueError("a completion without a prompt.")
@@ -284,12 +287,16 @@ def _with_system(messages: Any, system: Any) -> Messages:
 
 
 def _older_functions(row: Mapping[str, Any]) -> Any:
-    """`functions`, as OpenAI's API had them before `tools`."""
-    functions = row.get("functions")
-    if (
-        isinstance(functions, list)
-        and functions
-        and all(isinstance(one, Mapping) and "name" in one for one in functions)
-    ):
-        return [{"type": "function", "function": dict(one)} for one in functions]
-    return None
+    """`functions`, as OpenAI's API had them before `tools`: a list, or its JSON as text.
+
+    Raises:
+        ValueError: something else, which no template would see.
+    """
+    functions = read_tools(row.get("functions"), "functions")
+    if functions is None:
+        return None
+    if not all("name" in one or "function" in one for one in functions):
+        raise ValueError(
+            f"functions must be a list of functions with a name, not {str(functions)[:60]!r}; rename the column if it is something else."
+        )
+    return [one if "function" in one else {"type": "function", "function": one} for one in functions]

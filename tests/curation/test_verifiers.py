@@ -1,11 +1,13 @@
 """Verifiers: what counts as correct, how scores find their pairs, and what happens when a verifier fails."""
 
 import contextlib
+import json
 import math
 import threading
 import time
 from fractions import Fraction
 
+import datasets
 import pytest
 from chat_templates import FAMILIES
 from hypothesis import given, settings
@@ -275,10 +277,32 @@ def test_rows_are_read_with_all_their_fields(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "a", "answer": 1, "level": "easy"}\n\n{"prompt": [{"role": "user", "content": "b"}]}\n')
     assert read_rows(file)[0] == {"prompt": "a", "answer": 1, "level": "easy"}
-    for line in ('{"question": "a"}', '{"prompt": 7}', '{"prompt": ""}'):
+    for line, words in (
+        ('{"level": "a"}', "no column that is a prompt; it has level"),
+        ('{"prompt": 7}', ":1: A prompt is text"),
+        ('{"prompt": ""}', ":1: the prompt is empty"),
+    ):
         file.write_text(line + "\n")
-        with pytest.raises(ValueError, match=r"rows.jsonl:1: a prompt row needs a prompt|rows.jsonl:1: A prompt is"):
+        with pytest.raises(ValueError, match=rf"rows\.jsonl.*{words}"):
             read_rows(file)
     file.write_text("\n")
-    with pytest.raises(ValueError, match="has no rows"):
+    with pytest.raises(ValueError, match="has no prompts"):
         read_rows(file)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.json", "rows.yaml", "rows.parquet"])
+def test_questions_are_read_from_files_of_any_format(tmp_path, name, capsys):
+    """They were JSON Lines with `prompt` or nothing; a verifier reads whatever stands beside the question."""
+    rows = [{"question": f"{i} + 1 =", "answer": str(i + 1)} for i in range(3)]
+    path = tmp_path / name
+    if path.suffix == ".csv":
+        path.write_text("question,answer\n" + "".join(f"{row['question']},{row['answer']}\n" for row in rows))
+    elif path.suffix == ".parquet":
+        datasets.Dataset.from_list(rows).to_parquet(str(path))
+    else:
+        path.write_text(json.dumps(rows))  # which is YAML, too
+    found = read_rows(path)
+    assert found == [{**row, "prompt": row["question"]} for row in rows]
+    assert "Beside the prompts, for the verifier: answer" in capsys.readouterr().out
+    assert [number_match()(row, f"It is {i + 1}.") for i, row in enumerate(found)] == [True] * 3
+    assert read_rows(path, limit=1) == found[:1]

@@ -2,9 +2,10 @@
 
 import json
 
+import datasets
 import pytest
 
-from distill.generation.worked_examples import CHAIN_SUM, WorkedExamples, read_examples, with_examples
+from distill.generation.worked_examples import CHAIN_SUM, Example, WorkedExamples, read_examples, with_examples
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,20 @@ def test_examples_of_a_file(tmp_path):
     file.write_text("\n")
     with pytest.raises(ValueError, match="no worked examples"):
         read_examples(file)
+
+
+@pytest.mark.parametrize("name", ["e.jsonl", "e.json", "e.yaml", "e.csv", "e.parquet"])
+def test_examples_are_read_from_files_of_any_format(tmp_path, name):
+    rows = [{"prompt": "2 + 2 =", "reasoning": "a, b", "answer": "4"}, {"prompt": "q", "reasoning": "c", "answer": "5"}]
+    path = tmp_path / name
+    if path.suffix == ".parquet":
+        datasets.Dataset.from_list(rows).to_parquet(str(path))
+    elif path.suffix == ".csv":
+        path.write_text('prompt,reasoning,answer\n2 + 2 =,"a, b",4\nq,c,5\n')
+    elif path.suffix == ".yaml":
+        path.write_text(
+            "".join(f"- prompt: {r['prompt']}\n  reasoning: {r['reasoning']}\n  answer: {r['answer']}\n" for r in rows)
+        )
+    else:
+        path.write_text(json.dumps(rows) if name == "e.json" else "".join(json.dumps(row) + "\n" for row in rows))
+    assert read_examples(path) == tuple(Example(**row) for row in rows)

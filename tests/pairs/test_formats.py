@@ -103,7 +103,7 @@ def test_json_is_told_by_how_it_begins(tmp_path):
     for name in ("lines.json", "array.jsonl", "object.json", "texts.json", "pairs.v1"):
         assert read_prompts(tmp_path / name) == TEXTS, name
     (tmp_path / "other.json").write_text('{\n"a": 1\n}')
-    with pytest.raises(ValueError, match="rows are expected: a list of objects, or one object a line"):
+    with pytest.raises(ValueError, match="other.json: no column that is a prompt; it has a"):
         read_prompts(tmp_path / "other.json")
 
 
@@ -139,8 +139,8 @@ def test_text_is_no_pairs(tmp_path, tokenizer):
         ("p.json", '[{"prompt": "a", "prompt": "b"}]', r"p\.json:1: not JSON \(the name 'prompt' stands twice"),
         ("p.json", '[{"prompt": "\\ud800", "completion": "b"}]', r"p\.json:1: not JSON"),
         ("p.yaml", "- prompt: [a\n", r"p\.yaml: not YAML"),
-        ("p.yaml", "- prompt: a\n  completion: b\n- no\n", r"p\.yaml, item 2: a bool"),
-        ("p.yaml", "- prompt: a\n  completion: no\n", r"p\.yaml, item 1: .*completion"),
+        ("p.yaml", "- prompt: a\n  completion: b\n- true\n", r"p\.yaml:3: a bool, expected an object"),
+        ("p.yaml", "- prompt: a\n  completion:\n", r"p\.yaml:1: no completion"),
         ("p.jsonl.gz", b"\x1f\x8b\x08nothing", r"p\.jsonl\.gz cannot be read"),
         ("p.parquet", b"PAR1 no", r"p\.parquet cannot be read as Parquet"),
         ("p.csv", b"prompt,completion\ncaf\xe9,b\n", r"p\.csv is not text in UTF-8"),

@@ -90,7 +90,7 @@ def test_a_turn_of_sharegpt_keeps_what_it_says(tmp_path):
             {"from": "observation", "value": "3"},
         ]
     }
-    made = shape_of_pairs([row], {}, "here", False).translate(row)["messages"]
+    made = shape_of_pairs([row], {}, "here").translate(row)["messages"]
     call = {"type": "function", "function": {"name": "weather", "arguments": {"place": "Rome", "unit": None}}}
     assert made == [
         {"role": "system", "content": "s"},
@@ -99,7 +99,7 @@ def test_a_turn_of_sharegpt_keeps_what_it_says(tmp_path):
         {"role": "tool", "content": "3"},
     ]
     bad = {"conversations": [{"from": "narrator", "value": "q"}]}
-    shape = shape_of_pairs([bad], {}, "here", False)
+    shape = shape_of_pairs([bad], {}, "here")
     with pytest.raises(ValueError, match="a turn is from 'narrator'"):
         shape.translate(bad)
 
@@ -298,3 +298,17 @@ def test_a_row_without_a_completion_is_refused_by_its_line(tmp_path, tokenizer):
         with pytest.raises(ValueError, match=r":2: no completion"):
             load_pairs(path, tokenizer, chat=False)
         assert len(load_pairs(path, tokenizer, chat=False, skip_bad=tmp_path / "bad.jsonl")) == 1
+
+
+@pytest.mark.parametrize("ids", [{}, {"prompt_ids": [5], "completion_ids": [6, 2]}])
+@pytest.mark.parametrize(
+    ("said", "means"),
+    [("eos", "stop"), ("end_turn", "stop"), ("STOP", "stop"), ("max_tokens", "length"), (None, "stop")],
+)
+def test_a_row_that_ended_under_any_known_name_is_read(tmp_path, tokenizer, ids, said, means):
+    """`text/ends.py` knew them, and `load_pairs` refused them."""
+    row = {"prompt": "what is a cat", "completion": "the dog", **ids, "finish_reason": said}
+    assert load_pairs(lines(tmp_path / "p.jsonl", [row] * 2), tokenizer)["finish_reason"][:] == [means] * 2
+    lines(tmp_path / "p.jsonl", [row, {**row, "finish_reason": "gone"}])
+    with pytest.raises(ValueError, match=r"p\.jsonl:2: finish_reason is 'gone'"):
+        load_pairs(tmp_path / "p.jsonl", tokenizer)

@@ -18,9 +18,9 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from distill.basics.fingerprint import fingerprint
-from distill.basics.jsonl import read_jsonl
 from distill.curation.verifiers.match import exact_match, number_match, regex_match
 from distill.curation.verifiers.tasks import task_score
+from distill.pairs.prompts import prompt_rows
 from distill.text.encode import OPEN, Prompt, check_messages, opens_trace
 
 # (prompt row, completion) -> score; True and 1 mean correct
@@ -83,22 +83,17 @@ def verify(
     return rest.add_column("score", scores, feature=number).add_column("score_error", errors, feature=text)
 
 
-def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Prompt rows of a `.jsonl` file, each with all its fields.
+def read_rows(path: str | os.PathLike[str], **reading: Any) -> list[dict[str, Any]]:
+    """Prompt rows of a file of any format and shape that `read_prompts` reads, each with its `prompt` and all its other fields.
+
+    Args:
+        path: see `distill.pairs.prompts.read_prompts`.
+        reading: `columns`, `split`, `limit`, `skip_bad`, as there.
 
     Raises:
-        ValueError: no such file, no rows, a line that is not a JSON object, or one without a good `prompt`.
+        ValueError: as `read_prompts`.
     """
-    rows = []
-    for where, row in read_jsonl(path):
-        try:
-            _check_prompt(row)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
-        rows.append(row)
-    if not rows:
-        raise ValueError(f"{path} has no rows; it needs at least one line.")
-    return rows
+    return prompt_rows(path, doing="Beside the prompts, for the verifier", whole=True, **reading)
 
 
 READY: dict[str, Callable[..., Verifier]] = {

@@ -1,0 +1,108 @@
+"""Folders: which of their files are read, what is passed over and said, and what `save_to_disk` wrote, which others may have written."""
+
+import json
+
+import datasets
+import pytest
+from conftest import build_pairs
+
+from distill.pairs import load_pairs, save_pairs
+from distill.pairs.prompts import read_prompts
+
+
+def lines(path, texts):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+
+
+def test_what_is_passed_over_in_a_folder_is_said(tmp_path, capsys):
+    """Files beside splits, other splits, text and settings; nothing of a card or a licence."""
+    lines(tmp_path / "data" / "train-0.jsonl", ["a"])
+    lines(tmp_path / "data" / "test-0.jsonl", ["b"])
+    lines(tmp_path / "extra.jsonl", ["c"])
+    for name in ("notes.txt", "config.yaml", "README.md", "LICENSE", ".hidden", "x.py"):
+        (tmp_path / name).write_text("What is rain?\n")
+    assert read_prompts(tmp_path) == ["a"]
+    said = capsys.readouterr().out
+    assert (
+        f"{tmp_path}: the split train is read. Passed over: the split test, extra.jsonl, config.yaml, notes.txt, x.py.\n"
+        == said
+    )
+    assert read_prompts(tmp_path, split="test") == ["b"]
+    assert "the split test is read. Passed over: the split train, extra.jsonl" in capsys.readouterr().out
+
+
+def test_a_folder_without_splits_says_what_it_does_not_read(tmp_path, capsys):
+    save_pairs(build_pairs(2), tmp_path / "a.jsonl")
+    for name in ("a.jsonl.steps.json", "a.jsonl.bad.jsonl", "README.md"):
+        (tmp_path / name).write_text("{}")
+    assert len(load_pairs(tmp_path)) == 2
+    assert capsys.readouterr().out == ""
+    (tmp_path / "more.txt").write_text("What is rain?\n")
+    assert len(load_pairs(tmp_path)) == 2
+    assert capsys.readouterr().out == f"{tmp_path}: its files of rows are read. Passed over: more.txt.\n"
+    for i in range(12):
+        (tmp_path / f"n{i:02}.txt").write_text("x")
+    load_pairs(tmp_path)
+    assert "n06.txt and 5 more." in capsys.readouterr().out
+
+
+def test_a_folder_of_text_alone_is_told_what_it_has(tmp_path):
+    (tmp_path / "prompts.txt").write_text("Why?\n")
+    with pytest.raises(
+        ValueError, match=r"it has prompts\.txt, which a folder's rows are not read from: name the file itself"
+    ):
+        read_prompts(tmp_path)
+
+
+def test_other_splits_of_a_saved_dataset_are_said(tmp_path, capsys):
+    saved = build_pairs(3)
+    datasets.DatasetDict({"train": saved, "test": saved.select([0])}).save_to_disk(str(tmp_path / "d"))
+    assert len(load_pairs(tmp_path / "d")) == 3
+    assert "the split train is read. Passed over: the split test." in capsys.readouterr().out
+
+
+BAD = {
+    "finish_reason": (["stop", "gone", "stop"], "finish_reason is 'gone'"),
+    "sample": ([0, -1, 0], "sample must be an integer from 0"),
+    "completion_ids": ([[5], [], [5]], "no completion token"),
+    "prompt_ids": ([[5], [-1], [5]], "prompt_ids must be a list of non-negative integers"),
+    "loss_mask": ([[1], [2], [1]], "loss_mask must be a list of 0 and 1"),
+    "score": ([0.5, float("nan"), 0.5], "score must be a finite number"),
+    "completion": (["a", None, "b"], "completion"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_saved_dataset_with_every_column_is_checked_as_any_file(tmp_path, name):
+    """It was mapped as it lay there, whatever was in it."""
+    values, words = BAD[name]
+    rows = [
+        {**row, "completion_ids": [5], name: value} for row, value in zip(build_pairs(3).to_list(), values, strict=True)
+    ]
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "d"))
+    with pytest.raises(ValueError, match=rf"d, row 2: .*{words}"):
+        load_pairs(tmp_path / "d")
+    assert len(load_pairs(tmp_path / "d", skip_bad=tmp_path / "bad.jsonl")) == 2
+    assert len(load_pairs(tmp_path / "d", limit=1)) == 1
+
+
+def test_nulls_of_a_saved_dataset_become_what_pairs_have(tmp_path):
+    rows = [
+        {**row, "id": None, "teacher": None, "finish_reason": None, "sample": None} for row in build_pairs(2).to_list()
+    ]
+    features = build_pairs(1).features
+    datasets.Dataset.from_list(rows, features=features).save_to_disk(str(tmp_path / "d"))
+    pairs = load_pairs(tmp_path / "d")
+    assert pairs["teacher"][:] == ["unknown"] * 2
+    assert pairs["finish_reason"][:] == ["stop"] * 2
+    assert all(pairs["id"][:])
+
+
+def test_good_pairs_are_mapped_as_they_lie_there(tmp_path):
+    pairs = build_pairs(5).add_column("source", ["web"] * 5)
+    save_pairs(pairs, tmp_path / "d")
+    found = load_pairs(tmp_path / "d")
+    assert found.to_list() == pairs.to_list()
+    assert str(tmp_path / "d") in found.cache_files[0]["filename"]
+    assert len(load_pairs(tmp_path / "d", limit=2)) == 2
