@@ -62,7 +62,7 @@ GOOD = {"prompt": "p", "completion": "c", "prompt_ids": [5], "completion_ids": [
         (json.dumps({**GOOD, "completion_ids": [1.5]}), "completion_ids must be a list of non-negative integers"),
         (json.dumps({**GOOD, "prompt_ids": [-1]}), "prompt_ids must be a list of non-negative integers"),
         (json.dumps({**GOOD, "prompt_ids": [True]}), "prompt_ids must be"),
-        (json.dumps({**GOOD, "finish_reason": "eos"}), "finish_reason is 'eos'"),
+        (json.dumps({**GOOD, "finish_reason": "gone"}), "finish_reason is 'gone'"),
         (json.dumps({**GOOD, "completion": None}), "completion is a NoneType"),
         (json.dumps({**GOOD, "prompt": [{"role": "user"}]}), "A prompt is text or"),
         (json.dumps({**GOOD, "sample": "x"}), "sample must be an integer"),

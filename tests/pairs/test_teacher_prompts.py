@@ -132,7 +132,7 @@ def test_it_may_begin_late_and_be_of_one_kind_only(tmp_path):
     assert pairs["teacher_prompt"][-2:] == [None, TALK]
     mixed = [*late, *rows[:1200], {**rows[0], "teacher_prompt": "text", "teacher_prompt_ids": [5]}]
     with pytest.raises(
-        ValueError, match=r"mixed.jsonl: some values of teacher_prompt are text and others are messages"
+        ValueError, match=r"mixed.jsonl:3702: some values of teacher_prompt are text and others are messages"
     ):
         load_pairs(written(tmp_path / "mixed.jsonl", mixed))
 
