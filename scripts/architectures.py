@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import transformers
 from families import FAMILIES, SIZES
+from plain_kernels import plain_flash, plain_flex
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
@@ -64,12 +65,15 @@ biases that matter. Written by `python scripts/architectures.py`; a test holds e
   side sees what the other cannot, the windows are refused unless the rows are as short as them.
 - **sinks**: whether a column of attention's softmax belongs to no token. On both sides it is part of the map; if one side has
   it, the maps are compared over the tokens alone.
-- **flash**: which of `flash_attention_2` and `flex_attention` transformers offers for the family, and whether `AttentionMaps` takes
-  a student that was loaded with them. (Next-token distributions and hidden states do not ask how attention is computed.)
+- **flash**, **flex**: a student loaded with `flash_attention_2` or `flex_attention`, where transformers offers them for the family: the divergence
+  equals that of the same student without, in value and in the gradient of every parameter. No such kernel runs on a CPU (flex not backwards):
+  transformers' own code around them ran, with plain attention in the kernel's place (`scripts/plain_kernels.py`). A kernel may have less than this
+  stand-in: sinks or softcaps, say. `GPU only`: transformers refuses it on a CPU.
+  `another model`: with this kernel transformers computes something else than without (no window, say); the maps are those of what it computes. (Next-token distributions and hidden states do not ask how attention is computed.)
 - A number is that of the sentence below with which the objective refuses when the trainer is constructed.
 
-| family | model class | logits | hidden | attention | windows | sinks | flash |
-|---|---|---|---|---|---|---|---|
+| family | model class | logits | hidden | attention | windows | sinks | flash | flex |
+|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -85,6 +89,7 @@ class Outcome:
     windows: str
     sinks: str
     flash: str
+    flex: str
 
 
 def exists(family: str) -> bool:
@@ -104,10 +109,11 @@ def outcome(family: str) -> Outcome:
     check_causal(first[0])
     name, logits = type(first[0]).__name__, check_logits(*first)
     hidden, attention = (check(*pair(family)) for check in (check_hidden, check_attention))
-    windows, sinks = ("", "") if attention.endswith(".") else check_windows(pair(family)[0])
-    return Outcome(
-        family, name, logits, hidden, attention, windows, sinks, "" if not windows else check_flash(*pair(family))
-    )
+    windows, sinks, kernels = "", "", ("", "")
+    if not attention.endswith("."):
+        windows, sinks = check_windows(pair(family)[0])
+        kernels = check_kernels(family)
+    return Outcome(family, name, logits, hidden, attention, windows, sinks, *kernels)
 
 
 def pair(family: str) -> tuple[PreTrainedModel, PreTrainedModel]:
@@ -231,18 +237,38 @@ def mask_of(window: Window, length: int) -> Tensor:
     return (s <= t) & near
 
 
-def check_flash(student: PreTrainedModel, teacher: PreTrainedModel) -> str:
-    """What the class offers beside sdpa and eager, and whether it can be tapped."""
-    offered = {"flash_attention_2": student._supports_flash_attn, "flex_attention": student._supports_flex_attn}
-    names = [name for name, supported in offered.items() if supported]
-    said = set()
-    for name in names:
-        student.config.get_text_config(decoder=True)._attn_implementation = name
-        said.add(refusal(AttentionMaps(), student, teacher).replace(name, "..."))
-    assert len(said) <= 1, said
-    return (
-        f"{' and '.join(name.partition('_')[0] for name in names)}: {said.pop() or 'yes'}" if names else "not offered"
-    )
+def check_kernels(family: str) -> tuple[str, str]:
+    """Flash and flex attention where the class offers them: value and gradient against the kernel that the model has by itself."""
+    student, _ = pair(family)
+    offered, found = (student._supports_flash_attn, student._supports_flex_attn), []
+    for kernels, is_offered in zip((plain_flash, plain_flex), offered, strict=True):
+        with kernels() as name:
+            try:
+                found.append(check_kernel(name, *pair(family)) if is_offered else "")
+            except ValueError as error:  # transformers' own: flex attention with sinks
+                if "cannot be run on CPU" not in str(error):
+                    raise
+                found.append("GPU only")
+    return found[0], found[1]
+
+
+def check_kernel(name: str, student: PreTrainedModel, teacher: PreTrainedModel) -> str:
+    """A student with this kernel beside a twin without it."""
+    twin = copy.deepcopy(student)
+    student.config.get_text_config(decoder=True)._attn_implementation = name
+    if sentence := refusal(AttentionMaps(), student, teacher).replace(name, "..."):
+        return sentence
+    term = AttentionMaps().bind(student, teacher)
+    for side in SIDES:
+        inputs, rows = batch(side)
+        with torch.no_grad():
+            own = [model(**inputs, use_cache=False).logits[rows] for model in (student, twin)]
+        if not torch.allclose(*own, atol=1e-3):
+            return "another model"
+        value, expected = (term(*signals(term, model, teacher, inputs, rows)) for model in (student, twin))
+        compare(name, value, expected)
+        compare_gradients(name, value, student, expected, twin)
+    return "yes"
 
 
 def bound(kind: Any, student: PreTrainedModel, teacher: PreTrainedModel) -> tuple[list[int], int, str]:
@@ -345,11 +371,10 @@ def write_page(outcomes: list[Outcome], version: str) -> str:
     lines = []
     for row in outcomes:
         cells = [f"`{row.family}`", row.model, row.logits]
-        for cell in (row.hidden, row.attention, row.windows, row.sinks, row.flash):
-            before, _, sentence = cell.rpartition(": ") if cell == row.flash else ("", "", cell)
-            if sentence.endswith("."):
-                notes += [sentence] if sentence not in notes else []
-                cell = f"{before}{': ' * bool(before)}refused ({notes.index(sentence) + 1})"
+        for cell in (row.hidden, row.attention, row.windows, row.sinks, row.flash, row.flex):
+            if cell.endswith("."):
+                notes += [cell] if cell not in notes else []
+                cell = f"refused ({notes.index(cell) + 1})"
             cells.append(cell or "-")
         lines.append(f"| {' | '.join(cells)} |\n")
     sentences = [f"{i}. {note}\n" for i, note in enumerate(notes, 1)]
@@ -359,7 +384,7 @@ def write_page(outcomes: list[Outcome], version: str) -> str:
 def read_page(text: str) -> tuple[list[Outcome], str]:
     """The opposite: outcomes and the version of transformers they are of."""
     notes = dict(re.findall(r"^(\d+)\. (.+)$", text, re.MULTILINE))
-    rows = re.findall(r"^\| `(.+)`" + 7 * r" \| (.+)" + r" \|$", text, re.MULTILINE)
+    rows = re.findall(r"^\| `(.+)`" + 8 * r" \| (.+)" + r" \|$", text, re.MULTILINE)
     outcomes = [
         Outcome(
             *("" if cell == "-" else re.sub(r"refused \((\d+)\)$", lambda found: notes[found[1]], cell) for cell in row)

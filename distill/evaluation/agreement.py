@@ -2,19 +2,22 @@
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import datasets
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distill.evaluation.next_tokens import compared
 from distill.models.evaluating import evaluating
 from distill.models.load import fast_dtype
-from distill.objectives.divergences import forward_kl
 from distill.pairs.collate import PairCollator, supervised_rows, supervised_tokens
-from distill.signals import SignalRequest, run_with_taps
+from distill.signals import HeadTap, LogitTransform, SignalRequest, probe_head, run_with_taps
+from distill.signals.head import head_of
+from distill.signals.head_logits import multiplied_in
 from distill.text.vocabulary import shared_vocabulary
 
 
@@ -44,9 +47,13 @@ class Agreement:
 
 
 class HeldOut:
-    """Held-out pairs with the teacher's logits on them, computed once and used for many students.
+    """Held-out pairs with what the teacher says on them, computed once and used for many students.
 
-    Where a pair says what its teacher was shown (`teacher_prompt_ids`), the teacher's logits are those behind that; the student sees the
+    What is kept of a position is what the teacher's head was given, `[D]`, and the head once; the logits of both models are made a few rows at
+    a time and forgotten. A head that may yet be trained is copied, so that the teacher stays what it was. Where that would take more
+    memory than the logits (few tokens), or the head is not a plain matrix product (an adapter on it, 8 bit), the logits `[V]` are kept.
+
+    Where a pair says what its teacher was shown (`teacher_prompt_ids`), what the teacher says is that behind it; the student sees the
     prompt.
 
     Args:
@@ -57,7 +64,7 @@ class HeldOut:
         max_length: longest row in tokens.
 
     Raises:
-        ValueError: the logits would take more than 4 GiB; take fewer pairs.
+        ValueError: what is kept would take more than 4 GiB; take fewer pairs.
 
     Example:
         >>> HeldOut(teacher.model, held_out, teacher.tokenizer).measure(student).kl
@@ -76,18 +83,38 @@ class HeldOut:
         ordered = sorted(pairs, key=lambda pair: len(pair["prompt_ids"]) + len(pair["completion_ids"]))
         self._batches = [collate(ordered[i : i + batch_size]) for i in range(0, len(ordered), batch_size)]
         self.tokens = sum(int(supervised_rows(batch["labels"]).sum()) for batch in self._batches)
-        head = teacher.get_output_embeddings().weight
-        size = self.tokens * head.shape[0] * head.element_size()
-        if size > 4 << 30:
+        weight = teacher.get_output_embeddings().weight
+        self.kept_bytes = self.tokens * len(weight) * weight.element_size()
+        transform = _readable_head(teacher)
+        if transform is not None:
+            states = self.tokens * weight.shape[1] * weight.element_size()
+            copied = states + (weight.nbytes if weight.requires_grad else 0)
+            transform = transform if copied < self.kept_bytes else None
+            self.kept_bytes = min(self.kept_bytes, copied)
+        if self.kept_bytes > 4 << 30:
+            what = "logits" if transform is None else "hidden states"
             raise ValueError(
-                f"The teacher's logits on {len(ordered)} held-out pairs ({self.tokens} tokens) take {size / 2**30:.1f} GiB; "
+                f"The teacher's {what} on {len(ordered)} held-out pairs ({self.tokens} tokens) take {self.kept_bytes / 2**30:.1f} GiB; "
                 "the limit is 4. Hold out fewer pairs."
             )
+        self._head: HeadTap | None = None  # without states, which are kept by batch
         shown = [
             {name.removeprefix("teacher_"): t for name, t in batch.items() if name.startswith("teacher_")} or batch
             for batch in self._batches
         ]
-        self._teacher_logits = [self._logits(teacher, batch, nullcontext()).cpu() for batch in shown]
+        self._theirs = [self._kept(_signal(teacher, batch, transform, nullcontext())) for batch in shown]
+
+    def _kept(self, signal: HeadTap | Tensor) -> Tensor:
+        if isinstance(signal, Tensor):
+            return signal.cpu()
+        if self._head is None:
+            weight, bias = (
+                None if t is None else t.detach().cpu().clone() if signal.weight.requires_grad else t.detach()
+                for t in (signal.weight, signal.bias)
+            )
+            assert weight is not None
+            self._head = replace(signal, hidden=signal.hidden[:0].cpu(), weight=weight, bias=bias)
+        return signal.hidden.cpu()
 
     def measure(self, student: PreTrainedModel, dtype: torch.dtype | None = None) -> Agreement:
         """The figures of one student.
@@ -98,19 +125,25 @@ class HeldOut:
         """
         dtype = dtype or fast_dtype()
         shared = shared_vocabulary(student, self._teacher, self._tokenizer, self._tokenizer)
+        transform, device, head = _readable_head(student), student.device, self._head
+        if head is not None:  # once, in the precision that it is multiplied in, and not for every batch
+            kind = multiplied_in(head.dtype, device.type)
+            weight, bias = (None if t is None else t.to(device, kind) for t in (head.weight, head.bias))
+            assert weight is not None
+            head = replace(head, weight=weight, bias=bias, dtype=kind)
         kls, rows_a_pair, same, loss, teacher_loss = [], [], 0, 0.0, 0.0
-        for batch, teacher_logits in zip(self._batches, self._teacher_logits, strict=True):
-            autocast = torch.autocast(student.device.type, dtype=dtype, enabled=dtype != torch.float32)
-            logits = self._logits(student, batch, autocast)
-            logits, reference = logits[:, :shared].float(), teacher_logits[:, :shared].to(logits.device).float()
+        for batch, theirs in zip(self._batches, self._theirs, strict=True):
+            autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+            ours, theirs = _signal(student, batch, transform, autocast), theirs.to(device)
             rows = supervised_rows(batch["labels"])
-            labels = supervised_tokens(batch["labels"], rows).to(logits.device)
+            labels = supervised_tokens(batch["labels"], rows).to(device)
+            found = compared(ours, theirs if head is None else replace(head, hidden=theirs), labels, shared)
             per_pair = rows.sum(1).tolist()
-            kls += [float(part.sum()) for part in forward_kl(logits, reference).split(per_pair)]
+            kls += [float(part.sum()) for part in found.kl.split(per_pair)]
             rows_a_pair += per_pair
-            same += int((logits.argmax(-1) == reference.argmax(-1)).sum())
-            loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
-            teacher_loss += float(nn.functional.cross_entropy(reference, labels, reduction="sum"))
+            same += int(found.same.sum())
+            loss += float(found.loss.sum())
+            teacher_loss += float(found.teacher_loss.sum())
         kl = sum(kls) / self.tokens
         return Agreement(
             kl=kl,
@@ -121,16 +154,35 @@ class HeldOut:
             tokens=self.tokens,
         )
 
-    @staticmethod
-    @torch.no_grad()  # and not inference_mode, in which weights that FSDP gathers could not be trained afterwards
-    def _logits(model: PreTrainedModel, batch: dict[str, Tensor], autocast: AbstractContextManager[Any]) -> Tensor:
-        own = {name: tensor for name, tensor in batch.items() if not name.startswith("teacher_") and name != "labels"}
-        inputs = {name: tensor.to(model.device) for name, tensor in own.items()}
-        rows = supervised_rows(batch["labels"]).to(model.device)
-        with evaluating(model), autocast:
-            signals = run_with_taps(model, model, inputs, rows, SignalRequest(logits=True))
-        assert signals.logits is not None
-        return signals.logits
+
+def _readable_head(model: PreTrainedModel) -> LogitTransform | None:
+    """What the model does to its logits, if its head can be read after a pass; None: take the logits it makes.
+
+    A head that is a part of a sharded model (FSDP) is whole only inside of the pass.
+    """
+    head = head_of(model)
+    if head is None or isinstance(head.weight, DTensor) or head.weight.shape != (head.out_features, head.in_features):
+        return None
+    return probe_head(model)
+
+
+@torch.no_grad()  # and not inference_mode, in which weights that FSDP gathers could not be trained afterwards
+def _signal(
+    model: PreTrainedModel,
+    batch: dict[str, Tensor],
+    transform: LogitTransform | None,
+    autocast: AbstractContextManager[Any],
+) -> HeadTap | Tensor:
+    """What the logits of the supervised positions are made from, or they themselves."""
+    own = {name: tensor for name, tensor in batch.items() if not name.startswith("teacher_") and name != "labels"}
+    inputs = {name: tensor.to(model.device) for name, tensor in own.items()}
+    rows = supervised_rows(batch["labels"]).to(model.device)
+    request = SignalRequest(logits=True) if transform is None else SignalRequest(head=transform)
+    with evaluating(model), autocast:
+        signals = run_with_taps(model, model, inputs, rows, request)
+    found = signals.logits if transform is None else signals.head
+    assert found is not None
+    return found
 
 
 def _ratio_error(sums: list[float], counts: list[int], ratio: float) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
+from distill.basics import processes
 from distill.objectives import divergences
 from distill.objectives.attention_layers import Window, pair_by_kind, window_of
 from distill.objectives.base import LayerMap, Objective, Term, resolve_layers
@@ -26,8 +27,8 @@ RELATIONS = ("query", "key", "value")
 class AttentionMaps(Objective):
     """Divergence of the student's attention maps from the teacher's at every supervised position, mean over heads and layers.
 
-    Queries and keys are captured through the attention interface of `transformers`; the models keep their fast attention,
-    their outputs do not change, and the maps are never formed (`distill.objectives`). Attention sinks (gpt-oss) are part of a map if
+    Queries and keys are captured through the attention interface of `transformers`; the models keep their fast attention (sdpa, flash or
+    flex), their outputs do not change, and the maps are never formed (`distill.objectives`). Attention sinks (gpt-oss) are part of a map if
     both sides have them; if one has, the maps are compared over the tokens alone.
 
     Args:
@@ -158,7 +159,7 @@ class AttentionMaps(Objective):
                 f"relation_heads is {self.relation_heads}, but {', '.join(self.relations)} are {widths} wide in these layers; it "
                 f"must divide all of them ({common} is their common divisor)."
             )
-        if any(tap.mask is not None and tap.mask.shape[1] > 1 for tap in (*ours, *theirs)):
+        if any(isinstance(tap.mask, Tensor) and tap.mask.shape[1] > 1 for tap in (*ours, *theirs)):
             raise ValueError("relations needs one mask for all heads; this model adds a bias to each (ALiBi).")
         return split_into
 
@@ -201,14 +202,21 @@ class AttentionMapsTerm(Term):
                 "No gradient reaches the student's attention: nothing before it is trained, or checkpointing is reentrant "
                 "(give gradient_checkpointing_kwargs={'use_reentrant': False})."
             )
-        if student.rows.shape[1] > self.alike_up_to:
-            raise ValueError(
-                f"A batch is {student.rows.shape[1]} tokens long, and in rows of more than {self.alike_up_to} tokens student and teacher see "
-                "different ones; give max_length=, or keep longer rows out of the evaluation."
-            )
+        if not self.routed:
+            self.check_batch(student.rows)
         taps = [_without_lone_sinks(*pair) for pair in taps]
         sides = [[part for pair in taps for part in self._compared(pair[side], side)] for side in (0, 1)]
         return attention_divergence(sides[0], sides[1], student.where(), self.divergence)
+
+    def check_batch(self, rows: Tensor) -> None:
+        """All processes say it together: whoever went on would wait for the others for ever."""
+        length = rows.shape[1]
+        if self.alike_up_to < math.inf and processes.any_of_them(length > self.alike_up_to, rows.device):
+            whose = f"A batch is {length}" if length > self.alike_up_to else "A batch of another process is more"
+            raise ValueError(
+                f"{whose} tokens long, and in rows of more than {self.alike_up_to} tokens student and teacher see different ones; give "
+                "max_length=, or keep longer rows out of the evaluation."
+            )
 
     def _compared(self, tap: AttentionTap, side: int) -> list[AttentionTap]:
         """What of a layer is compared; side 0 is the student's."""
@@ -237,7 +245,7 @@ def _relation(tap: AttentionTap, name: str, heads: int) -> AttentionTap:
 def _choose(tap: AttentionTap, heads: list[int]) -> AttentionTap:
     group = tap.query.shape[1] // tap.key.shape[1]
     shared = [head // group for head in heads]
-    mask = tap.mask if tap.mask is None or tap.mask.shape[1] == 1 else tap.mask[:, heads]
+    mask = tap.mask[:, heads] if isinstance(tap.mask, Tensor) and tap.mask.shape[1] > 1 else tap.mask
     sinks = None if tap.sinks is None else tap.sinks[heads]
     return dataclasses.replace(
         tap, query=tap.query[:, heads], key=tap.key[:, shared], value=None, mask=mask, sinks=sinks

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from distill.signals import AttentionTap, SupervisedRows
+from distill.signals.attention_masks import MaskRule
 from distill.signals.rows import sent_to
 
 
@@ -108,13 +109,17 @@ def _ranges(taps: Sequence[AttentionTap]) -> dict[int, tuple[np.ndarray, np.ndar
     masks = {id(tap.mask): tap.mask for tap in taps if tap.mask is not None}
     seen = []
     for mask in masks.values():
+        if isinstance(mask, MaskRule):
+            seen.append(torch.stack(mask.ranges()))
+            continue
         mask = mask[:1] if mask.stride(0) == 0 else mask  # one for all rows, shown B times
         allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
         shown = allowed.any(1).byte()
         seen.append(torch.stack([shown.argmax(-1), shown.shape[-1] - 1 - shown.flip(-1).argmax(-1)]))
     if not seen:
         return {}
-    flat = torch.cat([pair.flatten() for pair in seen]).to("cpu").numpy()
+    device = seen[0].device  # rules stay where their layer is; masks come with their taps
+    flat = torch.cat([pair.flatten().to(device) for pair in seen]).to("cpu").numpy()
     found, start = {}, 0
     for key, pair in zip(masks, seen, strict=True):
         first, last = flat[start : start + pair.numel()].reshape(pair.shape)

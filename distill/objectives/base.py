@@ -103,6 +103,11 @@ class Term(nn.Module):
         self.objective = objective
         self.student_request = self.teacher_request = SignalRequest()
         self.decided: dict[str, Any] = {}
+        self.routed = False
+
+    def check_batch(self, rows: Tensor) -> None:
+        """What all processes must say together about a batch `[B, T]`, whatever rows each has. A term asks itself; a part of a routed one
+        (`routed`), which some processes may not run, is asked by the whole."""
 
     def forward(self, student: Signals, teacher: Signals) -> Tensor | dict[str, Tensor]:
         """`[N]`: one number per supervised row, in the order of `rows.nonzero()`.

@@ -9,11 +9,10 @@ to the teacher.
 *not* applied here; `distill.Logits` applies it, visibly.
 
 Each divergence is written once, as a *value-and-gradient function*: its value and its slope in the student's logits, in closed form from two
-rows of log-probabilities. The functions below differentiate by it, and the streaming of `distill.objectives` runs on it tile by
-tile. p is the teacher's row, q the student's.
+rows of log-probabilities (`distill.objectives.formulas`). The functions below differentiate by it, and the streaming of
+`distill.objectives` runs on it tile by tile. Where nobody will differentiate (an evaluation) the same function stops at the value.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,10 +21,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distill.signals.head_logits import LOWEST
-
-ValueAndGrad = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(log q, log p), each `[..., V]` -> value `[...]` and its slope in the student's logits `[..., V]`."""
+from distill.objectives import formulas
+from distill.objectives.formulas import ValueAndGrad
+from distill.signals.head_logits import LOWEST, wide
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,16 @@ class Divergence:
 
     def __call__(self, student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
         """`[...]` from two `[..., V]`."""
+        if not torch.is_grad_enabled():
+            return self.value(
+                log_probabilities(student_logits, temperature), log_probabilities(teacher_logits, temperature)
+            )
         value: Tensor = _Rows.apply(student_logits, teacher_logits, self.value_and_grad, self.swapped, temperature)
         return value
+
+    def value(self, log_q: Tensor, log_p: Tensor) -> Tensor:
+        """`[...]` from two rows of log-probabilities, which are written over; without the work that a slope would take."""
+        return self.value_and_grad(log_q, log_p, slope=False)[0]
 
 
 def forward_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -173,15 +179,17 @@ def by_name(name: str, *, beta: float | None = None, skew: float | None = None) 
     if takes == "skew" and not 0 < skew < 1:
         raise ValueError(f"skew is {skew}; it must lie between 0 and 1 (use forward_kl or reverse_kl in place of 0).")
     if takes == "beta" and beta in (0, 1):
-        ends = (_forward_kl, _reverse_kl) if beta == 0 else (_reverse_kl, _forward_kl)
+        ends = (formulas.forward_kl, formulas.reverse_kl) if beta == 0 else (formulas.reverse_kl, formulas.forward_kl)
         return Divergence(name, *ends)
     if takes == "beta":
         scale = 1.0 if name == "generalized_jsd" else 1 / (beta * (1 - beta))
-        return Divergence(name, partial(_jsd, beta=beta, scale=scale), partial(_jsd, beta=1 - beta, scale=scale))
+        return Divergence(
+            name, partial(formulas.jsd, beta=beta, scale=scale), partial(formulas.jsd, beta=1 - beta, scale=scale)
+        )
     if name == "skew_forward_kl":
-        return Divergence(name, partial(_skew_forward, skew=skew), partial(_skew_reverse, skew=skew))
+        return Divergence(name, partial(formulas.skew_forward, skew=skew), partial(formulas.skew_reverse, skew=skew))
     if name == "skew_reverse_kl":
-        return Divergence(name, partial(_skew_reverse, skew=skew), partial(_skew_forward, skew=skew))
+        return Divergence(name, partial(formulas.skew_reverse, skew=skew), partial(formulas.skew_forward, skew=skew))
     return {"forward_kl": _FORWARD, "reverse_kl": _REVERSE, "total_variation": _VARIATION}[name]
 
 
@@ -207,7 +215,7 @@ class _Rows(torch.autograd.Function):
         ctx.slopes, ctx.temperature, ctx.dtypes = [None, None], temperature, (student.dtype, teacher.dtype)
         if ctx.needs_input_grad[1]:
             ctx.slopes[1] = swapped(log_p.clone(), log_q.clone())[1]
-        value, ctx.slopes[0] = value_and_grad(log_q, log_p)
+        value, ctx.slopes[0] = value_and_grad(log_q, log_p, slope=ctx.needs_input_grad[0])
         return value
 
     @staticmethod
@@ -218,75 +226,9 @@ class _Rows(torch.autograd.Function):
         return *((scale * slope).to(dtype) if needs else None for needs, slope, dtype in needed), None, None, None
 
 
-# The value-and-gradient functions. They may overwrite what they are given. For f(q) with slope u in the probabilities, the slope in the logits is
-# q (u - sum q u); u is written so that it is exactly 0 at p = q. Rounding can make a sum of nearly 0 negative; it is then 0.
-
-
-def _forward_kl(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
-    p, q = log_p.exp(), log_q.exp()
-    value = log_p.sub_(log_q).mul_(p).sum(dim=-1)
-    return value.clamp_(min=0), q.sub_(p)
-
-
-def _reverse_kl(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
-    q = log_q.exp()
-    ratio = log_q.sub_(log_p)
-    value = (q * ratio).sum(dim=-1)
-    return value.clamp(min=0), ratio.sub_(value.unsqueeze(-1)).mul_(q)
-
-
-def _jsd(log_q: Tensor, log_p: Tensor, *, beta: float, scale: float) -> tuple[Tensor, Tensor]:
-    p, q = log_p.exp(), log_q.exp()
-    of_q, of_p = _log_mixture(log_q, log_p, beta)
-    from_p = of_p.mul_(p).sum(dim=-1)
-    from_q = torch.mul(of_q, q, out=p).sum(dim=-1)  # -KL(q || m)
-    value = from_p.mul_(-beta * scale).add_(from_q, alpha=-(1 - beta) * scale).clamp_(min=0)
-    slope = of_q.sub_(from_q.unsqueeze(-1)).mul_(q).mul_(-(1 - beta) * scale)
-    return value, slope
-
-
-def _skew_forward(log_q: Tensor, log_p: Tensor, *, skew: float) -> tuple[Tensor, Tensor]:
-    p, q = log_p.exp(), log_q.exp()
-    _, of_p = _log_mixture(log_q, log_p, skew)
-    value = -p.mul_(of_p).sum(dim=-1).clamp_(max=0)
-    excess = of_p.neg_().expm1_()  # p / m - 1
-    slope = q * ((q * excess).sum(dim=-1, keepdim=True) - excess)
-    return value, slope.mul_(1 - skew)
-
-
-def _skew_reverse(log_q: Tensor, log_p: Tensor, *, skew: float) -> tuple[Tensor, Tensor]:
-    q = log_q.exp()
-    of_q, _ = _log_mixture(log_q, log_p, 1 - skew)
-    value = -(q * of_q).sum(dim=-1).clamp_(max=0)
-    ratio = of_q.neg_()  # log(q / m)
-    u = ratio - skew * ratio.expm1()
-    return value, u.sub_((q * u).sum(dim=-1, keepdim=True)).mul_(q)
-
-
-def _total_variation(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
-    q = log_q.exp()
-    difference = log_p.exp_().sub_(q)
-    value = difference.abs().sum(dim=-1) / 2
-    u = difference.sign_().mul_(-0.5)
-    return value, u.sub_((q * u).sum(dim=-1, keepdim=True)).mul_(q)
-
-
-def _log_mixture(log_q: Tensor, log_p: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """log(m / q) and log(m / p) of m = beta p + (1 - beta) q: exactly 0 where p = q, finite where one of them is 0."""
-    d = log_p.sub_(log_q)
-    weight = torch.where(d > 0, d.new_full((), 1 - beta), d.new_full((), beta))  # new_tensor would copy, and wait
-    rest = weight.mul_(d.abs().neg_().expm1_()).log1p_()
-    return d.clamp(min=0).add_(rest), d.neg_().clamp_(min=0).add_(rest)
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """At least float32; no copy if it is."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-_FORWARD = Divergence("forward_kl", _forward_kl, _reverse_kl)
-_REVERSE = Divergence("reverse_kl", _reverse_kl, _forward_kl)
-_VARIATION = Divergence("total_variation", _total_variation, _total_variation)
+_FORWARD = Divergence("forward_kl", formulas.forward_kl, formulas.reverse_kl)
+_REVERSE = Divergence("reverse_kl", formulas.reverse_kl, formulas.forward_kl)
+_VARIATION = Divergence("total_variation", formulas.total_variation, formulas.total_variation)
 _SETTINGS = {"generalized_jsd": "beta", "scaled_jsd": "beta", "skew_forward_kl": "skew", "skew_reverse_kl": "skew"}
 NAMES = (
     "forward_kl",

@@ -59,7 +59,7 @@ def numbers_of(like: Tensor, temperature: float = 1.0, factor: float = 1.0, cros
 def fused_rows(
     student: Tensor,
     teacher: Tensor,
-    out: Tensor,
+    out: Tensor | None,
     divergence: Divergence,
     numbers: Tensor,
     transforms: tuple[LogitTransform, LogitTransform] = (_PLAIN, _PLAIN),
@@ -70,7 +70,7 @@ def fused_rows(
 
     Args:
         student, teacher: `[n, V]` float32, logits before the transform.
-        out: `[n, V]`, takes the slope in the student's logits, times the row's weight. It shares no memory with the others.
+        out: `[n, V]`, takes the slope in the student's logits, times the row's weight. It shares no memory with the others. None: no slope.
         divergence: of `distill.objectives.divergences.by_name`.
         numbers: of `numbers_of`.
         transforms: what the models do to their logits.
@@ -95,7 +95,7 @@ def fused_rows(
     both = *normalised(student, transforms[0], numbers[:1]), *normalised(teacher, transforms[1], numbers[:1])
     # cross-entropy knows no temperature
     own = None if labels is None else normalised(student, transforms[0], torch.ones_like(numbers[:1]))
-    rows = _once(("rows", size, *settings, *transforms), lambda: _rows(function, *transforms))
+    rows = _once(("rows", size, out is None, *settings, *transforms), lambda: _rows(function, *transforms))
     found: tuple[Tensor, Tensor | None] = rows(student, teacher, *both, out, numbers, labels, own, weights)
     return found
 
@@ -112,21 +112,25 @@ def _normaliser(transform: LogitTransform) -> Callable[..., Any]:
 
 def _rows(function: Any, ours: LogitTransform, theirs: LogitTransform) -> Callable[..., Any]:
     def rows(
-        student: Tensor, teacher: Tensor, largest: Tensor, rest: Tensor, largest_t: Tensor, rest_t: Tensor, out: Tensor,
+        student: Tensor, teacher: Tensor, largest: Tensor, rest: Tensor, largest_t: Tensor, rest_t: Tensor, out: Tensor | None,
         numbers: Tensor, labels: Tensor | None, own: tuple[Tensor, Tensor] | None, weights: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         logits = ours(student)
         log_q = logits * numbers[0] - largest - rest
         log_p = theirs(teacher) * numbers[0] - largest_t - rest_t
-        value, slope = function(log_q, log_p)
-        value, slope, entropy = value * numbers[1], slope * (numbers[1] * numbers[0]), None
+        value, slope = function(log_q, log_p, slope=out is not None)
+        value, entropy = value * numbers[1], None
+        slope = None if slope is None else slope * (numbers[1] * numbers[0])
         if labels is not None:
             assert own is not None
             log_1 = logits - own[0] - own[1]
             entropy = -log_1.gather(1, labels[:, None]).squeeze(1)
+            value = value + numbers[2] * entropy
+        if out is None or slope is None:
+            return value, entropy
+        if labels is not None:
             hit = torch.arange(student.shape[1], device=student.device) == labels[:, None]
             slope = slope + numbers[2] * (log_1.exp() - hit.to(log_1.dtype))
-            value = value + numbers[2] * entropy
         if ours.cap is not None:
             slope = slope * (1 - (logits / ours.cap).square())
         if ours.scale != 1:

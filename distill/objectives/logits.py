@@ -5,7 +5,6 @@ from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers.utils import logging
 
 from distill.objectives import divergences
@@ -138,10 +137,16 @@ class LogitsTerm(Term):
             else:
                 assert student.logits is not None
                 rows, entropy = sparse_divergence_of_logits(student.logits, teacher.sparse, comparison, student.labels)
-        elif student.head is not None and (theirs := teacher.mixed or teacher.head) is not None:
-            rows, entropy = next_token_divergence(student.head, theirs, comparison, student.labels)
         else:
-            rows, entropy = self._from_logits(student, teacher)
+            ours, theirs = student.head, teacher.mixed or teacher.head
+            if ours is None or theirs is None:
+                # Heads of one family may be padded to different sizes. The slots beyond the real tokens are cut off on both
+                # sides, which is the same as a logit of -inf: no probability ever goes there.
+                assert student.logits is not None
+                assert teacher.logits is not None
+                rows, entropy = next_token_divergence(student.logits, teacher.logits, comparison, student.labels)
+            else:
+                rows, entropy = next_token_divergence(ours, theirs, comparison, student.labels)
         if entropy is None:
             return rows
         entropy, prefix = entropy.detach(), "" if own.name == own.kind else f"{own.name}_"
@@ -150,16 +155,3 @@ class LogitsTerm(Term):
             f"{prefix}divergence": rows.detach() - own.cross_entropy * entropy,
             f"{prefix}cross_entropy": entropy,
         }
-
-    def _from_logits(self, student: Signals, teacher: Signals) -> tuple[Tensor, Tensor | None]:
-        assert student.logits is not None
-        assert teacher.logits is not None
-        # Heads of one family may be padded to different sizes. The slots beyond the real tokens are cut off on both
-        # sides, which is the same as a logit of -inf: no probability ever goes there.
-        ours, theirs = student.logits[:, : self.vocabulary], teacher.logits[:, : self.vocabulary]
-        rows = self.divergence(ours, theirs, temperature=self.objective.temperature) * self.factor
-        if not self.objective.cross_entropy:
-            return rows, None
-        assert student.labels is not None
-        entropy = cross_entropy(divergences.wide(ours), student.labels, reduction="none")
-        return rows + self.objective.cross_entropy * entropy, entropy

@@ -27,11 +27,16 @@ class RoutedTerm(Term):
         self.student_request = SignalRequest.union(term.student_request for term in terms.values())
         self.teacher_request = SignalRequest(parts={name: term.teacher_request for name, term in terms.items()})
         self.decided = {name: term.decided for name, term in terms.items()}
+        for term in terms.values():
+            term.routed = True
 
     def forward(self, student: Signals, teacher: Signals) -> dict[str, Tensor]:
         found: dict[str, list[Tensor]] = {}
+        every: Any = self.terms
+        for term in every:
+            term.check_batch(student.rows)
         for part in teacher.parts:
-            term: Term = self.terms[self.names.index(part.name)]  # type: ignore[assignment]
+            term = every[self.names.index(part.name)]
             for name, value in values_of(term, student.of_part(part), part.signals, len(part.index)).items():
                 found.setdefault(name, []).append(value)
         own = self.objective.name

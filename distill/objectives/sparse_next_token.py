@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distill.objectives.streamed_next_token import Comparison, before_transform, cut, through_head, tile_height
+from distill.objectives.streamed_next_token import Comparison, before_transform, cut, through_head, tiles
 from distill.objectives.streaming import streamed
 from distill.signals import HeadTap
 from distill.signals.head_logits import LOWEST, Side
@@ -86,12 +86,14 @@ def sparse_divergence_of_logits(
         with torch.no_grad():
             wide = student_logits.detach()[:, :vocabulary]
             wide = wide if wide.dtype == torch.float64 else wide.float()
-            values, slope, entropy = _rows(wide.clamp(min=LOWEST), within, comparison, labels)
+            values, slope, entropy = _rows(wide.clamp(min=LOWEST), within, comparison, labels, needed[0])
+            if slope is None:
+                return values, entropy, [None]
             if row_weights is not None:
                 slope *= row_weights[:, None]
             full = torch.zeros_like(student_logits)
             full[:, :vocabulary] = slope
-            return values, entropy, [full if needed[0] else None]
+            return values, entropy, [full]
 
     values, entropy = streamed(go_through, (student_logits,))
     return values, entropy if comparison.cross_entropy else None
@@ -144,15 +146,17 @@ def _value_and_grads(
     exact = torch.float64 if side.dtype == torch.float64 else torch.float32
     values, entropy = (torch.zeros(len(student.hidden), dtype=exact, device=student.hidden.device) for _ in range(2))
 
-    def fill(rows: slice, slopes: Tensor) -> None:
+    def fill(rows: slice, slopes: Tensor | None) -> None:
         logits = side.logits(rows, slopes)
-        height = tile_height(slopes)
-        for start in range(0, len(slopes), height):
-            tile = slice(start, min(start + height, len(slopes)))
+        for tile in tiles(rows, len(side.weight), values.device.type):
             at = slice(rows.start + tile.start, rows.start + tile.stop)
             ours = side.exact(logits, tile, exact)
             part = None if labels is None else labels[at]
-            values[at], slope, entropy[at] = _rows(side.transformed(ours), _some(teacher, at), comparison, part)
+            values[at], slope, entropy[at] = _rows(
+                side.transformed(ours), _some(teacher, at), comparison, part, slopes is not None
+            )
+            if slopes is None or slope is None:
+                continue
             if row_weights is not None:
                 slope *= row_weights[at, None]
             slopes[tile] = before_transform(slope, ours, side)
@@ -162,9 +166,9 @@ def _value_and_grads(
 
 
 def _rows(
-    logits: Tensor, teacher: "Atoms | _Top", comparison: Comparison, labels: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Values `[n]`, their slopes `[n, V]` in the student's transformed logits, and cross-entropies `[n]`."""
+    logits: Tensor, teacher: "Atoms | _Top", comparison: Comparison, labels: Tensor | None, wanted: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Values `[n]`, their slopes `[n, V]` in the student's transformed logits if they are wanted, and cross-entropies `[n]`."""
     log_q = (logits if comparison.temperature == 1 else logits / comparison.temperature).log_softmax(dim=-1)
     entropy, beside = torch.zeros_like(log_q[:, 0]), None
     if comparison.cross_entropy:
@@ -172,24 +176,32 @@ def _rows(
         column = labels[:, None]
         own = log_q if comparison.temperature == 1 else logits.log_softmax(dim=-1)
         entropy = -own.gather(1, column).squeeze(1)
-        beside = own.exp().scatter_add_(1, column, own.new_full((), -1.0).expand(column.shape))
-    value, slope = _atoms(log_q, teacher) if isinstance(teacher, Atoms) else _top(log_q, teacher, comparison)
+        if wanted:
+            beside = own.exp().scatter_add_(1, column, own.new_full((), -1.0).expand(column.shape))
+    value, slope = (
+        _atoms(log_q, teacher, wanted) if isinstance(teacher, Atoms) else _top(log_q, teacher, comparison, wanted)
+    )
+    value = value * comparison.factor
+    if comparison.cross_entropy:
+        value = value + comparison.cross_entropy * entropy
+    if slope is None:
+        return value, None, entropy
     scale = comparison.factor / comparison.temperature
-    value, slope = value * comparison.factor, slope if scale == 1 else slope.mul_(scale)
-    if beside is not None:
-        value, slope = value + comparison.cross_entropy * entropy, slope.add_(beside, alpha=comparison.cross_entropy)
-    return value, slope, entropy
+    slope = slope if scale == 1 else slope.mul_(scale)
+    return value, slope if beside is None else slope.add_(beside, alpha=comparison.cross_entropy), entropy
 
 
-def _atoms(log_q: Tensor, teacher: Atoms) -> tuple[Tensor, Tensor]:
+def _atoms(log_q: Tensor, teacher: Atoms, wanted: bool) -> tuple[Tensor, Tensor | None]:
     """Forward KL against weighted tokens, and its slope W q - w; `log_q` is overwritten."""
     weights = teacher.weights.to(log_q.dtype)
     value = teacher.negentropy.to(log_q.dtype) - (weights * log_q.gather(1, teacher.ids)).sum(dim=1)
+    if not wanted:
+        return value, None
     slope = log_q.exp_().mul_(weights.sum(dim=1, keepdim=True))
     return value, slope.scatter_add_(1, teacher.ids, -weights)
 
 
-def _top(log_q: Tensor, teacher: "_Top", comparison: Comparison) -> tuple[Tensor, Tensor]:
+def _top(log_q: Tensor, teacher: "_Top", comparison: Comparison, wanted: bool) -> tuple[Tensor, Tensor | None]:
     """A divergence of two distributions over the K tokens and the bucket of all others, and its slope over all tokens; `log_q` is overwritten."""
     listed = log_q.gather(1, teacher.ids).masked_fill_(teacher.outside, LOWEST)
     rest = log_q.scatter_(1, teacher.ids, LOWEST)
@@ -197,7 +209,10 @@ def _top(log_q: Tensor, teacher: "_Top", comparison: Comparison) -> tuple[Tensor
     both = torch.cat([listed, bucket], dim=1)
     theirs = torch.cat([teacher.log_probs, teacher.tail[:, None]], dim=1).to(log_q.dtype)
     # codes of 16 bits do not sum to 1 to the last digit; nothing leaves the tail by this
-    value, slope = comparison.divergence.value_and_grad(both.log_softmax(dim=1), theirs.log_softmax(dim=1))
+    normal = both.log_softmax(dim=1), theirs.log_softmax(dim=1)
+    value, slope = comparison.divergence.value_and_grad(*normal, slope=wanted)
+    if slope is None:
+        return value, None
     # a bucket's slope falls on its tokens by their share of it
     whole = rest.sub_(bucket).exp_().mul_(slope[:, -1:])
     return value, whole.scatter_add_(1, teacher.ids, slope[:, :-1])

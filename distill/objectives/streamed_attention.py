@@ -15,10 +15,11 @@ from torch import Tensor
 
 from distill.objectives import fused
 from distill.objectives.attention_tiles import Block, Blocks, neighbours_of
-from distill.objectives.divergences import Divergence, by_name, wide
+from distill.objectives.divergences import Divergence, by_name
 from distill.objectives.streaming import in_precision_of, streamed
 from distill.signals import AttentionTap, SupervisedRows
-from distill.signals.head_logits import LOWEST, multiplies_low
+from distill.signals.attention_masks import MaskRule
+from distill.signals.head_logits import LOWEST, multiplies_low, wide
 
 BLOCK = 2**22  # scores of one side held at once: 16 MiB in float32
 ROWS = 256  # positions of a block at most: with more, much of a causal block lies above the diagonal
@@ -161,33 +162,44 @@ def _block(
         factor = weights[block.at]
     elif block.padded:
         factor = (block.at < len(values) - 1).to(values.dtype)
-    low = sides[0][0].query.dtype
+    # of slopes: in which precision they will be multiplied; an evaluation has none
+    low = sides[0][0].query.dtype if any(g is not None for found in gradients for g in found) else None
     value, slope = _compare(student, teacher, divergence, numbers, factor, low)  # [L, c, H, m], [L, c, H, m, K]
     values.index_add_(0, block.at.flatten(), value.mean(2).sum(0).flatten())
-    if all(g is None for found in gradients for g in found):
+    if slope is None:
         return
     for side, one, found in zip(sides[0], slope, gradients, strict=True):
         side.add_gradients(one, found)
 
 
 def _compare(
-    student: Tensor, teacher: Tensor, divergence: Divergence, numbers: Tensor, factor: Tensor | None, low: torch.dtype
-) -> tuple[Tensor, Tensor]:
+    student: Tensor,
+    teacher: Tensor,
+    divergence: Divergence,
+    numbers: Tensor,
+    factor: Tensor | None,
+    low: torch.dtype | None,
+) -> tuple[Tensor, Tensor | None]:
     """Values without the last axis, and the slope in the student's scores times `factor` `[c, m]`; the scores are written over.
 
-    `low`: the precision in which the slope will be multiplied, if it is compiled.
+    `low`: the precision in which the slope will be multiplied; None: no slope.
     """
     shape, flat = student.shape, (student.flatten(0, -2), teacher.flatten(0, -2))
     if fused.pays(student):
-        slope = torch.empty_like(flat[0], dtype=low)
+        slope = None if low is None else torch.empty_like(flat[0], dtype=low)
         of_rows = None if factor is None else factor[None, :, None].expand(shape[:-1]).flatten()
         values, _ = fused.fused_rows(*flat, slope, divergence, numbers, weights=of_rows)
-        return values.view(shape[:-1]), slope.view(shape)
+        return values.view(shape[:-1]), None if slope is None else slope.view(shape)
     values = student.new_empty(len(flat[0]))
     height = max(1, TILE // shape[-1]) if student.device.type == "cpu" else max(1, len(values))
     for start in range(0, len(values), height):
         tile = slice(start, start + height)
-        values[tile], flat[0][tile] = divergence.value_and_grad(*(scores[tile].log_softmax(-1) for scores in flat))
+        both = [scores[tile].log_softmax(-1) for scores in flat]
+        values[tile], part = divergence.value_and_grad(*both, slope=low is not None)
+        if part is not None:
+            flat[0][tile] = part
+    if low is None:
+        return values.view(shape[:-1]), None
     if factor is not None:
         student.mul_(factor[None, :, None, :, None])
     return values.view(shape[:-1]), student.to(low)
@@ -198,6 +210,8 @@ def _mask(tap: AttentionTap, block: Block) -> Tensor:
     if tap.mask is None:
         keys = torch.arange(block.keys.start, block.keys.stop, device=block.positions.device)
         return (keys > block.positions[..., None])[:, None]
+    if isinstance(tap.mask, MaskRule):
+        return ~tap.mask.shown(block.row_index, block.positions, block.keys)
     rows = block.row_index if len(tap.mask) > 1 else torch.zeros_like(block.row_index)
     mask = tap.mask[..., block.keys][rows, :, block.positions].transpose(1, 2)
     return ~mask if mask.dtype == torch.bool else mask

@@ -9,11 +9,16 @@ The work is done in the forward pass, in three nested loops:
   three times as much on a CPU. A GPU works on whole chunks, compiled (`distill.objectives.fused`), and has its logits in float32
   out of products of lower precision.
 
-The gradient kept is that of the sum over rows. Whoever reduces by another weight for each row gets it by a second pass.
+The gradient kept is that of the sum over rows. Whoever reduces by another weight for each row gets it by a second pass. Where no gradient
+is wanted (an evaluation) there are no groups: no slope is computed, and nothing is held but a chunk.
+
+A model whose head cannot be read (an adapter on it, 8 bit, weights that are whole only inside it) gives its own logits in its place. Their
+gradient is as large as they are; chunks and tiles are the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +27,7 @@ from distill.objectives import fused
 from distill.objectives.divergences import Divergence
 from distill.objectives.streaming import in_precision_of, streamed
 from distill.signals import HeadTap, MixedHead
-from distill.signals.head_logits import LOWEST, MixedSide, Side, logits_of_both, multiplies_low, side_of
+from distill.signals.head_logits import Head, Logits, Side, logits_of_both, multiplies_low, side_of
 
 GROUP = 2**28  # bytes of gradients held at once; several groups need a float32 copy of the head's gradient
 CHUNK = 256  # rows whose logits are held at once; fewer make the matrix products thin
@@ -31,6 +36,7 @@ TILE = 2**18  # logits worked on at once on a CPU: 1 MiB in float32
 _GPU_GROUP = 2**30
 _GPU_CHUNK = 2**27  # logits of one side held at once: 512 MiB in float32
 _GPU_TILE = 2**24
+Signal = HeadTap | MixedHead | Tensor
 
 
 @dataclass(frozen=True)
@@ -53,71 +59,102 @@ class Comparison:
 
 
 def next_token_divergence(
-    student: HeadTap, teacher: HeadTap | MixedHead, comparison: Comparison, labels: Tensor | None = None
+    student: HeadTap | Tensor, teacher: Signal, comparison: Comparison, labels: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """factor * divergence + cross_entropy * (-log q[label]) at every supervised row.
 
     Args:
-        student, teacher: taps of the heads; widths may differ, the tokens compared may not. The teacher's may be a mixture of several.
+        student, teacher: taps of the heads, or the models' own logits `[N, V]`; widths may differ, the tokens compared may not. The
+            teacher's may be a mixture of several heads.
         comparison: what to compute.
         labels: `[N]`, needed for cross-entropy.
 
     Returns:
-        `[N]` with gradient to the student's hidden states, head and bias; and, with cross-entropy, `[N]` of it alone, for
+        `[N]` with gradient to the student's hidden states, head and bias (to its logits); and, with cross-entropy, `[N]` of it alone, for
         logs, without gradient.
 
     Source: the order of the loops is ours; the gradient in the forward pass as in Liger Kernel (Hsu et al. 2024).
     """
-    ours = cut(student)
-    theirs = replace(teacher, heads=tuple(map(cut, teacher.heads))) if isinstance(teacher, MixedHead) else cut(teacher)
-    values, entropy = streamed(
-        lambda needed, weights: _value_and_grads(ours, theirs, comparison, labels, needed, weights),
-        (student.hidden, student.weight, student.bias),
-    )
+    ours, theirs = cut(student), cut(teacher)
+    if isinstance(student, Tensor):
+        values, entropy = streamed(
+            lambda needed, weights: _of_own_logits(ours, theirs, comparison, labels, needed, weights), (student,)
+        )
+    else:
+        values, entropy = streamed(
+            lambda needed, weights: _value_and_grads(ours, theirs, comparison, labels, needed, weights),
+            (student.hidden, student.weight, student.bias),
+        )
     return values, entropy if comparison.cross_entropy else None
 
 
-def cut(tap: HeadTap) -> HeadTap:
-    """The same tap, outside of any graph."""
-    bias = None if tap.bias is None else tap.bias.detach()
-    return HeadTap(tap.hidden.detach(), tap.weight.detach(), bias, tap.transform, tap.dtype)
+def cut(signal: Any) -> Any:
+    """The same tap, mixture or logits, outside of any graph."""
+    if isinstance(signal, Tensor):
+        return signal.detach()
+    if isinstance(signal, MixedHead):
+        return replace(signal, heads=tuple(map(cut, signal.heads)))
+    bias = None if signal.bias is None else signal.bias.detach()
+    return HeadTap(signal.hidden.detach(), signal.weight.detach(), bias, signal.transform, signal.dtype)
+
+
+@torch.no_grad()
+def _of_own_logits(
+    student: Tensor,
+    teacher: Signal,
+    comparison: Comparison,
+    labels: Tensor | None,
+    needed: tuple[bool, ...],
+    row_weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """As `_value_and_grads`, with the one gradient in the student's logits, which takes the slopes as they come."""
+    count, vocabulary = len(student), comparison.vocabulary or student.shape[1]
+    work = _Work(student, teacher, vocabulary, comparison, labels, row_weights)
+    gradient = torch.empty_like(student) if needed[0] else None
+    if gradient is not None:
+        gradient[:, vocabulary:] = 0
+    _, chunk = pieces(student.device.type, count, vocabulary, work.values.dtype)
+    for start in range(0, count, chunk):
+        rows = slice(start, min(start + chunk, count))
+        work.chunk(rows, None if gradient is None else gradient[rows, :vocabulary])
+    return work.values, work.entropy, [gradient]
 
 
 @torch.no_grad()
 def _value_and_grads(
     student: HeadTap,
-    teacher: HeadTap | MixedHead,
+    teacher: Signal,
     comparison: Comparison,
     labels: Tensor | None,
     needed: tuple[bool, ...],
     row_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """Values `[N]`, cross-entropies `[N]`, and the gradients of sum(row_weights * values) in hidden, weight, bias."""
-    vocabulary = comparison.vocabulary or student.weight.shape[0]
-    heads = Side(student, vocabulary), side_of(teacher, vocabulary)
-    exact = torch.float64 if heads[0].dtype == torch.float64 else torch.float32
-    values, entropy = (torch.zeros(len(student.hidden), dtype=exact, device=student.hidden.device) for _ in range(2))
-    numbers = fused.numbers_of(values, comparison.temperature, comparison.factor, comparison.cross_entropy)
-
-    def fill(rows: slice, slopes: Tensor) -> None:
-        _chunk(heads, comparison, labels, row_weights, rows, slopes, values, entropy, numbers)
-
-    return values, entropy, through_head(heads[0], needed, fill)
+    work = _Work(student, teacher, comparison.vocabulary or len(student.weight), comparison, labels, row_weights)
+    side: Any = work.heads[0]
+    return work.values, work.entropy, through_head(side, needed, work.chunk)
 
 
-def through_head(side: Side, needed: tuple[bool, ...], fill: Callable[[slice, Tensor], None]) -> list[Tensor | None]:
+def through_head(
+    side: Side, needed: tuple[bool, ...], fill: Callable[[slice, Tensor | None], None]
+) -> list[Tensor | None]:
     """Gradients in hidden states, weight and bias of a head, from the slopes in its logits, a chunk of rows after the other.
 
     Args:
         side: the head.
         needed: which of the three.
-        fill: given some rows and `[n, V]`, it puts there the slopes in their logits before the transform, each times its row's weight.
+        fill: given some rows and `[n, V]`, it puts there the slopes in their logits before the transform, each times its row's weight. Given
+            None, no slope is wanted.
     """
     tap, dtype, vocabulary = side.tap, side.dtype, len(side.weight)
     count, device = len(tap.hidden), tap.hidden.device
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     gradients: list[Tensor | None] = [None, None, None]
     group, chunk = pieces(device.type, count, vocabulary, dtype)
+    if not any(needed):
+        for start in range(0, count, chunk):
+            fill(slice(start, min(start + chunk, count)), None)
+        return gradients
     if needed[0]:
         gradients[0] = torch.empty_like(tap.hidden)
     if needed[1]:
@@ -161,86 +198,108 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
             part += rows @ b
 
 
-def _chunk(
-    heads: tuple[Side, Side | MixedSide],
-    comparison: Comparison,
-    labels: Tensor | None,
-    row_weights: Tensor | None,
-    rows: slice,
-    slopes: Tensor,
-    values: Tensor,
-    entropy: Tensor,
-    numbers: Tensor,
-) -> None:
-    """Values of some rows, and in `slopes` the gradient in the logits before the transform."""
-    student, teacher = logits_of_both(heads[0], heads[1], rows, slopes)
-    if fused.pays(student.base) and fused.pays(teacher.base) and not heads[0].two_parts:
-        for side, logits in zip(heads, (student, teacher), strict=True):
-            if side.bias is not None:
-                logits.base.clamp_(min=LOWEST)  # as `transformed` does
-        values[rows], found = fused.fused_rows(
-            student.base, teacher.base, slopes, comparison.divergence, numbers, (heads[0].tap.transform, heads[1].tap.transform),
-            labels[rows] if labels is not None and comparison.cross_entropy else None,
-            None if row_weights is None else row_weights[rows],
+class _Work:
+    """One comparison of all rows, chunk by chunk.
+
+    Args:
+        student, teacher: taps without a graph, or logits.
+        vocabulary: how many tokens are compared.
+        comparison, labels: as for `next_token_divergence`.
+        row_weights: `[N]`, in the slopes alone.
+
+    Attributes:
+        values, entropy: `[N]`, of the rows that are done.
+    """
+
+    def __init__(
+        self,
+        student: HeadTap | Tensor,
+        teacher: Signal,
+        vocabulary: int,
+        comparison: Comparison,
+        labels: Tensor | None,
+        row_weights: Tensor | None,
+    ) -> None:
+        rows = student if isinstance(student, Tensor) else student.hidden
+        self.heads = side_of(student, vocabulary), side_of(teacher, vocabulary)
+        exact = torch.float64 if self.heads[0].dtype == torch.float64 else torch.float32
+        self.values, self.entropy = (torch.zeros(len(rows), dtype=exact, device=rows.device) for _ in range(2))
+        self.vocabulary, self.comparison, self.row_weights = vocabulary, comparison, row_weights
+        self.labels = labels if comparison.cross_entropy else None
+        assert not (comparison.cross_entropy and labels is None)
+        self.numbers = fused.numbers_of(
+            self.values, comparison.temperature, comparison.factor, comparison.cross_entropy
+        )
+
+    def chunk(self, rows: slice, slopes: Tensor | None) -> None:
+        """Values of some rows; and in `slopes`, if given, the gradient in the logits before the transform."""
+        both = logits_of_both(*self.heads, rows, slopes)
+        if all(fused.pays(logits.base) for logits in both) and not self.heads[0].two_parts:
+            self._fused(both, rows, slopes)
+            return
+        for tile in tiles(rows, self.vocabulary, self.values.device.type):
+            at = slice(rows.start + tile.start, rows.start + tile.stop)
+            ours, theirs = (
+                side.exact(logits, tile, self.values.dtype) for side, logits in zip(self.heads, both, strict=True)
+            )
+            value, slope = self._divergence(ours, theirs, slopes is not None)
+            if self.labels is not None:
+                self.entropy[at], slope = self._with_cross_entropy(ours, slope, self.labels[at])
+                value = value + self.comparison.cross_entropy * self.entropy[at]
+            self.values[at] = value
+            if slopes is None or slope is None:
+                continue
+            if self.row_weights is not None:
+                slope *= self.row_weights[at, None]
+            slopes[tile] = before_transform(slope, ours, self.heads[0])
+
+    def _fused(self, both: tuple[Logits, Logits], rows: slice, slopes: Tensor | None) -> None:
+        student, teacher = (side.finite(logits) for side, logits in zip(self.heads, both, strict=True))
+        self.values[rows], found = fused.fused_rows(
+            student, teacher, slopes, self.comparison.divergence, self.numbers,
+            (self.heads[0].transform, self.heads[1].transform), None if self.labels is None else self.labels[rows],
+            None if self.row_weights is None else self.row_weights[rows],
         )  # fmt: skip
         if found is not None:
-            entropy[rows] = found
-        return
-    height = tile_height(slopes)
-    for start in range(0, len(slopes), height):
-        tile = slice(start, start + height)
-        at = slice(rows.start + start, min(rows.start + start + height, rows.stop))
-        ours, theirs = (
-            side.exact(logits, tile, values.dtype) for side, logits in zip(heads, (student, teacher), strict=True)
-        )
-        value, slope = _tile(ours, theirs, heads, comparison)
-        if comparison.cross_entropy:
-            assert labels is not None
-            entropy[at], slope = _with_cross_entropy(ours, slope, labels[at], heads[0], comparison)
-            value = value + comparison.cross_entropy * entropy[at]
-        values[at] = value
-        if row_weights is not None:
-            slope *= row_weights[at, None]
-        slopes[tile] = before_transform(slope, ours, heads[0])
+            self.entropy[rows] = found
+
+    def _divergence(self, ours: Tensor, theirs: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+        """Value and slope of the divergence, the slope in the student's transformed logits."""
+        comparison = self.comparison
+        both = [
+            _log_softmax(side.transformed(logits), comparison.temperature)
+            for side, logits in zip(self.heads, (ours, theirs), strict=True)
+        ]
+        value, slope = comparison.divergence.value_and_grad(*both, slope=wanted)
+        if comparison.factor != 1:
+            value = value * comparison.factor
+        scale = comparison.factor / comparison.temperature
+        return value, slope if slope is None or scale == 1 else slope.mul_(scale)
+
+    def _with_cross_entropy(self, ours: Tensor, slope: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        log_q = self.heads[0].transformed(ours).log_softmax(dim=-1)
+        column = labels[:, None]
+        entropy = -log_q.gather(1, column).squeeze(1)
+        if slope is None:
+            return entropy, None
+        extra = log_q.exp_().scatter_add_(1, column, log_q.new_full(column.shape, -1.0))
+        return entropy, slope.add_(extra, alpha=self.comparison.cross_entropy)
 
 
-def tile_height(slopes: Tensor) -> int:
-    """Rows of `[n, V]` that are worked on at once."""
-    return max(1, (TILE if slopes.device.type == "cpu" else _GPU_TILE) // slopes.shape[1])
-
-
-def _tile(
-    student: Tensor, teacher: Tensor, heads: tuple[Side, Side | MixedSide], comparison: Comparison
-) -> tuple[Tensor, Tensor]:
-    """Value and slope of the divergence, the slope in the student's transformed logits."""
-    both = [
-        _log_softmax(side.transformed(logits), comparison.temperature)
-        for side, logits in zip(heads, (student, teacher), strict=True)
-    ]
-    value, slope = comparison.divergence.value_and_grad(*both)
-    if comparison.factor != 1:
-        value = value * comparison.factor
-    scale = comparison.factor / comparison.temperature
-    return value, slope if scale == 1 else slope.mul_(scale)
+def tiles(rows: slice, vocabulary: int, device: str) -> Iterator[slice]:
+    """Of a chunk of `rows`, from 0: a few of them at once."""
+    height, count = max(1, (TILE if device == "cpu" else _GPU_TILE) // vocabulary), rows.stop - rows.start
+    for start in range(0, count, height):
+        yield slice(start, min(start + height, count))
 
 
 def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
     return (logits if temperature == 1 else logits / temperature).log_softmax(dim=-1)
 
 
-def _with_cross_entropy(
-    student: Tensor, slope: Tensor, labels: Tensor, side: Side, comparison: Comparison
-) -> tuple[Tensor, Tensor]:
-    log_q = side.transformed(student).log_softmax(dim=-1)
-    column = labels[:, None]
-    entropy = -log_q.gather(1, column).squeeze(1)
-    extra = log_q.exp_().scatter_add_(1, column, log_q.new_full(column.shape, -1.0))
-    return entropy, slope.add_(extra, alpha=comparison.cross_entropy)
-
-
-def before_transform(slope: Tensor, logits: Tensor, side: Side) -> Tensor:
+def before_transform(slope: Tensor, logits: Tensor, side: Head) -> Tensor:
     """Chain rule through cap * tanh(scale * logits / cap)."""
-    transform = side.tap.transform
+    transform = side.transform
     if transform.cap is not None:
         transformed = transform(logits) / transform.cap
         slope = slope * (1 - transformed * transformed)

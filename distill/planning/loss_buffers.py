@@ -12,10 +12,10 @@ from torch.autograd.function import once_differentiable
 
 from distill.objectives import streamed_attention as attention
 from distill.objectives import streamed_next_token as next_token
-from distill.objectives.divergences import Divergence, wide
+from distill.objectives.divergences import Divergence
 from distill.planning.live_tensors import LiveBytes
 from distill.signals import AttentionTap, HeadTap
-from distill.signals.head_logits import in_two_parts, multiplied_in
+from distill.signals.head_logits import in_two_parts, multiplied_in, wide
 
 CHUNKS = "map chunks"
 

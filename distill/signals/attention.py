@@ -20,10 +20,11 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from distill.models.evaluating import evaluating
+from distill.signals.attention_masks import MaskRule, is_flash, mask_of_flash, mask_of_flex
 from distill.signals.hidden import probe_tokens
 
-# Other kernels get masks of other shapes, which `objectives.streamed_attention` does not read.
-TAPPED_IMPLEMENTATIONS = ("sdpa", "eager")
+# And the flash family, whatever its kernel is called. Other functions may be given masks of any other kind.
+TAPPED_IMPLEMENTATIONS = ("sdpa", "eager", "flex_attention")
 _PREFIX = "distill_tap_"
 _slots: dict[str, Any] = {}  # registered name to the tap that is open under it
 # Sparse attention: DeepSeek-V3.2 and its heirs (who also switch it on under the names above only), Doge.
@@ -41,7 +42,8 @@ class AttentionTap:
         query: `[B, H, T, d]`, positions already applied.
         key: `[B, H_kv, T, d]`; H is a multiple of H_kv.
         value: `[B, H_kv, T, d_v]`, or None: no map needs them.
-        mask: `[B or 1, H or 1, T, T]`, boolean (True: may be seen) or additive; `None`: causal without padding.
+        mask: `[B or 1, H or 1, T, T]`, boolean (True: may be seen) or additive; or the rule that a flash or flex kernel follows; `None`:
+            causal without padding.
         scaling: factor of the scores.
         softcap: bound of the scores (Gemma 2), or None.
         sinks: `[H]`, scores of the extra column (gpt-oss), or None.
@@ -50,7 +52,7 @@ class AttentionTap:
     query: Tensor
     key: Tensor
     value: Tensor | None
-    mask: Tensor | None
+    mask: Tensor | MaskRule | None
     scaling: float
     softcap: float | None = None
     sinks: Tensor | None = None
@@ -60,17 +62,17 @@ class AttentionTap:
         if self.query.device == device:
             return self
         parts = {name: getattr(self, name) for name in ("query", "key", "value", "mask", "sinks")}
-        return replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
+        moved: dict[str, Any] = {name: part.to(device) for name, part in parts.items() if isinstance(part, Tensor)}
+        return replace(self, **moved)
 
     def of_rows(self, index: Tensor) -> "AttentionTap":
         """Of some rows of the batch."""
-        parts = {name: getattr(self, name) for name in ("query", "key", "value", "mask")}
-        alike = self.mask is not None and len(self.mask) == 1  # one mask for all rows
-        taken = {
-            name: part.index_select(0, index)
-            for name, part in parts.items()
-            if part is not None and not (name == "mask" and alike)
-        }
+        parts: dict[str, Any] = {name: getattr(self, name) for name in ("query", "key", "value")}
+        taken = {name: part.index_select(0, index) for name, part in parts.items() if part is not None}
+        if isinstance(self.mask, MaskRule):
+            taken["mask"] = self.mask.of_rows(index)
+        elif self.mask is not None and len(self.mask) > 1:  # else one mask for all rows
+            taken["mask"] = self.mask.index_select(0, index)
         return replace(self, **taken)
 
 
@@ -98,17 +100,19 @@ def record_attention(
         return
     config = model.config.get_text_config(decoder=True)
     original, name = config._attn_implementation, type(model).__name__
-    if original not in TAPPED_IMPLEMENTATIONS:
+    if original not in TAPPED_IMPLEMENTATIONS and not is_flash(original):
         raise ValueError(
             f"{name} uses attn_implementation={original!r}, which cannot be tapped; load it with "
             f"attn_implementation={TAPPED_IMPLEMENTATIONS[0]!r}, or leave AttentionMaps out."
         )
+    rules: dict[Any, Any] = {}  # layers that are given the same mask have the same rule, and are computed side by side
 
     def tap(
         module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> Any:
         function = ALL_ATTENTION_FUNCTIONS[original] if original != "eager" else _eager_function(module)
-        output = function(module, query, key, value, attention_mask, **kwargs)
+        with _called(module, original):
+            output = function(module, query, key, value, attention_mask, **kwargs)
         layer = getattr(module, "layer_idx", None)
         if layer is not None and layer in layers:
             # DiffLlama asks twice for the same map, with other values
@@ -122,7 +126,7 @@ def record_attention(
                 query,
                 key,
                 value if layer in values or outputs is not None else None,
-                attention_mask,
+                _mask_of(original, module, query, attention_mask, kwargs, rules),
                 query.shape[-1] ** -0.5 if scaling is None else float(scaling),
                 kwargs.get("softcap"),
                 kwargs.get("s_aux"),
@@ -141,10 +145,47 @@ def record_attention(
         _slots[name_of_tap] = None  # or the registry would keep the tensors of the last batch alive
 
 
+def _mask_of(
+    original: str, module: Any, query: Tensor, mask: Any, given: dict[str, Any], rules: dict[Any, Any]
+) -> Tensor | MaskRule | None:
+    """The mask of a call of attention, in a form that can be read."""
+    (batch, _, time, _), device = query.shape, query.device
+    if original in ("sdpa", "eager"):
+        return mask
+    said = (mask, *(given.get(name) for name in ("sliding_window", "position_ids", "cu_seq_lens_q", "is_causal")))
+    key = tuple(one if one is None or isinstance(one, int) else id(one) for one in said)
+    if key not in rules:
+        if original == "flex_attention":
+            rule = mask_of_flex(mask, device)
+        else:
+            causal = given.get("is_causal")
+            causal = getattr(module, "is_causal", True) if causal is None else causal
+            rule = mask_of_flash((batch, time), device, mask, given, bool(causal))
+        rules[key] = rule, said  # which stay alive, or another object could get the id of one
+    return rules[key][0]
+
+
+@contextmanager
+def _called(module: Any, original: str) -> Iterator[None]:
+    """Within it the layer's config names the kernel itself: those of the flash family look there for what to load."""
+    config = getattr(module, "config", None)
+    if config is None or not is_flash(original):
+        yield
+        return
+    before, config._attn_implementation = config._attn_implementation, original
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
 def _free_slot(original: str) -> str:
-    """The name of a registered function that calls `_slots[name]`; several contexts may be open at once."""
+    """The name of a registered function that calls `_slots[name]`; several contexts may be open at once.
+
+    It ends as the original does: "flash" and a version are looked for in it.
+    """
     for number in itertools.count():
-        name = f"{_PREFIX}{original}_{number}"
+        name = f"{_PREFIX}{number}_{original}"
         if name not in _slots:
             AttentionInterface.register(name, partial(_call_slot, name))
             AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[original])

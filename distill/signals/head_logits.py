@@ -10,7 +10,6 @@ distillation ends. What is cheapest depends on the device:
 * any other CPU only emulates it, several times slower than float32: there the operands are converted.
 """
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +21,11 @@ from distill.signals.head import HeadTap, LogitTransform, MixedHead
 
 # exp() of it is exactly 0 in every dtype, and differences of two of them are still finite
 LOWEST = -1e30
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """At least float32; no copy if it is."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def multiplies_low(tensor: Tensor) -> bool:
@@ -74,7 +78,7 @@ class Side:
 
     def __init__(self, tap: HeadTap, vocabulary: int) -> None:
         device = tap.hidden.device.type
-        self.tap, self.dtype = tap, multiplied_in(tap.dtype, device)
+        self.tap, self.dtype, self.transform = tap, multiplied_in(tap.dtype, device), tap.transform
         self.two_parts = in_two_parts(tap.dtype, device)
         self.weight = tap.weight[:vocabulary].to(self.dtype)
         self.bias = None if tap.bias is None else tap.bias[:vocabulary].to(self.dtype)
@@ -83,7 +87,7 @@ class Side:
     def transformed(self, logits: Tensor) -> Tensor:
         """What the model makes of them. A bias may be -inf, for tokens that cannot occur; it stays finite here."""
         logits = logits if self.bias is None else logits.clamp(min=LOWEST)
-        return self.tap.transform(logits)
+        return self.transform(logits)
 
     def exact(self, logits: Logits, rows: slice, dtype: torch.dtype) -> Tensor:
         """Some rows of what `logits` gave, with the bias, before the transform."""
@@ -113,6 +117,10 @@ class Side:
             return Logits(torch.mm(hidden, weight, out=out))
         return Logits(torch.addmm(self.bias, hidden, weight, out=out))
 
+    def finite(self, logits: Logits) -> Tensor:
+        """What compiled code reads of logits in one part; a bias may be -inf."""
+        return logits.base if self.bias is None else logits.base.clamp_(min=LOWEST)
+
     def _buffer(self, name: str, hidden: Tensor) -> Tensor:
         if name not in self._buffers:
             dtype = torch.float32 if multiplies_low(hidden) else hidden.dtype
@@ -128,13 +136,11 @@ class MixedSide:
         vocabulary: compare this many first tokens.
     """
 
-    two_parts = False
-    bias = None
+    bias, two_parts, transform = None, False, LogitTransform()  # no more is done to these logits
 
     def __init__(self, mixed: MixedHead, vocabulary: int) -> None:
         self._sides = [Side(tap, vocabulary) for tap in mixed.heads]
         self._log_weights = mixed.log_weights
-        self.tap = dataclasses.replace(mixed.heads[0], transform=LogitTransform())  # no more is done to these logits
         self.dtype = max((side.dtype for side in self._sides), key=lambda dtype: dtype.itemsize)
         self._exact = torch.promote_types(self.dtype, torch.float32)
 
@@ -157,13 +163,52 @@ class MixedSide:
         assert total is not None
         return Logits(total)
 
+    def finite(self, logits: Logits) -> Tensor:
+        """As of a `Side`."""
+        return logits.base
 
-def side_of(tap: HeadTap | MixedHead, vocabulary: int) -> "Side | MixedSide":
-    """One head, or several as one."""
-    return MixedSide(tap, vocabulary) if isinstance(tap, MixedHead) else Side(tap, vocabulary)
+
+class Own:
+    """What a model made of its head by itself, where that cannot be read: the same as `Side`, with all logits there from the start.
+
+    They are read a few rows at a time: whatever is made of them in float32 is as small as what is made of a head.
+    """
+
+    bias, two_parts, transform = None, False, LogitTransform()  # a bias and whatever else is in them
+
+    def __init__(self, logits: Tensor, vocabulary: int) -> None:
+        self.whole, self.dtype = logits[:, :vocabulary], logits.dtype
+
+    def transformed(self, logits: Tensor) -> Tensor:
+        """A logit of -inf, of a token that cannot occur, stays finite."""
+        return logits.clamp(min=LOWEST)
+
+    def exact(self, logits: Logits, rows: slice, dtype: torch.dtype) -> Tensor:
+        """Some rows of what `logits` gave; the model's own memory, if it is in `dtype`."""
+        return logits.exact(rows, dtype)
+
+    def logits(self, rows: slice, out: Tensor | None = None, near: Tensor | None = None) -> Logits:
+        """As of a `Side`."""
+        part = self.whole[rows]
+        return Logits(part if part.device.type == "cpu" else wide(part))
+
+    def finite(self, logits: Logits) -> Tensor:
+        """As of a `Side`; the model's own memory is not written."""
+        base = wide(logits.base)
+        return base.clamp(min=LOWEST) if base.dtype == self.dtype else base.clamp_(min=LOWEST)
 
 
-def logits_of_both(student: Side, teacher: Side | MixedSide, rows: slice, out: Tensor) -> tuple[Logits, Logits]:
+Head = Side | MixedSide | Own
+
+
+def side_of(signal: HeadTap | MixedHead | Tensor, vocabulary: int) -> Head:
+    """Whatever logits of a model come from, cut to the tokens compared: one head, several as one, or the logits themselves."""
+    if isinstance(signal, Tensor):
+        return Own(signal, vocabulary)
+    return MixedSide(signal, vocabulary) if isinstance(signal, MixedHead) else Side(signal, vocabulary)
+
+
+def logits_of_both(student: Head, teacher: Head, rows: slice, out: Tensor | None) -> tuple[Logits, Logits]:
     """Logits of some rows of both; the student's, or their rest, in `out` where the device allows it."""
     theirs = teacher.logits(rows)
     beside = teacher.two_parts and student.two_parts and teacher.dtype == student.dtype

@@ -1,14 +1,10 @@
 """Whether pairs can be learned from, asked before any step."""
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
@@ -20,9 +16,9 @@ from distill.pairs.row_limits import RowLimits
 from distill.signals import Routed, SignalSource, facts_of
 from distill.text.vocabulary import shared_vocabulary
 from distill.trainers.length_order import row_lengths
+from distill.trainers.pair_checks import check_pairs, known_length
 from distill.trainers.shown_checks import check_shown
 
-logger = logging.getLogger(__name__)
 warn_once = transformers_logging.get_logger(__name__).warning_once
 
 
@@ -97,56 +93,6 @@ def check_rows(
                 collator.document(pair, f"row {i} of {name}")
 
 
-def check_pairs(
-    pairs: datasets.Dataset, name: str, max_length: int | None, limits: RowLimits, say_what_is_cut: bool = True
-) -> None:
-    """Refuse pairs that cannot be learned from, and log what `max_length` will cut. Vectorised: 1e6 rows in a second.
-
-    Raises:
-        ValueError: a missing column, an empty completion, a row left without supervised token, a `loss_mask` that does not fit,
-            a row beyond the limits.
-    """
-    missing = [column for column in ("prompt_ids", "completion_ids") if column not in pairs.column_names]
-    if missing:
-        raise ValueError(
-            f"{name} has no column {' and '.join(missing)} (it has {', '.join(pairs.column_names)}); these are not pairs. "
-            "Make pairs with distill.generate, or read them with distill.load_pairs(path, tokenizer)."
-        )
-    if len(pairs) == 0:
-        raise ValueError(f"{name} has no rows.")
-    table = pairs.with_format("arrow")[:]
-    prompt, completion = (
-        np.asarray(pc.list_value_length(table[column]).to_numpy()) for column in ("prompt_ids", "completion_ids")
-    )
-    length, limit = prompt + completion, max_length if max_length is not None else np.inf
-    supervised = np.minimum(length, limit) - np.maximum(prompt, 1)
-    if "loss_mask" in pairs.column_names:
-        supervised = np.minimum(supervised, _unmasked(table["loss_mask"], prompt, completion, limit, name))
-    useless = np.flatnonzero(supervised <= 0)
-    if len(useless):
-        row = int(useless[0])
-        raise ValueError(
-            f"{name}: {len(useless)} of {len(pairs)} pairs have no token to learn from, the first is row {row} "
-            f"({prompt[row]} prompt tokens, {completion[row]} completion tokens, max_length {max_length}). "
-            "Remove them, or raise max_length."
-        )
-    if limits.positions is not None and min(int(length.max()), limit) > limits.positions:
-        raise ValueError(f"{name} has a row of {length.max()} tokens, but {limits.too_long()}")
-    cut = length > limit
-    if say_what_is_cut and cut.any():
-        lost = int((length - limit)[cut].sum())
-        logger.warning(
-            "%s: %d of %d pairs are longer than max_length=%d and lose the end of their completion, %d of %d completion "
-            "tokens in all (no EOS is put in its place).",
-            name, cut.sum(), len(pairs), max_length, lost, completion.sum(),
-        )  # fmt: skip
-    highest = [pc.max(pc.list_flatten(table[column])).as_py() or 0 for column in ("prompt_ids", "completion_ids")]
-    if limits.vocabulary is not None and max(highest) >= limits.vocabulary:
-        raise ValueError(f"{name} has token id {max(highest)}, but {limits.unknown_token()}")
-    if limits.labels is not None and highest[1] >= limits.labels:
-        raise ValueError(f"{name} has token id {highest[1]} in a completion, but {limits.unshared_label()}")
-
-
 def longest_row(trainer: Any) -> int | None:
     """Tokens of the longest row that can come, with its padding, as far as a trainer's datasets and settings say; None: it is not known."""
     collator = trainer.data_collator
@@ -165,6 +111,8 @@ def longest_row(trainer: Any) -> int | None:
 
 
 def _longest(rows: Any) -> int | None:
+    if isinstance(rows, datasets.Dataset) and (known := known_length(rows)) is not None:
+        return known
     if isinstance(rows, datasets.Dataset | list | tuple):
         return max(row_lengths(rows, None))
     return None
@@ -280,22 +228,3 @@ def check_other_losses(args: TrainingArguments) -> None:
         raise ValueError("label_smoothing_factor belongs to cross-entropy; WhiteBoxTrainer has no labels to smooth.")
     if args.n_gpu > 1:
         raise ValueError("Several GPUs in one process (DataParallel) are not supported; use `accelerate launch`.")
-
-
-def _unmasked(column: pa.ChunkedArray, prompt: Any, completion: Any, limit: float, name: str) -> Any:
-    """`[rows]`: how many tokens of each row its mask leaves with loss; all of a row without a mask."""
-    masks = column.combine_chunks()
-    sizes = np.asarray(pc.fill_null(pc.list_value_length(masks), -1))
-    wrong = np.flatnonzero((sizes >= 0) & (sizes != completion))
-    if len(wrong):
-        row = int(wrong[0])
-        raise ValueError(
-            f"{name}: loss_mask of row {row} has {sizes[row]} places, but its completion has {completion[row]} tokens; it "
-            "needs one 0 or 1 for each."
-        )
-    rows = np.repeat(np.arange(len(sizes)), np.maximum(sizes, 0))
-    first = np.concatenate([[0], np.cumsum(np.maximum(sizes, 0))[:-1]])
-    place = prompt[rows] + np.arange(len(rows)) - first[rows]
-    carries = (np.asarray(pc.list_flatten(masks)) != 0) & (place >= 1) & (place < limit)
-    counts = np.bincount(rows[carries], minlength=len(sizes))
-    return np.where(sizes < 0, completion, counts)

@@ -2,13 +2,30 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
 from distill.basics import processes
+
+
+class Found(NamedTuple):
+    """What is kept of a term in a micro-batch, however long its rows are; nothing waits for the device.
+
+    Args:
+        bad: `[B]`, which rows of the batch have a number that is none.
+        total: the sum of all.
+    """
+
+    bad: Tensor
+    total: Tensor
+
+    @classmethod
+    def of(cls, value: Tensor, rows: Tensor) -> "Found":
+        """Of `[N]` at the supervised positions `[B, T]`."""
+        return cls(torch.zeros_like(rows).masked_scatter(rows, ~value.isfinite()).any(1), value.sum())
 
 
 class FiniteLoss(TrainerCallback):
@@ -26,7 +43,7 @@ class FiniteLoss(TrainerCallback):
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
-        self._details: list[tuple[dict[str, Tensor], Tensor, Any]] = []  # of the micro-batches of the step under way
+        self._details: list[tuple[dict[str, Found], Any]] = []  # of the micro-batches of the step under way
         self._kept: FloatingPointError | None = None  # what an evaluation has found so far
         trainer.add_callback(self)
 
@@ -42,7 +59,7 @@ class FiniteLoss(TrainerCallback):
 
     def remember(self, values: dict[str, Tensor], rows: Tensor, ids: list[str] | None) -> None:
         """What a message about a micro-batch needs: `[N]` of each term that counts, `[B, T]` supervised positions, names of its rows."""
-        self._details.append(({name: value.detach() for name, value in values.items()}, rows, ids))
+        self._details.append(({name: Found.of(value.detach(), rows) for name, value in values.items()}, ids))
 
     def check(self, loss: Tensor) -> None:
         """Raises FloatingPointError if a loss of this process, or a sum of losses, is not finite."""
@@ -50,9 +67,9 @@ class FiniteLoss(TrainerCallback):
         if torch.isfinite(loss):
             return
         step = self.trainer.state.global_step
-        for values, rows, ids in details:
-            if not all(value.isfinite().all() for value in values.values()):
-                raise FloatingPointError(describe_non_finite(values, rows, ids, step))
+        for values, ids in details:
+            if any(found.bad.any() for found in values.values()):
+                raise FloatingPointError(describe_non_finite(values, ids, step))
         raise FloatingPointError(f"The loss at step {step} is not finite ({float(loss)}). {_ADVICE}")
 
     def look(self, loss: Tensor) -> None:
@@ -95,16 +112,15 @@ class FiniteLoss(TrainerCallback):
 _ADVICE = "A smaller learning rate, max_grad_norm or bfloat16 in place of float16 may help; or look at these pairs."
 
 
-def describe_non_finite(values: dict[str, Tensor], rows: Tensor, ids: list[str] | None, step: int) -> str:
+def describe_non_finite(values: dict[str, Found], ids: list[str] | None, step: int) -> str:
     """Which terms, of which rows, at which step."""
-    row_of = rows.nonzero()[:, 0]
-    bad = {name: row_of[~value.isfinite()].unique().tolist() for name, value in values.items()}
+    bad = {name: found.bad.nonzero()[:, 0].tolist() for name, found in values.items()}
     said = [
         f"{name} of {', '.join(repr(ids[r]) if ids else f'row {r} of the batch' for r in where)}"
         for name, where in bad.items()
         if where
     ]
-    sums = ", ".join(f"{name} {float(value.detach().sum()):.4g}" for name, value in values.items())
+    sums = ", ".join(f"{name} {float(found.total):.4g}" for name, found in values.items())
     return (
         f"The loss at step {step} is not finite: {'; '.join(said) or 'a sum is too large'} (sums of this batch: {sums}). "
         f"{_ADVICE}"

@@ -1,6 +1,7 @@
 """A loss that is not finite stops both trainers before the optimiser's step, in every process; nothing bad is written."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import TrainerCallback
 from white_box_runs import black_box_trainer, trainer, weights_of
 
 from distill import HiddenStates, Logits
+from distill.trainers.finite_loss import FiniteLoss
 
 
 class Spoil(TrainerCallback):
@@ -96,3 +98,18 @@ def test_where_one_process_finds_it_all_stop_before_the_step(tmp_path, kind):
     for _, step, unchanged in found:
         assert step == 1
         assert unchanged
+
+
+def test_what_is_kept_for_the_message_does_not_grow_with_the_length_of_rows():
+    """Of every micro-batch of a step: which rows, and a sum; the message names the row and the term."""
+    run = SimpleNamespace(add_callback=lambda callback: None, state=SimpleNamespace(global_step=4))
+    finite, rows = FiniteLoss(run), torch.ones(3, 4000, dtype=torch.bool)
+    rows[:, ::2] = False
+    for micro in range(8):
+        values = torch.ones(6000)
+        values[2500] = float("nan") if micro == 5 else 1.0
+        finite.remember({"logits": values, "hidden": torch.ones(6000)}, rows, [f"pair {micro}.{i}" for i in range(3)])
+    kept = sum(tensor.nbytes for values, _ in finite._details for found in values.values() for tensor in found)
+    assert kept <= 8 * 2 * (3 + 4)
+    with pytest.raises(FloatingPointError, match=r"step 4 is not finite: logits of 'pair 5.1' \(sums .*hidden 6000"):
+        finite.check(torch.tensor(float("nan")))

@@ -1,0 +1,131 @@
+"""Pairs of a data set held against what models can take: read once, however many models ask."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from distill.pairs.row_limits import RowLimits
+
+logger = logging.getLogger(__name__)
+
+
+def check_pairs(
+    pairs: datasets.Dataset, name: str, max_length: int | None, limits: RowLimits, say_what_is_cut: bool = True
+) -> None:
+    """Refuse pairs that cannot be learned from, and log what `max_length` will cut. Vectorised: 1e6 rows in a second.
+
+    Raises:
+        ValueError: a missing column, an empty completion, a row left without supervised token, a `loss_mask` that does not fit,
+            a row beyond the limits.
+    """
+    missing = [column for column in ("prompt_ids", "completion_ids") if column not in pairs.column_names]
+    if missing:
+        raise ValueError(
+            f"{name} has no column {' and '.join(missing)} (it has {', '.join(pairs.column_names)}); these are not pairs. "
+            "Make pairs with distill.generate, or read them with distill.load_pairs(path, tokenizer)."
+        )
+    if len(pairs) == 0:
+        raise ValueError(f"{name} has no rows.")
+    facts = _facts_of(pairs, name, max_length)
+    if limits.positions is not None and facts.kept > limits.positions:
+        raise ValueError(f"{name} has a row of {facts.longest} tokens, but {limits.too_long()}")
+    if say_what_is_cut and facts.cut:
+        logger.warning(
+            "%s: %d of %d pairs are longer than max_length=%d and lose the end of their completion, %d of %d completion "
+            "tokens in all (no EOS is put in its place).",
+            name, facts.cut, len(pairs), max_length, facts.lost, facts.completion,
+        )  # fmt: skip
+    if limits.vocabulary is not None and max(facts.highest) >= limits.vocabulary:
+        raise ValueError(f"{name} has token id {max(facts.highest)}, but {limits.unknown_token()}")
+    if limits.labels is not None and facts.highest[1] >= limits.labels:
+        raise ValueError(f"{name} has token id {facts.highest[1]} in a completion, but {limits.unshared_label()}")
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """Of pairs that can be learned from, in tokens.
+
+    Args:
+        longest: of the longest row; `kept`: what `max_length` leaves of it.
+        cut: rows that lose something; `lost`: completion tokens in all; `completion`: of how many.
+        highest: token id of the prompts, and of the completions.
+    """
+
+    longest: int
+    kept: int
+    cut: int
+    lost: int
+    completion: int
+    highest: tuple[int, int]
+
+
+# limits of student, teacher and labels come one after the other: rows are read for the first of them
+_known: WeakKeyDictionary[datasets.Dataset, dict[int | None, _Facts]] = WeakKeyDictionary()
+
+
+def known_length(pairs: datasets.Dataset) -> int | None:
+    """Tokens of the longest row, if these pairs were read before."""
+    return next((facts.longest for facts in _known.get(pairs, {}).values()), None)
+
+
+def _facts_of(pairs: datasets.Dataset, name: str, max_length: int | None) -> _Facts:
+    """What limits are held against; the pairs are read once.
+
+    Raises:
+        ValueError: see `check_pairs`.
+    """
+    known = _known.setdefault(pairs, {})
+    if max_length in known:
+        return known[max_length]
+    table = pairs.with_format("arrow")[:]
+    prompt, completion = (
+        np.asarray(pc.list_value_length(table[column]).to_numpy()) for column in ("prompt_ids", "completion_ids")
+    )
+    length, limit = prompt + completion, max_length if max_length is not None else np.inf
+    supervised = np.minimum(length, limit) - np.maximum(prompt, 1)
+    if "loss_mask" in pairs.column_names:
+        supervised = np.minimum(supervised, _unmasked(table["loss_mask"], prompt, completion, limit, name))
+    useless = np.flatnonzero(supervised <= 0)
+    if len(useless):
+        row = int(useless[0])
+        raise ValueError(
+            f"{name}: {len(useless)} of {len(pairs)} pairs have no token to learn from, the first is row {row} "
+            f"({prompt[row]} prompt tokens, {completion[row]} completion tokens, max_length {max_length}). "
+            "Remove them, or raise max_length."
+        )
+    highest = [pc.max(pc.list_flatten(table[column])).as_py() or 0 for column in ("prompt_ids", "completion_ids")]
+    cut, longest = length > limit, int(length.max())
+    known[max_length] = _Facts(
+        longest,
+        int(min(longest, limit)),
+        int(cut.sum()),
+        int((length - limit)[cut].sum()) if cut.any() else 0,
+        int(completion.sum()),
+        (highest[0], highest[1]),
+    )
+    return known[max_length]
+
+
+def _unmasked(column: pa.ChunkedArray, prompt: Any, completion: Any, limit: float, name: str) -> Any:
+    """`[rows]`: how many tokens of each row its mask leaves with loss; all of a row without a mask."""
+    masks = column.combine_chunks()
+    sizes = np.asarray(pc.fill_null(pc.list_value_length(masks), -1))
+    wrong = np.flatnonzero((sizes >= 0) & (sizes != completion))
+    if len(wrong):
+        row = int(wrong[0])
+        raise ValueError(
+            f"{name}: loss_mask of row {row} has {sizes[row]} places, but its completion has {completion[row]} tokens; it "
+            "needs one 0 or 1 for each."
+        )
+    rows = np.repeat(np.arange(len(sizes)), np.maximum(sizes, 0))
+    first = np.concatenate([[0], np.cumsum(np.maximum(sizes, 0))[:-1]])
+    place = prompt[rows] + np.arange(len(rows)) - first[rows]
+    carries = (np.asarray(pc.list_flatten(masks)) != 0) & (place >= 1) & (place < limit)
+    counts = np.bincount(rows[carries], minlength=len(sizes))
+    return np.where(sizes < 0, completion, counts)
