@@ -221,6 +221,7 @@ def check_windows(model: PreTrainedModel) -> tuple[str, str]:
     windows = [window_of(model.config, layer) for layer in layers]
     for layer, window in zip(layers, windows, strict=True):
         mask = taps[layer].mask
+        assert mask is None or isinstance(mask, Tensor)
         found = mask_of(Window(), 24) if mask is None else mask[0, 0]
         found = found if found.dtype == torch.bool else found > torch.finfo(found.dtype).min / 2
         assert torch.equal(found, mask_of(window, 24)), f"layer {layer} {window}, and its mask is another"
@@ -263,7 +264,7 @@ def check_kernel(name: str, student: PreTrainedModel, teacher: PreTrainedModel) 
         inputs, rows = batch(side)
         with torch.no_grad():
             own = [model(**inputs, use_cache=False).logits[rows] for model in (student, twin)]
-        if not torch.allclose(*own, atol=1e-3):
+        if not torch.allclose(own[0], own[1], atol=1e-3):
             return "another model"
         value, expected = (term(*signals(term, model, teacher, inputs, rows)) for model in (student, twin))
         compare(name, value, expected)
