@@ -67,7 +67,7 @@ def write_card(
         student: the model.
         pairs: what it was trained on.
         how: `"black box"` or `"white box"`.
-        teacher: who wrote the pairs or whose inside was matched, or its identity (`distill.reports.provenance.drawn_as`); None:
+        teacher: who wrote the pairs or whose inside was matched (a list of several), or its identity (`distill.reports.provenance.drawn_as`); None:
             only the names in the pairs are known.
         teacher_license: its licence, if you know it; else the licence field of its model card is looked for.
         sampling: `Sampling`, or a mapping, of the pairs' completions; None: not known. Of a `teacher_system` in it, which only the teacher
@@ -103,8 +103,9 @@ def write_card(
         "training": describe_training(training),
         "held_out": _figures(metrics or {}),
     }
-    inside = getattr(teacher, "name", None) if how == "white box" else None
-    facts["inside_of"] = public_name(inside) if inside else None
+    matched = teacher if isinstance(teacher, list | tuple) else [teacher]
+    inside = [public_name(one.name) for one in matched if getattr(one, "name", None)] if how == "white box" else []
+    facts["inside_of"] = ", ".join(inside) or None
     facts["license"] = _common_license(facts)
     facts["datasets"] = clean(list(hub_datasets))
     folder = Path(folder)

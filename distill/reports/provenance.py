@@ -170,14 +170,21 @@ def describe_teachers(
 
     Args:
         pairs: what was trained on; the column `teacher` counts.
-        teacher: the one at hand, if any; or its identity, as `drawn_as` finds it.
+        teacher: the one at hand, if any; or its identity, as `drawn_as` finds it; or a list of several.
         license: its licence, if the user knows it.
+
+    Raises:
+        ValueError: two of several have one name, so nobody could tell their pairs apart.
     """
     written = Counter(pairs["teacher"] if "teacher" in pairs.column_names else ["unknown"] * len(pairs))
-    identity = {} if teacher is None else teacher if isinstance(teacher, Mapping) else _identity(teacher)
-    known = None if teacher is None else identity["teacher"] if isinstance(teacher, Mapping) else teacher.name
-    if known is not None:
-        written.setdefault(known, 0)
+    at_hand = teacher if isinstance(teacher, list | tuple) else [] if teacher is None else [teacher]
+    known = {one["teacher"] if isinstance(one, Mapping) else one.name: one for one in at_hand}
+    if len(known) < len(at_hand):
+        raise ValueError(
+            f"{len(at_hand)} teachers have the names {', '.join(known)}; give each one of its own: LocalTeacher(..., name=...)."
+        )
+    for name in known:
+        written.setdefault(name, 0)
     listed = []
     for name, count in written.most_common():
         entry: dict[str, Any] = {"name": public_name(name), "pairs": count, "license": license}
@@ -185,8 +192,10 @@ def describe_teachers(
         embedded = EMBEDDED.get(embedded_name(name) or "")
         if embedded:
             entry |= {"license": license or embedded.license, "hub_id": embedded.hub_id}
-        if name == known:
-            origin = describe_origin(getattr(teacher, "model", None))
+        if name in known:
+            one = known[name]
+            identity = one if isinstance(one, Mapping) else _identity(one)
+            origin = describe_origin(getattr(one, "model", None))
             entry |= {k: origin[k] for k in ("license", "hub_id", "revision") if origin[k] and not entry.get(k)}
             entry["identity"] = clean({k: v for k, v in identity.items() if k not in ("teacher", "journal_format")})
         listed.append(entry)

@@ -178,6 +178,22 @@ def test_the_front_matter_is_valid_and_the_facts_stand_in_both_files(tmp_path, a
     assert "a question of the test set" not in both_texts(out)
 
 
+def test_all_of_several_teachers_are_on_the_card(tmp_path):
+    """By name: one wrote pairs, the other's inside was matched and it wrote none."""
+    teachers = [
+        LocalTeacher(build_model(seed=seed), build_tokenizer(), name=name) for seed, name in ((1, "maths"), (2, "chat"))
+    ]
+    pairs = rows_of(build_pairs(4), teacher="maths")
+    facts = write_card(tmp_path, student=build_model(), pairs=pairs, how="white box", teacher=teachers)
+    assert [(one["name"], one["pairs"]) for one in facts["teachers"]] == [("maths", 4), ("chat", 0)]
+    weights = [one["identity"]["teacher_weights"] for one in facts["teachers"]]
+    assert weights[0] != weights[1]
+    assert facts["inside_of"] == "maths, chat"
+    assert "`maths, chat`" in both_texts(tmp_path)
+    with pytest.raises(ValueError, match="2 teachers have the names maths; give each one of its own"):
+        write_card(tmp_path, student=build_model(), pairs=pairs, how="white box", teacher=[teachers[0], teachers[0]])
+
+
 def test_an_unknown_teacher_is_said_to_be_unknown(tmp_path):
     facts = write_card(
         tmp_path, student=build_model(), pairs=rows_of(build_pairs(4), teacher="unknown"), how="black box"
