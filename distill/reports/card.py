@@ -104,7 +104,11 @@ def write_card(
         "held_out": _figures(metrics or {}),
     }
     matched = teacher if isinstance(teacher, list | tuple) else [teacher]
-    inside = [public_name(one.name) for one in matched if one is not None and getattr(one, "name", None)] if how == "white box" else []
+    inside = (
+        [public_name(one.name) for one in matched if one is not None and getattr(one, "name", None)]
+        if how == "white box"
+        else []
+    )
     facts["inside_of"] = ", ".join(inside) or None
     facts["license"] = _common_license(facts)
     facts["datasets"] = clean(list(hub_datasets))
