@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.objectives.base import Objective, Term, bound_to, values_of
+from distill.objectives.streaming import made_of
 from distill.signals import SignalRequest, Signals
 from distill.signals.facts import Side, TeacherFacts
 from distill.signals.several import RoutedFacts
@@ -20,13 +21,14 @@ class RoutedTerm(Term):
         terms: bound to each teacher.
     """
 
-    def __init__(self, objective: Objective, terms: Mapping[str, Term]) -> None:
+    def __init__(self, objective: Objective, terms: Mapping[Any, Term]) -> None:
         super().__init__(objective)
-        self.names = list(terms)
-        self.terms = nn.ModuleList(terms.values())  # by number: a name may have signs that a parameter's may not
+        # a checkpoint knows terms by their number, so it must not depend on the order in which teachers are named
+        self.names = sorted(terms, key=repr)
+        self.terms = nn.ModuleList(terms[name] for name in self.names)
         self.student_request = SignalRequest.union(term.student_request for term in terms.values())
         self.teacher_request = SignalRequest(parts={name: term.teacher_request for name, term in terms.items()})
-        self.decided = {name: term.decided for name, term in terms.items()}
+        self.decided = {"teachers": {repr(name): term.decided for name, term in terms.items()}}
         for term in terms.values():
             term.routed = True
 
@@ -37,17 +39,18 @@ class RoutedTerm(Term):
             term.check_batch(student.rows)
         for part in teacher.parts:
             term = every[self.names.index(part.name)]
-            for name, value in values_of(term, student.of_part(part), part.signals, len(part.index)).items():
+            mine = student.of_part(part, term.student_request)
+            for name, value in values_of(term, mine, part.signals, len(part.index)).items():
                 found.setdefault(name, []).append(value)
-        own = self.objective.name
         assert teacher.order is not None
-        if not found:
-            return {own: torch.zeros(0, device=student.rows.device) + self._untouched([])}
+        assert found, "a source of several teachers gives one part at least"
         values = {name: torch.cat(parts).index_select(0, teacher.order) for name, parts in found.items()}
+        own = self.objective.name
         values[own] = values[own] + self._untouched([part.name for part in teacher.parts])
+        made_of(values[own], found[own])
         return values
 
-    def _untouched(self, names: list[str]) -> Tensor | float:
+    def _untouched(self, names: list[Any]) -> Tensor | float:
         """A zero on the projections of teachers without rows here: in several processes all of them are averaged."""
         absent = [term for name, term in zip(self.names, self.terms, strict=True) if name not in names]
         sums = [0 * parameter.sum() for term in absent for parameter in term.parameters()]
@@ -55,7 +58,7 @@ class RoutedTerm(Term):
 
 
 def bound_to_all(
-    objective: Objective, student: Side, teacher: TeacherFacts, *, vocabulary: Mapping[str, int | None], **known: Any
+    objective: Objective, student: Side, teacher: TeacherFacts, *, vocabulary: Mapping[Any, int | None], **known: Any
 ) -> Term:
     """`bound_to`, for each of several teachers where there are several.
 

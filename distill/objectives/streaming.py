@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+_MADE_OF = "_distill_made_of"
+
 # (which inputs need a gradient, weights of the rows or None for 1) -> values [N], figures for logs, a gradient for each input
 Pass = Callable[[tuple[bool, ...], Tensor | None], tuple[Tensor, Tensor | None, list[Tensor | None]]]
 
@@ -35,8 +37,15 @@ def only_summed(values: Tensor) -> None:
     A second pass needs what the first one read, the teacher's signals among it, and it would stay in memory through the whole backward
     pass. Values that somebody has weighted since they were computed are left as they are: their pass may come.
     """
-    if getattr(type(values.grad_fn), "_forward_cls", None) is _Streamed:
-        values.grad_fn.go_through = None  # type: ignore[union-attr]
+    for part in getattr(values, _MADE_OF, [values]):
+        if getattr(type(part.grad_fn), "_forward_cls", None) is _Streamed:
+            part.grad_fn.go_through = None
+            part.grad_fn.is_part = part is not values
+
+
+def made_of(values: Tensor, parts: Sequence[Tensor]) -> None:
+    """Say of which values, each by itself and in another order, these are put together: what is only summed then, they are, too."""
+    setattr(values, _MADE_OF, list(parts))
 
 
 class _Streamed(torch.autograd.Function):
@@ -52,7 +61,9 @@ class _Streamed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> Any:
         kept, ctx.gradients = ctx.gradients, None
-        if kept is None or not _is_constant(upstream):
+        # a part of values that are summed gets one number seen n times as well, but laid out: to look would be to wait for it
+        trusted = ctx.go_through is None and getattr(ctx, "is_part", False)
+        if kept is None or not (trusted or _is_constant(upstream)):
             assert ctx.go_through is not None, (
                 "values were weighted, or run through twice, after only_summed was told otherwise"
             )

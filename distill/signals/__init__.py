@@ -4,14 +4,16 @@ Taps let them out of a forward pass without touching the model; a request says w
 """
 
 from distill.signals.attention import AttentionTap, layers_with_attention, probe_attention, record_attention
+from distill.signals.base import SignalSource
 from distill.signals.capturing import capture
 from distill.signals.facts import ModelFacts, TeacherFacts, facts_of
 from distill.signals.head import HeadTap, LogitTransform, MixedHead, probe_head
 from distill.signals.hidden import probe_hidden
+from distill.signals.mixture import Mixture
 from distill.signals.requests import SignalRequest, Signals, run_with_taps
 from distill.signals.rows import SupervisedRows
-from distill.signals.several import Mixture, Routed
-from distill.signals.sources import LiveTeacher, SelfTeacher, ShardedTeacher, SignalSource
+from distill.signals.several import Routed
+from distill.signals.sources import LiveTeacher, SelfTeacher, ShardedTeacher
 from distill.signals.stored import StoredSignals
 
 __all__ = [

@@ -37,7 +37,7 @@ class SignalRequest:
     hidden: frozenset[int] = frozenset()
     attention: frozenset[int] = frozenset()
     values: frozenset[int] = frozenset()
-    parts: Mapping[str, "SignalRequest"] = field(default_factory=dict)
+    parts: Mapping[Any, "SignalRequest"] = field(default_factory=dict)
 
     @classmethod
     def union(cls, requests: Iterable["SignalRequest"]) -> "SignalRequest":
@@ -101,8 +101,8 @@ class Signals:
         """The supervised positions as numbers."""
         return SupervisedRows.of(self.rows) if self.supervised is None else self.supervised
 
-    def of_part(self, part: "Part") -> "Signals":
-        """Of these signals, those of the rows of one of several teachers."""
+    def of_part(self, part: "Part", request: SignalRequest) -> "Signals":
+        """Of these signals, those of the rows of one of several teachers, as far as they are asked for."""
 
         def taken(states: Tensor | None) -> Tensor | None:
             return None if states is None else states.index_select(0, part.index)
@@ -110,9 +110,9 @@ class Signals:
         batch = sent_to(part.index.device, torch.as_tensor(part.batch))
         return Signals(
             rows=part.rows.mask,
-            logits=taken(self.logits),
-            hidden={layer: states.index_select(0, part.index) for layer, states in self.hidden.items()},
-            attention={layer: tap.of_rows(batch) for layer, tap in self.attention.items()},
+            logits=taken(self.logits) if request.logits else None,
+            hidden={layer: self.hidden[layer].index_select(0, part.index) for layer in request.hidden},
+            attention={layer: self.attention[layer].of_rows(batch) for layer in request.attention},
             head=None if self.head is None else replace(self.head, hidden=self.head.hidden.index_select(0, part.index)),
             labels=taken(self.labels),
             supervised=part.rows,
@@ -131,7 +131,7 @@ class Part:
         signals: its own, `[n, ...]`.
     """
 
-    name: str
+    name: Any
     index: Tensor
     rows: SupervisedRows
     batch: Sequence[int]

@@ -1,7 +1,6 @@
-"""Several teachers: each for its own rows (`Routed`), or all together as a mixture of their distributions (`Mixture`)."""
+"""Several teachers, each for its own rows, by a column of the pairs."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -9,13 +8,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from distill.pairs.labels import IGNORE
+from distill.pairs.labels import EMPTY, IGNORE
+from distill.pairs.row_limits import RowLimits
+from distill.signals.base import SignalSource, teachers_inputs
 from distill.signals.facts import TeacherFacts
-from distill.signals.head import LogitTransform, MixedHead
 from distill.signals.requests import Part, SignalRequest, Signals
 from distill.signals.rows import SupervisedRows, sent_to
-from distill.signals.sources import ShardedTeacher, SignalSource, source_of, teachers_inputs
-from distill.text.vocabulary import shared_vocabulary
+from distill.signals.sources import prepared
 
 
 class RoutedFacts(TeacherFacts):
@@ -30,7 +29,7 @@ class RoutedFacts(TeacherFacts):
         self.name = ", ".join(f"{value}: {facts.name}" for value, facts in parts.items())
 
 
-class Routed:
+class Routed(SignalSource):
     """Several teachers, each for the rows that name it in a column. A teacher runs on its rows only.
 
     Each objective is bound to every teacher by itself: their layers, widths, heads and vocabularies may differ. The gradient of a batch
@@ -41,7 +40,7 @@ class Routed:
         column: of the pairs.
 
     Raises:
-        ValueError: no teachers; in a dataset: a value without a teacher, or a row without a value.
+        ValueError: no teachers; in `prepare`: several in one, or one that all processes must run at once; in data: a value without a teacher.
 
     Example:
         >>> Routed({"maths": "my/maths-model", "chat": "my/chat-model"}, column="domain")
@@ -53,21 +52,28 @@ class Routed:
         if not teachers:
             raise ValueError("There are no teachers to choose from; give at least one: {value of the column: teacher}.")
         self._given, self.column = dict(teachers), column
-        self.sources: dict[str, SignalSource] = {}
-        self.tokenizer = None
+        self.sources: dict[Any, SignalSource] = {}
+        self.limits: dict[Any, RowLimits] = {}  # of the rows that each is shown; whoever trains fills it in
 
     @property
-    def columns(self) -> tuple[str, ...]:
+    def columns(self) -> tuple[str, ...]:  # type: ignore[override]
         """The column, and what its teachers need."""
         others = (column for one in self._given.values() for column in getattr(one, "columns", ()))
         return tuple(dict.fromkeys((self.column, *others)))
 
     def prepare(self, student: Any, device: torch.device) -> None:
         """See `SignalSource`."""
-        self.sources = self.sources or {value: source_of(one, student) for value, one in self._given.items()}
-        _check_runs_anywhere(self.sources)
-        for source in self.sources.values():
-            source.prepare(student, device)
+        self.sources = prepared(self._given, student, device)
+        for value, source in self.sources.items():
+            if isinstance(source, Routed):
+                raise ValueError(
+                    f"The teacher of {value!r} is routed itself; give all teachers in one mapping, by one column."
+                )
+            if source.together:
+                raise ValueError(
+                    f"The weights of the teacher of {value!r} are divided over processes, so it runs in all of them at once, and the rows of one of "
+                    "several teachers may be in one process only; give it whole (LiveTeacher), or StoredSignals."
+                )
         self.facts = RoutedFacts({value: source.facts for value, source in self.sources.items()})
 
     def check(self, rows: Any, name: str = "the pairs", max_length: int | None = None) -> None:
@@ -76,50 +82,89 @@ class Routed:
         Raises:
             ValueError: names what has no teacher.
         """
-        pairs = getattr(rows, "pairs", rows)  # of bins
-        if not isinstance(pairs, datasets.Dataset):
-            return
-        values = pairs[self.column]
-        strange = [value for value in dict.fromkeys(values) if value not in self._given]
-        if strange:
-            raise ValueError(
-                f"{name}: column {self.column!r} has {strange[0]!r}{f' and {len(strange) - 1} further values' if strange[1:] else ''}, for "
-                f"which there is no teacher (there are {', '.join(map(repr, self._given))})."
-            )
-        for value, source in self.sources.items():
-            if mine := [i for i, own in enumerate(values) if own == value]:
-                source.check(pairs.select(mine), f"{name} of {self.column}={value!r}", max_length)
+        for value, mine in self.split(rows, name).items():
+            self.sources[value].check(mine, f"{name} of {self.column}={value!r}", max_length)
+
+    def split(self, rows: Any, name: str) -> dict[Any, Any]:
+        """The rows of each teacher that has some; nothing of a stream, whose rows are met when they come.
+
+        Args:
+            rows: a dataset, bins, or a list of pairs or of bins.
+            name: for messages.
+
+        Raises:
+            ValueError: a row that has no teacher.
+        """
+        if isinstance(rows, list | tuple):
+            pairs: Any = [pair for row in rows for pair in (row if isinstance(row, list) else [row])]
+            values = [pair.get(self.column) if isinstance(pair, Mapping) else None for pair in pairs]
+        else:
+            pairs = getattr(rows, "pairs", rows)  # of bins
+            if not isinstance(pairs, datasets.Dataset):
+                return {}
+            values = pairs.with_format(None)[self.column]
+        places: dict[Any, list[int]] = {}
+        for number, value in enumerate(values):
+            if not isinstance(value, Hashable) or value not in self._given:
+                if isinstance(pairs, list) and pairs[number].get("id") == EMPTY["id"]:
+                    continue
+                raise ValueError(f"{name}, row {number}: {self._no_teacher(value)}")
+            places.setdefault(value, []).append(number)
+        if isinstance(pairs, list):
+            return {value: [pairs[i] for i in numbers] for value, numbers in places.items()}
+        return {value: pairs.select(numbers) for value, numbers in places.items()}
 
     def signals(self, batch: Mapping[str, Any], rows: SupervisedRows, request: SignalRequest) -> Signals:
-        """See `SignalSource`; in `parts`, one for each teacher that has rows in this batch."""
+        """See `SignalSource`; in `parts`, one for each teacher that has rows in this batch, and one in any case."""
         parts, order = [], []
-        for value, places in self._places(batch).items():
-            sub, where = _rows_of(batch, rows, places, self.column, value)
-            own = self.sources[value].signals(sub, where, request.parts[value])
-            index = torch.as_tensor(places)
-            parts.append(Part(value, sent_to(rows.index.device, index), where, _batch_rows(rows, places), own))
+        theirs = teachers_inputs(batch, rows)[1]
+        for value, places in self._places(batch, rows).items():
+            which = _batch_rows(rows, places) if places else list(range(len(rows.mask)))
+            sub, where = _rows_of(batch, rows, theirs, places, which, self.column, value)
+            self._check_length(value, sub)
+            own = self.sources[value].signals(sub, where, request.parts.get(value, SignalRequest()))
+            index = torch.as_tensor(places, dtype=torch.long)
+            parts.append(Part(value, sent_to(rows.index.device, index), where, which, own))
             order.append(index)
-        back = torch.cat(order).argsort() if order else torch.zeros(0, dtype=torch.long)
+        back = torch.cat(order).argsort()
         return Signals(rows=rows.mask, supervised=rows, parts=tuple(parts), order=sent_to(rows.index.device, back))
 
-    def _places(self, batch: Mapping[str, Any]) -> dict[str, list[int]]:
-        """Which of the N supervised positions belong to whom."""
-        found: dict[str, list[int]] = {}
+    def _places(self, batch: Mapping[str, Any], rows: SupervisedRows) -> dict[Any, list[int]]:
+        """Which of the N supervised positions belong to whom; where there are none, the first teacher has these none."""
+        found: dict[Any, list[int]] = {}
         place = 0
         for number, documents in enumerate(batch["documents"]):
             for document, (_, count) in enumerate(documents):
-                if not count:
-                    continue  # a row that fills up the batch
                 value = batch["columns"][self.column][number][document]
-                if value not in self.sources:
+                if not isinstance(value, Hashable) or value not in self.sources:
                     ids = batch["ids"][number] if "ids" in batch else f"row {number} of the batch"
-                    raise ValueError(
-                        f"Pair {ids}: its {self.column!r} is {value!r}, for which there is no teacher (there are "
-                        f"{', '.join(map(repr, self.sources))})."
-                    )
+                    many = f" (its {document + 1}. document)" if len(documents) > 1 else ""
+                    raise ValueError(f"Pair {ids}{many}: {self._no_teacher(value)}")
                 found.setdefault(value, []).extend(range(place, place + count))
                 place += count
-        return found
+        if place != len(rows):
+            raise ValueError(
+                f"A batch has {len(rows)} supervised positions, and its documents say {place}; labels must be those of PairCollator."
+            )
+        return {value: places for value, places in found.items() if places} or {next(iter(self.sources)): []}
+
+    def _no_teacher(self, value: Any) -> str:
+        return (
+            f"its {self.column!r} is {value!r:.60}, for which there is no teacher (there are {', '.join(map(repr, self._given))}); add one, or "
+            "remove such pairs."
+        )
+
+    def _check_length(self, value: Any, sub: Mapping[str, Any]) -> None:
+        """Rows of a stream are not looked at before; the device is only asked where they may be too long."""
+        most = self.limits.get(value, RowLimits()).positions
+        prefix = "teacher_" if "teacher_input_ids" in sub else ""
+        mask = sub.get(f"{prefix}attention_mask")
+        if most is None or mask is None or mask.shape[1] <= most or (longest := int(mask.sum(1).max())) <= most:
+            return
+        pairs = f" (pairs {'; '.join(map(str, sub['ids']))})" if "ids" in sub else ""
+        raise ValueError(
+            f"A batch{pairs} shows the teacher of {self.column}={value!r} a row of {longest} tokens, but {self.limits[value].too_long()}"
+        )
 
     def release(self) -> None:
         """See `SignalSource`."""
@@ -128,7 +173,8 @@ class Routed:
 
     def identity(self, student: Any) -> Any:
         """See `SignalSource`."""
-        return {"by": self.column} | {value: source.identity(student) for value, source in self.sources.items()}
+        teachers = {repr(value): source.identity(student) for value, source in self.sources.items()}
+        return {"by": self.column, "teachers": teachers}
 
     def models(self) -> list[PreTrainedModel]:
         """See `SignalSource`."""
@@ -155,14 +201,6 @@ def routed_by(column: str | None, teacher: Any) -> Any:
     return Routed(teacher, column)
 
 
-def _check_runs_anywhere(sources: Mapping[str, SignalSource]) -> None:
-    if any(isinstance(one, ShardedTeacher) for one in sources.values()):
-        raise ValueError(
-            "A teacher whose weights are divided over processes runs in all of them at once, but the rows of one of several teachers may "
-            "be in one process only; give LiveTeacher, or StoredSignals."
-        )
-
-
 def _batch_rows(rows: SupervisedRows, places: Sequence[int]) -> list[int]:
     time = max(rows.mask.shape[1], 1)
     return sorted(set((rows.host[list(places)] // time).tolist()))
@@ -172,7 +210,9 @@ def _among(rows: SupervisedRows, places: Sequence[int], batch_rows: Sequence[int
     """Some of the supervised positions, in a batch of some of its rows."""
     time = rows.mask.shape[1]
     host = rows.host[list(places)]
-    new = torch.as_tensor([batch_rows.index(row) for row in (host // time).tolist()]) * time + host % time
+    new_row = {row: number for number, row in enumerate(batch_rows)}
+    numbers = torch.as_tensor([new_row[row] for row in (host // time).tolist()], dtype=torch.long)
+    new = numbers * time + host % time
     mask = torch.zeros(len(batch_rows) * time, dtype=torch.bool)
     mask[new] = True
     device = rows.mask.device
@@ -180,11 +220,24 @@ def _among(rows: SupervisedRows, places: Sequence[int], batch_rows: Sequence[int
 
 
 def _rows_of(
-    batch: Mapping[str, Any], rows: SupervisedRows, places: Sequence[int], column: str, value: str
+    batch: Mapping[str, Any],
+    rows: SupervisedRows,
+    theirs: SupervisedRows,
+    places: Sequence[int],
+    which: Sequence[int],
+    column: str,
+    value: Any,
 ) -> tuple[dict[str, Any], SupervisedRows]:
-    """The part of a batch that one teacher gets: rows with documents of its own, and no loss on others that share a row."""
-    which = _batch_rows(rows, places)
-    index = sent_to(rows.mask.device, torch.as_tensor(which))
+    """The part of a batch that one teacher gets: rows with documents of its own, and labels of these documents alone.
+
+    Args:
+        batch, rows: of all teachers.
+        theirs: where the supervised positions are in the teachers' own rows; `rows` where there are none.
+        places: which of the N positions are its own.
+        which: rows of the batch that have them.
+        column, value: that route to it.
+    """
+    index = sent_to(rows.mask.device, torch.as_tensor(which, dtype=torch.long))
 
     def taken(part: Any) -> Any:
         if isinstance(part, Tensor):
@@ -201,146 +254,15 @@ def _rows_of(
         ]
         (sub if name == "documents" else sub["columns"])[name] = kept
     where = _among(rows, places, which)
-    if "teacher_labels" in batch:
-        theirs = _among(teachers_inputs(batch, rows)[1], places, which)
-        labels = sub["teacher_labels"].flatten()
-        mine = torch.full_like(labels, IGNORE)
-        mine[theirs.index + 1] = labels.index_select(0, theirs.index + 1)
-        sub["teacher_labels"] = mine.view_as(sub["teacher_labels"])
+    sub["labels"] = _labels_at(sub["labels"], where)
+    if theirs is not rows:
+        sub["teacher_rows"] = _among(theirs, places, which)
+        sub["teacher_labels"] = _labels_at(sub["teacher_labels"], sub["teacher_rows"])
     return sub, where
 
 
-class MixedFacts(TeacherFacts):
-    """Facts of a mixture: it is a distribution over tokens and nothing else.
-
-    Args:
-        parts: facts of its teachers.
-    """
-
-    def __init__(self, parts: Sequence[TeacherFacts]) -> None:
-        self.parts = list(parts)
-        self.name = f"A mixture of {', '.join(facts.name for facts in parts)}"
-        self.config, self.vocabulary = parts[0].config, min(facts.vocabulary for facts in parts)
-        self.transforms: list[LogitTransform | None] = [None] * len(parts)
-
-    def transform(self) -> LogitTransform | None:
-        """Nothing is left to do to the logits of a mixture; those of one teacher are its own."""
-        self.transforms = [facts.transform() for facts in self.parts]
-        if len(self.parts) == 1:
-            return self.transforms[0]
-        return LogitTransform() if all(one is not None for one in self.transforms) else None
-
-    def find_tokenizer(self) -> Any:
-        """Of the first teacher."""
-        return self.parts[0].find_tokenizer()
-
-
-class Mixture:
-    """Several teachers as one: the weighted mean of their next-token *distributions*, p = sum of w_i p_i, computed exactly.
-
-    A mean of logits would be another thing: a product of experts.
-
-    Args:
-        teachers: anything that a white box takes as its teacher, all of one vocabulary.
-        weights: above 0, brought to a sum of 1; None: alike.
-
-    Raises:
-        ValueError: no teachers, other weights; in `prepare`: teachers of unequal vocabulary, or one that stores no whole distribution.
-
-    Source: as the ensembles of Hinton, Vinyals, Dean 2015 (arithmetic mean).
-
-    Example:
-        >>> Mixture(["my/one", "my/other"], weights=[0.7, 0.3])
-    """
-
-    def __init__(self, teachers: Sequence[Any], weights: Sequence[float] | None = None) -> None:
-        shares = [1.0] * len(teachers) if weights is None else [float(weight) for weight in weights]
-        if not teachers or len(shares) != len(teachers) or not all(0 < w < math.inf for w in shares):
-            raise ValueError(
-                f"A mixture has {len(teachers)} teachers and the weights {weights}; give one weight above 0 for each of at least one "
-                "teacher, or none."
-            )
-        self._given, self.weights = list(teachers), [share / sum(shares) for share in shares]
-        self.sources: list[SignalSource] = []
-        self.tokenizer: Any = None
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """What its teachers need."""
-        return tuple(dict.fromkeys(column for one in self._given for column in getattr(one, "columns", ())))
-
-    @property
-    def documents(self) -> bool:
-        """Whether one of them needs it."""
-        return any(getattr(one, "documents", False) for one in self._given)
-
-    def prepare(self, student: Any, device: torch.device) -> None:
-        """See `SignalSource`."""
-        self.sources = self.sources or [source_of(one, student) for one in self._given]
-        for source in self.sources:
-            source.prepare(student, device)
-        facts = [source.facts for source in self.sources]
-        if sparse := [one.name for one in facts if one.next_token not in ("head", "logits")]:
-            raise ValueError(
-                f"{sparse[0]} gives some tokens of a distribution, and a mixture needs all; capture with encoding='hidden', or give the "
-                "teacher as a model."
-            )
-        if any(isinstance(one, Mixture | Routed) for one in self.sources):
-            raise ValueError(
-                "A mixture is of single teachers; give the teachers of the inner one, with their weights multiplied."
-            )
-        for source in self.sources[1:]:
-            _check_same_tokens(self.sources[0], source)
-        self.tokenizer = next((one.tokenizer for one in self.sources if one.tokenizer), None)
-        self.facts = MixedFacts(facts)
-
-    def check(self, rows: Any, name: str = "the pairs", max_length: int | None = None) -> None:
-        """See `SignalSource`."""
-        for source in self.sources:
-            source.check(rows, name, max_length)
-
-    def signals(self, batch: Mapping[str, Any], rows: SupervisedRows, request: SignalRequest) -> Signals:
-        """See `SignalSource`."""
-        wanted = [
-            SignalRequest(logits=True) if request.head is None else SignalRequest(head=one)
-            for one in self.facts.transforms
-        ]
-        found = [one.signals(batch, rows, own) for one, own in zip(self.sources, wanted, strict=True)]
-        if len(found) == 1:
-            return found[0]
-        logs = [math.log(weight) for weight in self.weights]
-        if request.head is not None:
-            heads = tuple(one.head for one in found if one.head is not None)
-            assert len(heads) == len(found), "a mixture of mixtures is refused when it is prepared"
-            return Signals(rows=rows.mask, supervised=rows, mixed=MixedHead(heads, tuple(logs)))
-        logits: Tensor | None = None
-        for one, log in zip(found, logs, strict=True):
-            assert one.logits is not None
-            log_p = one.logits.to(torch.promote_types(one.logits.dtype, torch.float32)).log_softmax(-1) + log
-            logits = log_p if logits is None else torch.logaddexp(logits, log_p)
-        return Signals(rows=rows.mask, supervised=rows, logits=logits)
-
-    def release(self) -> None:
-        """See `SignalSource`."""
-        for source in self.sources:
-            source.release()
-
-    def identity(self, student: Any) -> Any:
-        """See `SignalSource`."""
-        return [
-            {"weight": weight, "teacher": one.identity(student)}
-            for weight, one in zip(self.weights, self.sources, strict=True)
-        ]
-
-    def models(self) -> list[PreTrainedModel]:
-        """See `SignalSource`."""
-        return [model for source in self.sources for model in source.models()]
-
-
-def _check_same_tokens(one: Any, other: Any) -> None:
-    """Refuse a mixture over tokens that are not the same."""
-    tokenizers = [source.tokenizer or source.facts.find_tokenizer() for source in (one, other)]
-    try:
-        shared_vocabulary(one.facts, other.facts, *tokenizers)
-    except ValueError as error:
-        raise ValueError(f"A mixture of {one.facts.name} and {other.facts.name}: {error}") from None
+def _labels_at(labels: Tensor, where: SupervisedRows) -> Tensor:
+    """Labels of these supervised positions alone."""
+    flat = labels.flatten()
+    mine = torch.full_like(flat, IGNORE).index_copy_(0, where.index + 1, flat.index_select(0, where.index + 1))
+    return mine.view_as(labels)

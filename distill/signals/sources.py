@@ -1,12 +1,10 @@
-"""Signal sources that run a model: a teacher of its own, whole or divided over processes, and the student without its adapter.
+"""Signal sources that run a model: a teacher of its own, whole or divided over processes, and the student without its adapter."""
 
-A trainer knows a teacher only as a `SignalSource`. Where a pair says what its teacher was shown (`teacher_prompt_ids`), the batch brings
-rows of the teacher's own, whose supervised positions are those of the student's rows, in the same order.
-"""
-
+import copy
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.distributed.fsdp import FSDPModule
@@ -22,7 +20,7 @@ from distill.models.adapters import (
 )
 from distill.models.evaluating import evaluating, modules_of
 from distill.models.quantising import is_dispatched, is_quantised
-from distill.pairs.collate import supervised_rows
+from distill.signals.base import SignalSource, teachers_inputs
 from distill.signals.facts import ModelFacts, TeacherFacts, describe_model
 from distill.signals.requests import SignalRequest, Signals, run_with_taps
 from distill.signals.rows import SupervisedRows
@@ -30,83 +28,6 @@ from distill.signals.sharding import shard
 from distill.teachers.local import LocalTeacher
 
 SELF = "self"  # the word for: the student, with its adapter off
-TEACHERS = "teacher_"  # what the names of the teacher's own rows begin with
-NO_INPUTS = ("labels", "ids", "documents", "columns")  # of a batch, what no model is given
-
-
-class SignalSource(Protocol):
-    """Where the teacher's signals come from: all that a trainer knows of a teacher.
-
-    Args:
-        facts: what objectives check when they are bound; after `prepare`.
-        columns: of a pair, what it needs in the batch beside ids: `batch["columns"][name]`.
-        documents: whether it needs `batch["documents"]`, which say what each document is (`distill.pairs.signal_keys`).
-        tokenizer: the teacher's, where it is known.
-    """
-
-    facts: TeacherFacts
-    columns: tuple[str, ...]
-    documents: bool
-    tokenizer: PreTrainedTokenizerBase | None
-
-    def prepare(self, student: Any, device: torch.device) -> None:
-        """Called before it is used, and anew for each student: what cannot work is refused here.
-
-        Args:
-            student: that is trained, perhaps with an adapter.
-            device: where training runs.
-
-        Raises:
-            ValueError: says what and the way out.
-        """
-
-    def signals(self, batch: Mapping[str, Any], rows: SupervisedRows, request: SignalRequest) -> Signals:
-        """What the teacher says at the supervised positions of a batch, `[N, ...]` in the order of the student's.
-
-        Args:
-            batch: as the collator made it, on the device.
-            rows: the student's supervised positions.
-            request: what is wanted.
-        """
-
-    def check(self, rows: Any, name: str = "the pairs", max_length: int | None = None) -> None:
-        """Refuse a dataset for some of whose rows it has no signals, asked before a training.
-
-        Args:
-            rows: as a trainer has them; those of a stream are met when they come.
-            name: what they are called in messages.
-            max_length: of the training, in tokens.
-
-        Raises:
-            ValueError: says which.
-        """
-
-    def release(self) -> None:
-        """Called when the signals of a batch have been used and are gone."""
-
-    def identity(self, student: Any) -> Any:
-        """Which teacher it is, as a plain value: a run is only resumed with the same."""
-
-    def models(self) -> list[PreTrainedModel]:
-        """The models that it runs."""
-
-
-def inputs_of(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a batch, what the student is given."""
-    return {name: value for name, value in batch.items() if name not in NO_INPUTS and not name.startswith(TEACHERS)}
-
-
-def teachers_inputs(batch: Mapping[str, Any], rows: SupervisedRows) -> tuple[dict[str, Any], SupervisedRows]:
-    """Of a batch, what the teacher is given, and where its supervised positions are: its own rows, or the student's.
-
-    Args:
-        batch: as the collator made it.
-        rows: the student's supervised positions.
-    """
-    own = {name.removeprefix(TEACHERS): value for name, value in batch.items() if name.startswith(TEACHERS)}
-    if not own:
-        return inputs_of(batch), rows
-    return inputs_of(own), SupervisedRows.of(supervised_rows(own["labels"]))
 
 
 def _signals(
@@ -118,10 +39,11 @@ def _signals(
             "Some pairs say what the teacher was shown (teacher_prompt_ids), so its rows have other positions than the student's, and "
             "attention maps over different positions cannot be compared; leave AttentionMaps out, or these prompts."
         )
-    return run_with_taps(forward, model, inputs, where, request)
+    labels = where.next_tokens(batch["labels" if where is rows else "teacher_labels"])
+    return run_with_taps(forward, model, inputs, where, request, labels)
 
 
-class LiveTeacher:
+class LiveTeacher(SignalSource):
     """A model of its own that runs here. It keeps the precision of its weights, whatever the student is trained in.
 
     Args:
@@ -136,11 +58,8 @@ class LiveTeacher:
         >>> WhiteBoxTrainer(model=student, teacher=LiveTeacher("HuggingFaceTB/SmolLM2-360M-Instruct"), ...)
     """
 
-    columns: tuple[str, ...] = ()
-    documents = False
-
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-        if isinstance(model, str):
+        if isinstance(model, str | os.PathLike):
             model = LocalTeacher(model)
         if isinstance(model, LocalTeacher):
             model, tokenizer = model.model, tokenizer or model.tokenizer
@@ -148,11 +67,16 @@ class LiveTeacher:
         self.model: PreTrainedModel = base_of(model)
         self.tokenizer = tokenizer
         self.facts: TeacherFacts = ModelFacts(self.model)
-        self._identity: str | None = None
         self._device_type = "cpu"
 
     def prepare(self, student: Any, device: torch.device) -> None:
         """See `SignalSource`."""
+        if student is not None and base_of(student) is self.model:
+            raise ValueError(
+                "The teacher is the student itself, which would be at 0 from itself for ever. Give teacher='self' and the student an adapter "
+                "(then the teacher is the same weights with the adapter off), or load the model twice."
+            )
+        self.together = isinstance(self.model, FSDPModule)
         self._device_type = device.type
         _place(self.model, device)
         self.model.eval()
@@ -168,15 +92,9 @@ class LiveTeacher:
         with self.forward_pass() as forward:
             return _signals(forward, self.model, batch, rows, request)
 
-    def check(self, rows: Any, name: str = "the pairs", max_length: int | None = None) -> None:
-        """See `SignalSource`: a trainer looks at lengths and ids itself."""
-
-    def release(self) -> None:
-        """It stays whole."""
-
     def identity(self, student: Any) -> Any:
         """See `SignalSource`."""
-        return self._identity or describe_model(self.model, student)
+        return describe_model(self.model, student)
 
     def models(self) -> list[PreTrainedModel]:
         """See `SignalSource`."""
@@ -201,14 +119,19 @@ class ShardedTeacher(LiveTeacher):
                 "it plainly, or leave shard_teacher out."
             )
         self._parts: list[FSDPModule] = []
+        self._described: list[str] = []
 
     def prepare(self, student: Any, device: torch.device) -> None:
         """See `SignalSource`."""
         if not self._parts:
             # afterwards every process sees its own part only
-            self._identity = describe_model(self.model, None if student is None else base_of(student))
-            self._parts = shard(self.model, device)
+            self._described.append(describe_model(self.model, None if student is None else base_of(student)))
+            self._parts += shard(self.model, device)
         super().prepare(student, device)
+
+    def identity(self, student: Any) -> Any:
+        """See `SignalSource`."""
+        return self._described[0] if self._described else super().identity(student)
 
     def release(self) -> None:
         """Free the head, which stayed gathered for the objectives."""
@@ -238,7 +161,7 @@ def _place(model: Any, device: torch.device) -> None:
         )
 
 
-class SelfTeacher:
+class SelfTeacher(SignalSource):
     """The student with its adapter off: no second copy, no dropout, no gradients, and in the student's own precision.
 
     With pairs that say what the teacher was shown, this is self-distillation from privileged context (Snell et al. 2022): the model learns to
@@ -249,10 +172,6 @@ class SelfTeacher:
         ValueError: in `prepare`: there is no adapter; with the adapter off this model is not what it was before
             (`distill.models.adapters.check_off_is_base`).
     """
-
-    columns: tuple[str, ...] = ()
-    documents = False
-    tokenizer: PreTrainedTokenizerBase | None = None
 
     def __init__(self) -> None:
         self._adapters: list[str] = []
@@ -284,19 +203,13 @@ class SelfTeacher:
         with self.forward_pass() as forward:
             return _signals(forward, self.model, batch, rows, request)
 
-    def check(self, rows: Any, name: str = "the pairs", max_length: int | None = None) -> None:
-        """See `SignalSource`: its limits are the student's."""
-
-    def release(self) -> None:
-        """The weights are the student's, and stay."""
-
     def identity(self, student: Any) -> Any:
         """See `SignalSource`."""
         return describe_model(self.model, self.model)
 
     def models(self) -> list[PreTrainedModel]:
-        """See `SignalSource`: none of its own."""
-        return []
+        """See `SignalSource`: what it is shown may be longer than what the student is shown."""
+        return [self.model]
 
 
 def is_students_own(teacher: Any, student: Any) -> bool:
@@ -332,13 +245,18 @@ def source_of(teacher: Any, student: Any, shard_it: bool = False) -> SignalSourc
     Raises:
         ValueError: it cannot be had; see the classes.
     """
-    if hasattr(teacher, "signals") and hasattr(teacher, "prepare"):
+    if hasattr(teacher, "signals") and not isinstance(teacher, torch.nn.Module):
+        lacking = [name for name in dir(SignalSource) if not name.startswith("_") and not hasattr(teacher, name)]
+        if lacking:
+            raise ValueError(
+                f"{type(teacher).__name__} has signals(), but not {', '.join(lacking)}; make it a subclass of distill.signals.SignalSource."
+            )
         if shard_it:
             raise ValueError(
-                f"shard_teacher divides a teacher that is given as a model; {type(teacher).__name__} is a signal source already: give "
-                "ShardedTeacher(model) in its place."
+                f"shard_teacher divides the weights of a teacher that is given as a model, and {type(teacher).__name__} is a signal source "
+                "already; leave shard_teacher out."
             )
-        return teacher
+        return copy.copy(teacher)  # what it is prepared for is this trainer's
     if is_students_own(teacher, student):
         if shard_it:
             raise ValueError(
@@ -346,3 +264,14 @@ def source_of(teacher: Any, student: Any, shard_it: bool = False) -> SignalSourc
             )
         return SelfTeacher()
     return ShardedTeacher(teacher) if shard_it else LiveTeacher(teacher)
+
+
+def prepared(given: dict[Any, Any], student: Any, device: torch.device) -> dict[Any, SignalSource]:
+    """Sources of this student; a name is loaded once, whoever asks again."""
+    for key, one in given.items():
+        if isinstance(one, str | os.PathLike) and one != SELF:
+            given[key] = LocalTeacher(one)
+    sources = {key: source_of(one, student) for key, one in given.items()}
+    for source in sources.values():
+        source.prepare(student, device)
+    return sources

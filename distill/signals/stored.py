@@ -17,6 +17,7 @@ from distill.models.load import load_tokenizer
 from distill.pairs.packing import PackedPairs
 from distill.pairs.row_limits import RowLimits
 from distill.pairs.signal_keys import SIZE
+from distill.signals.base import SignalSource
 from distill.signals.encodings import encoding_of
 from distill.signals.facts import TeacherFacts
 from distill.signals.head import HeadTap
@@ -31,7 +32,7 @@ _NAMED = 5  # of missing pairs
 _OF_HEAD = ("vocabulary", "width", "dtype")  # settings of an encoding that the teacher decides
 
 
-class StoredSignals:
+class StoredSignals(SignalSource):
     """A signal source that reads what `distill.signals.capture` has written: no teacher is loaded.
 
     Any batch, any order, packed or not, any number of processes: what a pair's teacher said is found by the pair's tokens

@@ -14,7 +14,7 @@ from distill.models.adapters import base_of
 from distill.models.evaluating import evaluating
 from distill.pairs.collate import PairCollator, document_tokens
 from distill.pairs.packing import PackedPairs, pack_pairs
-from distill.signals.sources import inputs_of
+from distill.signals.base import inputs_of
 
 logger = logging.getLogger(__name__)
 

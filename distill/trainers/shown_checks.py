@@ -1,5 +1,6 @@
 """Shown to the teacher: whether it can take the rows that it is shown, asked before any step."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import datasets
@@ -70,6 +71,18 @@ def check_shown(
         raise ValueError(f"{name} has token id {highest}, but {limits.unknown_token()}")
 
 
+def teacher_prompts_in(rows: Any) -> int:
+    """How many pairs of a dataset, of bins or of a list say what the teacher was shown; 0 of a stream, whose rows are not known."""
+    pairs = getattr(rows, "pairs", rows)
+    if isinstance(pairs, list | tuple):
+        flat = (pair for row in pairs for pair in (row if isinstance(row, list) else [row]))
+        return sum(isinstance(pair, Mapping) and pair.get("teacher_prompt_ids") is not None for pair in flat)
+    if not isinstance(pairs, datasets.Dataset) or "teacher_prompt_ids" not in pairs.column_names:
+        return 0
+    column = pairs.select_columns(["teacher_prompt_ids"]).with_format("arrow")[:]["teacher_prompt_ids"]
+    return len(column) - int(column.null_count)
+
+
 def check_same_positions(rows: Any, name: str) -> None:
     """Refuse pairs whose teacher was shown another prompt, where positions are compared with each other: for attention maps.
 
@@ -80,13 +93,10 @@ def check_same_positions(rows: Any, name: str) -> None:
     Raises:
         ValueError: names the column and how many.
     """
-    pairs = getattr(rows, "pairs", rows)
-    if not isinstance(pairs, datasets.Dataset) or "teacher_prompt_ids" not in pairs.column_names:
-        return
-    column = pairs.select_columns(["teacher_prompt_ids"]).with_format("arrow")[:]["teacher_prompt_ids"]
-    if count := len(column) - column.null_count:
+    count = teacher_prompts_in(rows)
+    if count:
         raise ValueError(
-            f"{name}: {count} of {len(column)} pairs say what the teacher was shown (teacher_prompt_ids), so its rows have other positions "
+            f"{name}: {count} of {len(getattr(rows, 'pairs', rows))} pairs say what the teacher was shown (teacher_prompt_ids), so its rows have other positions "
             "than the student's, and AttentionMaps compares maps over the same positions; leave AttentionMaps out, or that column."
         )
 

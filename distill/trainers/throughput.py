@@ -29,10 +29,12 @@ class Rates:
         self._earlier = [0, 0]  # of the same window, before this process took up a checkpoint
         self._teacher_seconds = 0.0
         self._events: list[tuple[Any, Any]] = []
+        self._shown: list[Tensor] = []  # tokens that the teacher was shown, of each micro-batch
 
     def begin_window(self) -> None:
         """Called at the beginning of a training, and after a log."""
         self._begun, self._counts, self._earlier, self._events, self._teacher_seconds = None, [], [0, 0], [], 0.0
+        self._shown = []
 
     def begin(self) -> None:
         """Called before the rows of each step are fetched."""
@@ -43,9 +45,10 @@ class Rates:
         """Called for each micro-batch."""
         if "labels" not in batch:
             return  # an own collator's; a display must not stop a training
-        marked = "attention_mask" in batch or "position_ids" in batch
-        tokens = document_tokens(batch).sum() if marked else batch["labels"].new_tensor(batch["labels"].numel())
+        tokens = _tokens(batch)
         self._counts.append(torch.stack([tokens, supervised_rows(batch["labels"]).sum()]))
+        own = {name.removeprefix("teacher_"): part for name, part in batch.items() if name.startswith("teacher_")}
+        self._shown.append(_tokens(own) if "labels" in own else tokens)
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -83,16 +86,17 @@ class Rates:
             self._teacher_seconds += sum(first.elapsed_time(last) for first, last in self._events) / 1000
         seconds = time.perf_counter() - self._begun
         now = self._sums()[0]  # of this process's life; the share is of the whole window
-        mine = torch.tensor([*self.open_window(), now, seconds, self._teacher_seconds], dtype=torch.float64)
+        shown = torch.stack(self._shown).sum().item() if self._shown else 0
+        mine = torch.tensor([*self.open_window(), now, shown, seconds, self._teacher_seconds], dtype=torch.float64)
         if self.accelerator.num_processes > 1:
             wide = mine if self.device.type != "mps" else mine.float()
             mine = self.accelerator.reduce(wide.to(self.device), "sum").cpu()
-            mine[3:] /= self.accelerator.num_processes
-        whole, supervised, tokens, seconds, teacher = mine.tolist()
+            mine[4:] /= self.accelerator.num_processes
+        whole, supervised, tokens, shown, seconds, teacher = mine.tolist()
         self.begin_window()
         found = {"student_tokens_per_second": tokens / max(seconds - teacher, 1e-9)}
         if teacher:
-            found["teacher_tokens_per_second"] = tokens / teacher
+            found["teacher_tokens_per_second"] = shown / teacher
         return {**found, "supervised_share": supervised / max(whole, 1)}
 
     def open_window(self) -> list[int]:
@@ -105,3 +109,8 @@ class Rates:
 
     def _sums(self) -> list[int]:
         return torch.stack(self._counts).sum(0).tolist() if self._counts else [0, 0]
+
+
+def _tokens(batch: Mapping[str, Tensor]) -> Tensor:
+    marked = "attention_mask" in batch or "position_ids" in batch
+    return document_tokens(batch).sum() if marked else batch["labels"].new_tensor(batch["labels"].numel())

@@ -1,6 +1,8 @@
 """White-box distillation: match what is inside the teacher, on the same pairs, in the same Trainer."""
 
+import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +18,21 @@ from distill.objectives import HiddenStates, Logits, Objective, Schedule
 from distill.objectives.base import values_of
 from distill.objectives.routed import bound_to_all
 from distill.objectives.streaming import only_summed
-from distill.pairs.collate import EMPTY, PairCollator, supervised_rows
-from distill.pairs.row_limits import RowLimits
+from distill.pairs.collate import EMPTY, supervised_rows
 from distill.signals import ModelFacts, SignalRequest, Signals, SupervisedRows, run_with_taps
+from distill.signals.base import SignalSource, inputs_of
 from distill.signals.several import routed_by
-from distill.signals.sources import SELF, SignalSource, inputs_of, source_of
+from distill.signals.sources import SELF, source_of
 from distill.teachers.local import LocalTeacher
 from distill.trainers.base import PairTrainer
-from distill.trainers.checks import check_names, check_other_losses, compared_with, limits_of, longest_row
+from distill.trainers.checks import check_names, check_other_losses, compared_with, longest_row
 from distill.trainers.fsdp import check_teacher_is_everywhere
 from distill.trainers.identity import describe_terms
 from distill.trainers.packing_check import check_packing
 from distill.trainers.projections import Projections
 from distill.trainers.router_loss import ROUTER_LOSS, check_one_batch_a_step, router_coefficient
 from distill.trainers.shown_checks import check_same_positions
+from distill.trainers.teacher_checks import check_labels, check_source, loses_teacher_prompts, needed_of
 from distill.trainers.term_sums import TermSums
 
 logger = logging.get_logger(__name__)
@@ -96,13 +99,10 @@ class WhiteBoxTrainer(PairTrainer):
                     f"WhiteBoxTrainer has its own loss and keeps no logits; {name} cannot be used with it."
                 )
         check_names(objectives)
-        if isinstance(teacher, str) and teacher != SELF:
+        if isinstance(teacher, str | os.PathLike) and teacher != SELF:
             teacher = LocalTeacher(teacher)
         teacher = routed_by(route_by, teacher)
-        needed = {
-            name: getattr(teacher, name, None) or default for name, default in (("documents", False), ("columns", ()))
-        }
-        self.collated = {**self.collated, **needed}
+        self.collated = {**self.collated, **needed_of(teacher, kwargs.get("data_collator"))}
         super().__init__(
             model=model,
             args=args,
@@ -127,20 +127,12 @@ class WhiteBoxTrainer(PairTrainer):
         check_one_batch_a_step(self.args, self.model)
         self.router_coefficient = router_coefficient(self.model)
         self.student: PreTrainedModel = base_of(self.model)  # unwrapped; self.model may be or come to be a wrapper
-        for model in self.source.models():
-            self.limit_rows(limits_of(model, "the teacher"), of_teacher=True)  # before it is sharded
-        if self.source.documents and not isinstance(self.data_collator, PairCollator):
-            raise ValueError(
-                f"{type(self.source).__name__} finds its signals by the pairs' tokens, which {type(self.data_collator).__name__} does not hand "
-                "on; leave data_collator out, or give a PairCollator."
-            )
         self.source.prepare(self.model, self.args.device)
-        for name, dataset in self._rows().items():
-            if dataset is not None:
-                self.source.check(dataset, name, getattr(self.data_collator, "max_length", None))
+        check_source(self)
+        self._needs_teachers_rows = loses_teacher_prompts(self)
         vocabulary = compared_with(self.source, self.student, self.processing_class)
         if any(isinstance(o, Logits) and o.cross_entropy for o in self.objectives):
-            self.limit_rows(RowLimits(labels=min((v for v in vocabulary.values() if v is not None), default=None)))
+            check_labels(self, vocabulary)
         # FSDP2 keeps the head whole from the forward pass until its gradient is there; FSDP1 and ZeRO do not
         whole = not (self.is_deepspeed_enabled or (self.is_fsdp_enabled and not self.accelerator.is_fsdp2))
         student, longest = ModelFacts(self.student), longest_row(self)
@@ -171,6 +163,13 @@ class WhiteBoxTrainer(PairTrainer):
         self.model_accepts_loss_kwargs = True
         self.source.release()
 
+    def _begin_text(self, resume_from_checkpoint: str | bool | None) -> None:
+        """As `PairTrainer`'s; rows that were made anew are other rows to the source."""
+        before = self.train_dataset, self.eval_dataset
+        super()._begin_text(resume_from_checkpoint)
+        if self.train_dataset is not before[0] or self.eval_dataset is not before[1]:
+            check_source(self)
+
     def call_model_init(self, trial: Any = None) -> Any:
         """As `PairTrainer`'s; the terms are bound to the new student."""
         model = super().call_model_init(trial)
@@ -188,6 +187,12 @@ class WhiteBoxTrainer(PairTrainer):
     ) -> Any:
         """Sum over objectives of weight * sum over rows / items; see `transformers.Trainer.compute_loss`."""
         ids: Any = inputs.get("ids")
+        if self._needs_teachers_rows and "teacher_input_ids" not in inputs:
+            raise ValueError(
+                f"Some pairs say what the teacher was shown (teacher_prompt_ids), and {type(self.data_collator).__name__} made a batch without "
+                "teacher_input_ids: the teacher would score the student's prompt. Leave data_collator out, or let it make the teacher's rows, "
+                "too, as PairCollator does."
+            )
         where = SupervisedRows.of(supervised_rows(inputs["labels"]))
         rows, weights = where.mask, self.weights()
         if not len(where) and set(ids or ()) != {EMPTY["id"]}:
@@ -251,7 +256,7 @@ class WhiteBoxTrainer(PairTrainer):
             for side in ("student_request", "teacher_request")
         )
         # The teacher first: what it needs while it runs is gone before the student's activations are there.
-        with self.rates.teacher():
+        with self.rates.teacher() if self.source.models() else nullcontext():
             teacher = self.source.signals(batch, rows, theirs)
         student = run_with_taps(model, self.student, inputs_of(batch), rows, ours, rows.next_tokens(batch["labels"]))
         with torch.autocast(self.args.device.type, enabled=False):  # whatever the models run in, this is in float32

@@ -128,7 +128,7 @@ def test_what_stored_signals_cannot_do_is_refused_when_the_trainer_is_made(argum
     others = capture(other, pairs, output=tmp_path / "other", progress=False)
     with pytest.raises(ValueError, match="different vocabularies"):
         trainer(arguments, [Logits()], teacher=others, pairs=pairs)
-    with pytest.raises(ValueError, match="finds its signals by the pairs' tokens"):
+    with pytest.raises(ValueError, match="finds the signals of a row by the pairs' tokens"):
         trainer(
             arguments,
             [Logits()],

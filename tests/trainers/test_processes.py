@@ -7,7 +7,18 @@ import signal
 import pytest
 import torch
 from conftest import build_arguments, build_model, build_pairs, wait_until
-from process_runs import CASES, FSDP, endless, exported, gathers_of_a_step, gradients, gradients_with, saving, training
+from process_runs import (
+    CASES,
+    FSDP,
+    endless,
+    evaluated_apart,
+    exported,
+    gathers_of_a_step,
+    gradients,
+    gradients_with,
+    saving,
+    training,
+)
 from processes import run_processes, start_processes
 from transformers import AutoModelForCausalLM
 from white_box_runs import black_box_trainer, trainer
@@ -108,6 +119,14 @@ def test_a_checkpoint_resumes_and_loads_into_one_process(tmp_path, settings):
     if settings is not SHARDED:  # those are read by FSDP only, and merged by `accelerate merge-weights`
         alone = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-2").state_dict()
         assert all(torch.equal(tensor, unbroken[0][2][name]) for name, tensor in alone.items())
+
+
+def test_a_process_without_rows_of_any_teacher_evaluates_and_trains_with_the_others():
+    """Its sums have the same names: those of a batch that fills up, through several teachers."""
+    wanted = evaluated_apart(3)
+    for found in run_processes(2, evaluated_apart, 3):
+        assert found.keys() == wanted.keys()
+        assert found == pytest.approx(wanted, rel=1e-5)
 
 
 def test_an_adapter_trained_in_shards_is_merged_whole():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import build_model, build_pairs, build_tokenizer
-from white_box_runs import OBJECTIVES, black_box_trainer, fill, trainer, weights_of
+from white_box_runs import OBJECTIVES, black_box_trainer, trainer, weights_of
 
 from distill import AttentionMaps, HiddenStates, Logits, WhiteBoxTrainer
 from distill.objectives.divergences import forward_kl
@@ -121,7 +121,6 @@ def test_a_student_that_teaches_itself_what_it_was_shown(arguments):
     assert before["eval_logits"] > 1e-3, "a fresh adapter is the teacher, but it was not shown as much"
     run.train()
     assert run.evaluate(shown())["eval_logits"] < 0.5 * before["eval_logits"]
-    fill(run.model)
 
 
 def test_the_prompt_is_a_part_of_what_a_resume_identifies(arguments, tmp_path):
@@ -140,6 +139,50 @@ def test_a_teacher_prompt_beyond_the_teachers_positions_is_refused(arguments):
     long = shown(more=tuple(range(5, 25)))
     with pytest.raises(ValueError, match=r"but the teacher has 24 positions"):
         trainer(arguments, [Logits()], teacher=short, pairs=long)
+
+
+def test_a_student_that_teaches_itself_has_limits_too(arguments):
+    """What it is shown as a teacher may be longer than what it is shown as a student."""
+    pytest.importorskip("peft")
+    from distill.models.adapters import lora_config
+
+    short = build_model(seed=7, max_position_embeddings=40)
+    for pairs, said in ((shown(more=tuple(range(5, 45))), "has 40 positions"), (shown(more=(399,)), "token id 399")):
+        with pytest.raises(ValueError, match=said):
+            trainer(arguments, [Logits()], student=short, teacher="self", pairs=pairs, peft_config=lora_config(4))
+
+
+def test_a_collator_that_drops_what_the_teacher_was_shown_is_found_out(arguments):
+    """The teacher would score the bare prompt, and nothing would be taught."""
+    own = PairCollator(build_tokenizer())
+    run = trainer(arguments, [Logits()], pairs=shown(), collator=lambda rows: own(rows), remove_unused_columns=False)
+    with pytest.raises(ValueError, match="made a batch without teacher_input_ids"):
+        gradients_of(run, all_of(run))
+    whole = PairCollator(build_tokenizer(), teacher_rows=True)
+    run = trainer(arguments, [Logits()], pairs=shown(), collator=lambda rows: whole(rows), remove_unused_columns=False)
+    ours = trainer(arguments, [Logits()], pairs=shown())
+    assert torch.equal(gradients_of(run, all_of(run))[0], gradients_of(ours, all_of(ours))[0])
+    batch = all_of(ours)
+    del batch["teacher_labels"]
+    with pytest.raises(ValueError, match="have teacher_input_ids and teacher_labels"):
+        gradients_of(ours, batch)
+    batch = all_of(ours)
+    batch["teacher_labels"][0] = -100
+    with pytest.raises(
+        ValueError, match=r"\(pairs .*\) has \d+ supervised tokens in the student's rows and \d+ in the teacher's"
+    ):
+        gradients_of(ours, batch)
+
+
+def test_the_speed_of_the_teacher_counts_what_it_was_shown(arguments):
+    run = trainer(arguments, [Logits()], pairs=shown(), max_steps=1, per_device_train_batch_size=8)
+    run.rates.begin()
+    run.rates.count(all_of(run))
+    with run.rates.teacher():
+        pass
+    run.rates._teacher_seconds = 1.0
+    whole = sum(len(p["teacher_prompt_ids"]) + len(p["completion_ids"]) for p in run.train_dataset)
+    assert run.rates.close()["teacher_tokens_per_second"] == pytest.approx(whole)
 
 
 def test_for_the_black_box_it_is_nothing(arguments):

@@ -1,0 +1,117 @@
+"""Base of all signal sources: what a trainer knows of a teacher; and of a batch, what each side gets.
+
+Where a pair says what its teacher was shown (`teacher_prompt_ids`), the batch brings rows of the teacher's own, whose supervised positions are
+those of the student's rows, in the same order.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from distill.pairs.collate import supervised_rows
+from distill.signals.facts import TeacherFacts
+from distill.signals.requests import SignalRequest, Signals
+from distill.signals.rows import SupervisedRows
+
+_OWN_ROWS = ("input_ids", "attention_mask", "position_ids", "labels")  # of the teacher, under the names teacher_...
+_PLACES = "teacher_rows"  # in a part of a batch: where the teacher's supervised positions are, already looked up
+# of a batch, what no model is given
+_NO_INPUTS = {"labels", "ids", "documents", "columns", _PLACES, *(f"teacher_{name}" for name in _OWN_ROWS)}
+
+
+class SignalSource:
+    """Where the teacher's signals come from: all that a trainer knows of a teacher. One of your own has `facts` and `signals`.
+
+    Attributes:
+        facts: what objectives check when they are bound; after `prepare`.
+        columns: of a pair, what it needs in the batch beside ids: `batch["columns"][name]`.
+        documents: whether it needs `batch["documents"]`, which say what each document is (`distill.pairs.signal_keys`).
+        tokenizer: the teacher's, where it is known.
+        together: whether every process must ask at the same time (weights that are divided over them).
+    """
+
+    facts: TeacherFacts
+    columns: tuple[str, ...] = ()
+    documents: bool = False
+    tokenizer: PreTrainedTokenizerBase | None = None
+    together: bool = False
+
+    def prepare(self, student: Any, device: torch.device) -> None:
+        """Called before it is used, and anew for each student: what cannot work is refused here.
+
+        Args:
+            student: that is trained, perhaps with an adapter.
+            device: where training runs.
+
+        Raises:
+            ValueError: says what and the way out.
+        """
+
+    def signals(self, batch: Mapping[str, Any], rows: SupervisedRows, request: SignalRequest) -> Signals:
+        """What the teacher says at the supervised positions of a batch, `[N, ...]` in the order of the student's.
+
+        Args:
+            batch: as the collator made it, on the device.
+            rows: the student's supervised positions.
+            request: what is wanted.
+        """
+        raise NotImplementedError
+
+    def check(self, rows: Any, name: str = "the pairs", max_length: int | None = None) -> None:
+        """Refuse rows for which it has no signals, asked before a training.
+
+        Args:
+            rows: as a trainer has them; those of a stream are met when they come.
+            name: what they are called in messages.
+            max_length: of the training, in tokens.
+
+        Raises:
+            ValueError: says which.
+        """
+
+    def release(self) -> None:
+        """Called when the signals of a batch have been used and are gone."""
+
+    def identity(self, student: Any) -> Any:
+        """Which teacher it is, as a plain value: a run is only resumed with the same."""
+        return type(self).__qualname__
+
+    def models(self) -> list[PreTrainedModel]:
+        """The models that it runs: rows are held against what they can take."""
+        return []
+
+
+def inputs_of(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a batch, what the student is given."""
+    return {name: value for name, value in batch.items() if name not in _NO_INPUTS}
+
+
+def teachers_inputs(batch: Mapping[str, Any], rows: SupervisedRows) -> tuple[dict[str, Any], SupervisedRows]:
+    """Of a batch, what the teacher is given, and where its supervised positions are: its own rows, or the student's.
+
+    Args:
+        batch: as the collator made it.
+        rows: the student's supervised positions.
+
+    Raises:
+        ValueError: an own collator's rows of the teacher without labels, or with another number of supervised tokens.
+    """
+    own = {name: batch[f"teacher_{name}"] for name in _OWN_ROWS if f"teacher_{name}" in batch}
+    if not own:
+        return inputs_of(batch), rows
+    if "labels" not in own or "input_ids" not in own:
+        raise ValueError(
+            f"A batch has {', '.join(f'teacher_{name}' for name in own)}; rows of the teacher's own have teacher_input_ids and teacher_labels "
+            "(and teacher_attention_mask, or teacher_position_ids), as PairCollator(teacher_rows=True) makes them."
+        )
+    where = batch.get(_PLACES) or SupervisedRows.of(supervised_rows(own.pop("labels")))
+    own.pop("labels", None)
+    if len(where) != len(rows):
+        pairs = f" (pairs {'; '.join(map(str, batch['ids']))})" if "ids" in batch else ""
+        raise ValueError(
+            f"A batch{pairs} has {len(rows)} supervised tokens in the student's rows and {len(where)} in the teacher's; both must be the same "
+            "tokens in the same order, as PairCollator(teacher_rows=True) makes them."
+        )
+    return own, where
