@@ -173,7 +173,7 @@ def evaluated_apart(rows):
         it = trainer(arguments, objectives, teacher=teachers, pairs=pairs, max_steps=2, per_device_train_batch_size=2)
         before = it.evaluate(pairs)
         it.train()
-        return {name: value for name, value in before.items() if "second" not in name and "runtime" not in name}
+        return {name: value for name, value in before.items() if not name.endswith(("second", "time"))}
 
     return in_folder(run)
 
