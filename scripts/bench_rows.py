@@ -1,7 +1,7 @@
 """What rows cost before a training: CPU seconds and peak memory of each stage, beside the library alone.
 
     python scripts/bench_rows.py                       (100,000 pairs of 150 tokens; each stage in a process of its own)
-    python scripts/bench_rows.py --rows 1000000 load pack
+    python scripts/bench_rows.py --rows 1000000 load pack train
 
 Memory is what a process has of its own (RssAnon), at most, above what it had before the stage: pages of a mapped file are the system's, which takes them
 back when it needs them; of a whole command it is all it has. One function a stage: what it is given is made before the clock starts.
@@ -93,6 +93,59 @@ def pack(path: Path) -> Callable[[], Any]:
     return lambda: pack_pairs(pairs, 2048)[0]
 
 
+def started(path: Path, change: Callable[[Any], Any] = lambda pairs: pairs, **settings: Any) -> Callable[[], Any]:
+    """A black box of the smallest student is made, and takes one step: all that a start does with every row, and nearly no model."""
+    import torch
+    from tokenizers import Tokenizer, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainingArguments
+
+    from distill.trainers.black_box import BlackBoxTrainer
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0, "<unk>": 1, "</s>": 2}, unk_token="<unk>")),
+        pad_token="<pad>", unk_token="<unk>", eos_token="</s>",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    student = LlamaForCausalLM(LlamaConfig(vocab_size=49152, **sizes))
+    args = TrainingArguments(
+        str(Path(os.environ["HF_DATASETS_CACHE"]) / "run"), max_steps=1, per_device_train_batch_size=2, report_to=[], use_cpu=True,
+        save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    pairs = change(load(path)())
+    run = {"args": args, "train_dataset": pairs, "processing_class": tokenizer, **settings}
+    return lambda: BlackBoxTrainer(student, **run).train()
+
+
+def train(path: Path) -> Callable[[], Any]:
+    """The start of a training on pairs as they were loaded."""
+    return started(path)
+
+
+def train_chosen(path: Path) -> Callable[[], Any]:
+    """The same on the larger part of a split: rows in an order of their own, which stand nowhere in that order."""
+    return started(path, lambda pairs: pairs.train_test_split(0.01, seed=0)["train"])
+
+
+def train_masked(path: Path) -> Callable[[], Any]:
+    """The same on pairs with a loss mask."""
+    import numpy as np
+    import pyarrow as pa
+
+    def masked(table: pa.Table) -> pa.Table:
+        sizes = np.asarray(table["completion_ids"].combine_chunks().value_lengths())
+        ends = np.concatenate([[0], sizes.cumsum()]).astype(np.int32)
+        mask = pa.ListArray.from_arrays(ends, (np.arange(ends[-1]) % 3 > 0).astype(np.int8))
+        return table.append_column("loss_mask", mask)
+
+    return started(path, lambda pairs: pairs.with_format("arrow").map(masked, batched=True).with_format(None))
+
+
+def train_packed(path: Path) -> Callable[[], Any]:
+    """The same in bins of 512 tokens."""
+    return started(path, packing=True, max_length=512)
+
+
 def scored(path: Path) -> Any:
     """The pairs as four samples of each prompt, half of them right."""
     import numpy as np
@@ -162,6 +215,7 @@ def command(*flags: str) -> Callable[[Path], Callable[[], Any]]:
 
 STAGES: dict[str, Callable[[Path], Callable[[], Any]]] = {
     "load_alone": load_alone, "load": load, "load_again": load_again, "save_alone": save_alone, "save": save, "pack": pack,
+    "train": train, "train_chosen": train_chosen, "train_masked": train_masked, "train_packed": train_packed,
     "select": select, "repetition": repetition, "near": near, "inspect": command("inspect", "FILE"),
     "clean": command("clean", "FILE", "--output", "OUT"), "inspect_three": command("inspect", "FEW"),
 }  # fmt: skip

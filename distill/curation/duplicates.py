@@ -6,8 +6,6 @@ kept by a filter learns the teacher *given that the filter passes* (docs/explana
 sequences changed the expected gradient by 54% there).
 """
 
-from collections.abc import Hashable
-
 import datasets
 import numpy as np
 
@@ -23,6 +21,7 @@ from distill.curation.rows import (
     row_keys,
     short,
 )
+from distill.pairs.groups import first_like
 from distill.text.near_duplicates import THRESHOLD, near_duplicates, what_users_say
 
 DUPLICATES = ("id", "draw", "pair", "prompt", "completion")
@@ -62,8 +61,7 @@ def drop_duplicates(pairs: datasets.Dataset, by: str = "draw") -> tuple[datasets
         "completion": "An answer given to several prompts is kept for the first of them only: common answers, short ones "
         "above all, lose weight.",
     }
-    first: dict[Hashable, int] = {}
-    earlier = np.fromiter((first.setdefault(key, i) for i, key in enumerate(row_keys(pairs, by))), np.int64)
+    earlier = first_like(*row_keys(pairs, by))
     kept = earlier == np.arange(len(earlier))
     return keep_rows(
         pairs, kept, f"exact duplicates ({by})", effects[by], {"by": by}, lambda row: f"repeats row {earlier[row]}"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from distill.curation.pass_rates import scores_of
 from distill.pairs.batches import batches, flat
-from distill.pairs.groups import ids_digests, numbered
+from distill.pairs.groups import ids_keys, numbered
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def effect_of(pairs: datasets.Dataset, kept: datasets.Dataset, threshold: float 
         kept: those of them that were kept; at least one.
         threshold: what is correct; `None` counts every scored completion.
     """
-    both = numbered(key for some in (pairs, kept) for key in ids_digests(some, "prompt_ids"))
+    halves = zip(*(ids_keys(some, "prompt_ids") for some in (pairs, kept)), strict=True)
+    both = numbered(*map(np.concatenate, halves))
     return effect_by_prompt(
         both[: len(pairs)], scores_of(pairs), sizes_of(pairs), both[len(pairs) :], sizes_of(kept), threshold
     )

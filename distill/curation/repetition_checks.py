@@ -5,7 +5,7 @@ import numpy as np
 from distill.curation.look import Look
 from distill.curation.rows import asked_in, distinct_prompts_of, one_text
 from distill.pairs.batches import column
-from distill.pairs.groups import first_of_kind, ids_digests, numbered
+from distill.pairs.groups import first_of_kind, ids_keys, numbered, value_keys
 from distill.text.near_duplicates import near_duplicates, what_users_say
 
 _NEAR_PROMPTS = 1000
@@ -13,13 +13,13 @@ _NEAR_PROMPTS = 1000
 
 def repetitions(look: Look, near: bool) -> None:
     """Prompts, samples, and what stands there twice."""
-    names = column(look.pairs, "id").to_pylist()
-    prompt, completion = (numbered(ids_digests(look.pairs, f"{part}_ids")) for part in ("prompt", "completion"))
-    teacher = numbered(column(look.pairs, "teacher").to_pylist())
+    prompt, completion = (numbered(*ids_keys(look.pairs, f"{part}_ids")) for part in ("prompt", "completion"))
+    teacher = value_keys(look.pairs, "teacher")
     sample = column(look.pairs, "sample").to_numpy()
+    names = len(np.unique(value_keys(look.pairs, "id")))
     draws = np.bincount(prompt[first_of_kind(sample, teacher, completion, prompt)])  # of each prompt
     answers = np.bincount(prompt[first_of_kind(completion, prompt)])
-    repeated = {"id": look.rows - len(set(names)), "draw": look.rows - int(draws.sum())}
+    repeated = {"id": look.rows - names, "draw": look.rows - int(draws.sum())}
     several = int((draws > 1).sum())
     same = int(((draws > 1) & (answers == 1)).sum())
     look.figures |= {

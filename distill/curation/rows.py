@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import datasets
@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from distill.basics.curation_step import Step
-from distill.pairs.batches import batches, column, flat, row_of
-from distill.pairs.groups import ids_digests
+from distill.pairs.batches import batches, flat, row_of
+from distill.pairs.groups import ids_keys, value_keys
 from distill.text.encode import Prompt
 
 PARTS = ("prompt", "completion")
@@ -150,20 +150,20 @@ def _as_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def row_keys(pairs: datasets.Dataset, by: str) -> list[Any]:
-    """One key a row, equal for rows that are the same in the sense of `drop_duplicates`."""
+def row_keys(pairs: datasets.Dataset, by: str) -> list[NDArray[Any]]:
+    """Columns of numbers, `[rows]` each, that are all equal for rows that are the same in the sense of `drop_duplicates`."""
     if by == "id":
-        return list(column(pairs, "id").to_pylist())
-    columns: list[Iterable[Hashable]] = []
+        return [value_keys(pairs, "id")]
+    columns: list[NDArray[Any]] = []
     if by != "completion":
-        columns.append(ids_digests(pairs, "prompt_ids"))
+        columns += ids_keys(pairs, "prompt_ids")
     if by != "prompt":
-        columns.append(ids_digests(pairs, "completion_ids"))
+        columns += ids_keys(pairs, "completion_ids")
     if by == "draw" and "teacher_prompt_ids" in pairs.column_names:
-        columns.append(ids_digests(pairs, "teacher_prompt_ids"))
+        columns += ids_keys(pairs, "teacher_prompt_ids")
     if by == "draw":
-        columns += [column(pairs, name).to_pylist() for name in ("teacher", "sample")]
-    return list(zip(*columns, strict=True))
+        columns += [value_keys(pairs, name) for name in ("teacher", "sample")]
+    return columns
 
 
 def one_of(name: str, value: str, allowed: Collection[str]) -> None:

@@ -1,7 +1,7 @@
 """Columns of pairs as Arrow tables, a batch at a time: a million rows never stand in memory at once."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -38,6 +38,30 @@ def column(pairs: datasets.Dataset, name: str) -> pa.ChunkedArray:
     return (
         pa.chunked_array(chunks) if chunks else pa.chunked_array([], type=pairs.features.arrow_schema.field(name).type)
     )
+
+
+class Counted(NamedTuple):
+    """Of a column of lists of ids: how long each is (`[rows]`, -1: null), and the highest id (0: there is none)."""
+
+    sizes: NDArray[np.int64]
+    highest: int
+
+
+def counted(pairs: datasets.Dataset, names: Sequence[str], doing: str = "") -> dict[str, Counted]:
+    """Lengths and highest ids of columns of lists; a batch at a time, because rows that were chosen or shuffled are copied to be looked at.
+
+    Args:
+        pairs: with these columns.
+        names: of columns.
+        doing: as of `batches`.
+    """
+    sizes: dict[str, list[NDArray[np.int64]]] = {name: [np.zeros(0, np.int64)] for name in names}
+    highest = dict.fromkeys(names, 0)
+    for table in batches(pairs, names, doing):
+        for name in names:
+            sizes[name].append(np.asarray(pc.fill_null(pc.list_value_length(table[name]), -1)).astype(np.int64))
+            highest[name] = max(highest[name], pc.max(pc.list_flatten(table[name])).as_py() or 0)
+    return {name: Counted(np.concatenate(sizes[name]), highest[name]) for name in names}
 
 
 def flat(lists: pa.ChunkedArray) -> tuple[NDArray[Any], NDArray[np.int64]]:

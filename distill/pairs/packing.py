@@ -13,8 +13,8 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow.compute as pc
 
+from distill.pairs.batches import counted
 from distill.pairs.columns import READ
 
 
@@ -128,6 +128,5 @@ def pack_pairs(pairs: datasets.Dataset, max_length: int, seed: int = 0, columns:
 
 def pair_lengths(pairs: datasets.Dataset, max_length: int) -> np.ndarray:
     """`[rows]`, tokens of prompt and completion together, after what `max_length` cuts."""
-    table = pairs.with_format("arrow")[:]
-    parts = [np.asarray(pc.list_value_length(table[name])) for name in ("prompt_ids", "completion_ids")]
-    return np.minimum(sum(parts), max_length)
+    parts = counted(pairs, ("prompt_ids", "completion_ids"))
+    return np.minimum(sum(part.sizes for part in parts.values()), max_length)

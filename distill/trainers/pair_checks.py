@@ -7,9 +7,9 @@ from weakref import WeakKeyDictionary
 
 import datasets
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
+from distill.pairs.batches import batches, counted, flat, row_of
 from distill.pairs.row_limits import RowLimits
 
 logger = logging.getLogger(__name__)
@@ -83,14 +83,18 @@ def _facts_of(pairs: datasets.Dataset, name: str, max_length: int | None) -> _Fa
     known = _known.setdefault(pairs, {})
     if max_length in known:
         return known[max_length]
-    table = pairs.with_format("arrow")[:]
-    prompt, completion = (
-        np.asarray(pc.list_value_length(table[column]).to_numpy()) for column in ("prompt_ids", "completion_ids")
-    )
+    found = counted(pairs, ("prompt_ids", "completion_ids"), "looking at rows")
+    for column, (sizes, _) in found.items():
+        if len(empty := np.flatnonzero(sizes < 0)):
+            raise ValueError(
+                f"{name}: {len(empty)} of {len(pairs)} pairs have no {column}, the first is row {empty[0]}; remove them, or make their "
+                "tokens with distill.load_pairs(path, tokenizer)."
+            )
+    prompt, completion = (one.sizes for one in found.values())
     length, limit = prompt + completion, max_length if max_length is not None else np.inf
     supervised = np.minimum(length, limit) - np.maximum(prompt, 1)
     if "loss_mask" in pairs.column_names:
-        supervised = np.minimum(supervised, _unmasked(table["loss_mask"], prompt, completion, limit, name))
+        supervised = np.minimum(supervised, _unmasked(pairs, prompt, completion, limit, name))
     useless = np.flatnonzero(supervised <= 0)
     if len(useless):
         row = int(useless[0])
@@ -99,7 +103,6 @@ def _facts_of(pairs: datasets.Dataset, name: str, max_length: int | None) -> _Fa
             f"({prompt[row]} prompt tokens, {completion[row]} completion tokens, max_length {max_length}). "
             "Remove them, or raise max_length."
         )
-    highest = [pc.max(pc.list_flatten(table[column])).as_py() or 0 for column in ("prompt_ids", "completion_ids")]
     cut, longest = length > limit, int(length.max())
     known[max_length] = _Facts(
         longest,
@@ -107,25 +110,28 @@ def _facts_of(pairs: datasets.Dataset, name: str, max_length: int | None) -> _Fa
         int(cut.sum()),
         int((length - limit)[cut].sum()) if cut.any() else 0,
         int(completion.sum()),
-        (highest[0], highest[1]),
+        (found["prompt_ids"].highest, found["completion_ids"].highest),
     )
     return known[max_length]
 
 
-def _unmasked(column: pa.ChunkedArray, prompt: Any, completion: Any, limit: float, name: str) -> Any:
+def _unmasked(pairs: datasets.Dataset, prompt: Any, completion: Any, limit: float, name: str) -> Any:
     """`[rows]`: how many tokens of each row its mask leaves with loss; all of a row without a mask."""
-    masks = column.combine_chunks()
-    sizes = np.asarray(pc.fill_null(pc.list_value_length(masks), -1))
-    wrong = np.flatnonzero((sizes >= 0) & (sizes != completion))
-    if len(wrong):
-        row = int(wrong[0])
-        raise ValueError(
-            f"{name}: loss_mask of row {row} has {sizes[row]} places, but its completion has {completion[row]} tokens; it "
-            "needs one 0 or 1 for each."
-        )
-    rows = np.repeat(np.arange(len(sizes)), np.maximum(sizes, 0))
-    first = np.concatenate([[0], np.cumsum(np.maximum(sizes, 0))[:-1]])
-    place = prompt[rows] + np.arange(len(rows)) - first[rows]
-    carries = (np.asarray(pc.list_flatten(masks)) != 0) & (place >= 1) & (place < limit)
-    counts = np.bincount(rows[carries], minlength=len(sizes))
-    return np.where(sizes < 0, completion, counts)
+    counts, first = [], 0
+    for table in batches(pairs, ["loss_mask"], "looking at loss masks"):
+        mask, sizes = flat(table["loss_mask"])
+        here = slice(first, first + len(sizes))
+        given = np.asarray(pc.is_valid(table["loss_mask"]))
+        wrong = np.flatnonzero(given & (sizes != completion[here]))
+        if len(wrong):
+            row = int(wrong[0])
+            raise ValueError(
+                f"{name}: loss_mask of row {first + row} has {sizes[row]} places, but its completion has {completion[first + row]} "
+                "tokens; it needs one 0 or 1 for each."
+            )
+        rows = row_of(sizes)
+        place = prompt[here][rows] + np.arange(len(rows)) - (sizes.cumsum() - sizes)[rows]
+        carries = (mask != 0) & (place >= 1) & (place < limit)
+        counts.append(np.where(given, np.bincount(rows[carries], minlength=len(sizes)), completion[here]))
+        first += len(sizes)
+    return np.concatenate(counts)

@@ -7,7 +7,9 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from distill.pairs.batches import batches, counted
 from distill.pairs.columns import TEACHER_PROMPT
 from distill.pairs.row_limits import RowLimits
 
@@ -29,11 +31,8 @@ def check_shown(
     """
     names = {*pairs.column_names} if own_rows else set()
     if "teacher_prompt" in names:
-        table = pairs.select_columns(sorted(names & {*TEACHER_PROMPT})).with_format("arrow")[:]
-        ids = (
-            pc.is_valid(table["teacher_prompt_ids"]) if "teacher_prompt_ids" in names else pa.repeat(False, len(table))
-        )
-        lacking = np.asarray(pc.and_not(pc.is_valid(table["teacher_prompt"]), ids))
+        is_there = {column: _is_there(pairs, column) for column in TEACHER_PROMPT if column in names}
+        lacking = is_there["teacher_prompt"] & ~is_there.get("teacher_prompt_ids", np.zeros(len(pairs), bool))
         if lacking.any():
             raise ValueError(
                 f"{name}: {lacking.sum()} of {len(pairs)} pairs have a teacher_prompt without teacher_prompt_ids, its tokens, the first is "
@@ -43,21 +42,22 @@ def check_shown(
     if not own_rows and limits == RowLimits():
         return
     columns = ["prompt_ids", "completion_ids"]
-    table = pairs.select_columns([*columns, *(["teacher_prompt_ids"] * own_rows)]).with_format("arrow")[:]
-    own_rows = own_rows and table["teacher_prompt_ids"].null_count < len(table)
-    shown = np.full(len(table), -1)
     if own_rows:
-        columns.append("teacher_prompt_ids")
-        kind = table["teacher_prompt_ids"].type
-        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_integer(kind.value_type):
+        kind = pairs.features.arrow_schema.field("teacher_prompt_ids").type
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            kind = None if pa.types.is_integer(kind.value_type) else kind
+        if kind is None:
+            columns.append("teacher_prompt_ids")
+        elif _is_there(pairs, "teacher_prompt_ids").any():
             raise ValueError(f"{name}: teacher_prompt_ids is a column of {kind}; it must be one of lists of token ids.")
-        shown = np.asarray(pc.fill_null(pc.list_value_length(table["teacher_prompt_ids"]), -1))
+    found = counted(pairs, columns)
+    shown = found["teacher_prompt_ids"].sizes if "teacher_prompt_ids" in found else np.full(len(pairs), -1)
     if len(empty := np.flatnonzero(shown == 0)):
         raise ValueError(
             f"{name}: {len(empty)} of {len(pairs)} pairs have teacher_prompt_ids without a token, the first is {_called(pairs, empty[0])}; "
             "give at least one, or null where the teacher was shown the prompt."
         )
-    prompt, completion = (np.asarray(pc.list_value_length(table[column])) for column in columns[:2])
+    prompt, completion = (found[column].sizes for column in columns[:2])
     rest = np.minimum(prompt + completion, np.inf if max_length is None else max_length) - prompt
     length = np.where(shown < 0, prompt, shown) + rest
     most = int(np.argmax(length))
@@ -66,7 +66,7 @@ def check_shown(
         if shown[most] < 0:
             raise ValueError(f"{where} has a row of {int(length[most])} tokens, but {limits.too_long()}")
         raise ValueError(f"{where} {limits.too_much_shown(int(shown[most]), int(rest[most]))}")
-    highest = max(pc.max(pc.list_flatten(table[column])).as_py() or 0 for column in columns)
+    highest = max(one.highest for one in found.values())
     if limits.vocabulary is not None and highest >= limits.vocabulary:
         raise ValueError(f"{name} has token id {highest}, but {limits.unknown_token()}")
 
@@ -79,8 +79,7 @@ def teacher_prompts_in(rows: Any) -> int:
         return sum(isinstance(pair, Mapping) and pair.get("teacher_prompt_ids") is not None for pair in flat)
     if not isinstance(pairs, datasets.Dataset) or "teacher_prompt_ids" not in pairs.column_names:
         return 0
-    column = pairs.select_columns(["teacher_prompt_ids"]).with_format("arrow")[:]["teacher_prompt_ids"]
-    return len(column) - int(column.null_count)
+    return int(_is_there(pairs, "teacher_prompt_ids").sum())
 
 
 def check_same_positions(rows: Any, name: str) -> None:
@@ -99,6 +98,11 @@ def check_same_positions(rows: Any, name: str) -> None:
             f"{name}: {count} of {len(getattr(rows, 'pairs', rows))} pairs say what the teacher was shown (teacher_prompt_ids), so its rows have other positions "
             "than the student's, and AttentionMaps compares maps over the same positions; leave AttentionMaps out, or that column."
         )
+
+
+def _is_there(pairs: datasets.Dataset, column: str) -> NDArray[np.bool_]:
+    """`[rows]` bool: where a column has a value."""
+    return np.concatenate([np.asarray(pc.is_valid(table[column])) for table in batches(pairs, [column])])
 
 
 def _called(pairs: datasets.Dataset, row: Any) -> str:
