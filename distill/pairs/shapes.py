@@ -87,19 +87,21 @@ def _pairs_of(names: Sequence[str], rows: Sequence[Row], rename: Callable[[Row],
     if any(name in names for name in IDS):
         return Shape("prompt/completion with token ids", True, (), (), rename)
     if "prompt" in names and "completion" in names:
-        return Shape("prompt/completion", False, ("prompt", "completion"), (), _then(rename, _system))
+        return Shape("prompt/completion", False, ("prompt", "completion"), (), _then(rename, with_system))
     for name in CONVERSATIONS:
         if name in names:
             covered = tuple(n for n in MADE if n in names and n != name)
             said = _said_conversation(name, [row[name] for row in rows if row.get(name)])
-            return Shape(said, False, (name,), covered, _then(rename, _conversation(name, covered), _system))
+            return Shape(said, False, (name,), covered, _then(rename, _conversation(name, covered), with_system))
     for asked, answered in ASKED_AND_ANSWERED[1:]:
         if asked in names and answered in names:
             context = next((n for n in CONTEXT if n in names and asked == "instruction"), None)
             used = tuple(n for n in (asked, context, answered) if n)
             covered = tuple(n for n in MADE if n in names and n not in used)
             said = "/".join(used) + (" (Alpaca)" if asked == "instruction" and answered == "output" else "")
-            return Shape(said, False, used, covered, _then(rename, _asked(asked, context, answered, covered), _system))
+            return Shape(
+                said, False, used, covered, _then(rename, _asked(asked, context, answered, covered), with_system)
+            )
     return None
 
 
@@ -241,11 +243,15 @@ def _with_words(read: list[Row], written: list[Row]) -> list[Row]:
     return made
 
 
-def _system(row: Row) -> Row:
-    """A system text under its other name (OpenOrca) under the one that the chat template's words go by."""
+def with_system(row: Mapping[str, Any]) -> Row:
+    """A system text under its other name (OpenOrca) under the one that the chat template's words go by.
+
+    Raises:
+        ValueError: there are two that differ.
+    """
     other = row.get("system_prompt")
     if other is None or other == "":
-        return row
+        return dict(row)
     if row.get("system") not in (None, "", other):
         raise ValueError("system and system_prompt differ; keep one of them.")
     return {**{name: value for name, value in row.items() if name != "system_prompt"}, "system": other}
@@ -258,7 +264,7 @@ def _said_conversation(name: str, values: Sequence[Any]) -> str:
 
 def _asked_of(row: Row, talk: bool = False) -> Row:
     """The prompt of a row that is asked: a system text stands before it, an answer at the end of a conversation is left out."""
-    row = _system(row)
+    row = with_system(row)
     prompt = row["messages"] if talk else row["prompt"]
     for name in (*TOOLS, "chat_template_kwargs"):
         if row.get(name) not in (None, "", [], {}, "[]", "{}"):

@@ -8,18 +8,22 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from distill.basics.fingerprint import fingerprint
+from distill.basics.processes import say
 from distill.pairs.arrows_nulls import filled_columns
+from distill.pairs.row_names import SYSTEM
 from distill.pairs.schema import beside
+from distill.pairs.shapes import with_system
 from distill.pairs.tokenizer_state import tokenizer_state
 from distill.text.messages import without_nulls
 from distill.text.rows import SAYS_A_ROW, encode_rows
 from distill.text.teacher_prompts import with_both_forms
 
 ROWS_AT_ONCE = 1000
-_VERSION = 3  # of what is made of a row: part of the key under which it is kept
+_VERSION = 5  # of what is made of a row: part of the key under which it is kept
 _IDS = ("prompt_ids", "completion_ids")
 _SHOWN = "teacher_prompt_ids"
-_READ = (*SAYS_A_ROW, *_IDS, _SHOWN, "loss_mask", "finish_reason")
+_TOLD = tuple(dict.fromkeys((*SAYS_A_ROW, *SYSTEM)))  # columns that a row of text is made of
+_READ = (*_TOLD, *_IDS, _SHOWN, "loss_mask", "finish_reason")
 _MADE = {
     "prompt_ids": datasets.List(datasets.Value("int32")),
     "completion_ids": datasets.List(datasets.Value("int32")),
@@ -56,7 +60,8 @@ def tokenised(
 
     A `datasets.Dataset` is mapped in batches of 1,000, and what was made is found again by the next call (in `datasets`' cache, under
     a key of the rows, the tokenizer, its template and the day that it writes). An `IterableDataset` is tokenised as it is read, a
-    list at once. Columns that say nothing to a chat template are kept. A row that has token ids already is a pair, and keeps them and its
+    list at once. Columns that say nothing to a chat template are kept, and so are `messages` beside `prompt` and `completion`, which are
+    read in their place; where `messages` are read, a `prompt` beside them is left out. Either is said. A row that has token ids already is a pair, and keeps them and its
     `loss_mask`; a `loss_mask` beside text is refused.
 
     Args:
@@ -81,30 +86,56 @@ def tokenised(
         return rows
     if tokenizer is None:
         raise ValueError(f"{name} has text and no token ids; give processing_class=, the student's tokenizer.")
+    _say_beside(rows, name)
     return found(rows, tokenizer, turns, name)
 
 
+def _say_beside(rows: Any, name: str) -> None:
+    """Say what becomes of a second form of a row, as `load_pairs` does of a file."""
+    columns: set[str] = set()
+    if isinstance(rows, list):
+        columns.update(c for row in rows if _is_text(row) for c in row if row[c] is not None)
+    elif _is_of_text(rows):
+        columns.update(rows.column_names or next(iter(rows), {}))
+    if "messages" in columns and "completion" in columns:
+        say(f"{name}: prompt/completion. Carried along: messages.")
+    elif "messages" in columns and "prompt" in columns:
+        say(f"{name}: messages. Left out, because pairs have their own: prompt.")
+
+
 def _has_text(rows: Any, teacher_rows: bool) -> bool:
+    if not isinstance(rows, datasets.Dataset | datasets.IterableDataset):
+        return False
+    return _is_of_text(rows) or (teacher_rows and _lacks_shown_ids(rows))
+
+
+def _is_of_text(rows: Any) -> bool:
+    """Whether rows of a data set have text, or messages, and no token ids."""
     if isinstance(rows, datasets.Dataset):
         # in a data set of pairs no row is without ids
-        nulls = {
-            name: rows.data.column(name).null_count for name in rows.column_names if name.endswith(("_ids", "prompt"))
-        }
-        filled = [name for name in _IDS if nulls.get(name) == 0]
-        lacks = "teacher_prompt" in nulls and nulls["teacher_prompt"] < nulls.get(_SHOWN, len(rows.data))
-        return (_says(rows.column_names) and len(filled) < len(_IDS)) or (teacher_rows and lacks)
+        filled = [name for name in _IDS if name in rows.column_names and not rows.data.column(name).null_count]
+        return _says(rows.column_names) and len(filled) < len(_IDS)
+    columns = rows.column_names or list(next(iter(rows), {}))
+    return _says(columns) and not set(_IDS) & set(columns)
+
+
+def _lacks_shown_ids(rows: Any) -> bool:
+    columns = rows.column_names or list(next(iter(rows), {}))
+    if "teacher_prompt" not in columns:
+        return False
     if isinstance(rows, datasets.IterableDataset):
-        columns = rows.column_names or list(next(iter(rows), {}))
-        lacks = "teacher_prompt" in columns and _SHOWN not in columns
-        return (_says(columns) and not set(_IDS) & set(columns)) or (teacher_rows and lacks)
-    return False
+        return _SHOWN not in columns
+    nulls = {name: rows.data.column(name).null_count for name in ("teacher_prompt", _SHOWN) if name in columns}
+    return nulls["teacher_prompt"] < nulls.get(_SHOWN, len(rows.data))
 
 
 def _listed(rows: list[Any], tokenizer: PreTrainedTokenizerBase, turns: str, name: str) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
     for start in range(0, len(rows), ROWS_AT_ONCE):
         for row, pairs in _encoded(rows[start : start + ROWS_AT_ONCE], tokenizer, turns, name, start):
-            made += [beside(row, pair, n, len(pairs)) for n, pair in enumerate(pairs)]
+            made += [
+                beside(row, pair, n, len(pairs)) if _is_text(row) else {**row, **pair} for n, pair in enumerate(pairs)
+            ]
     return made
 
 
@@ -113,7 +144,11 @@ def _mapped(rows: Any, tokenizer: PreTrainedTokenizerBase, turns: str, name: str
     rows = rows.with_format(None)  # arrays and tables are no messages
     features = rows.features
     columns = rows.column_names or list(next(iter(rows), {}))
-    told = [column for column in columns if column in SAYS_A_ROW]
+    # what was read is gone, but not where there were ids already and only a teacher's prompt is tokenised
+    told = [column for column in columns if column in _TOLD] if _is_of_text(shown) else []
+    read = [column for column in columns if column in _TOLD]
+    if "messages" in told and "completion" in told:
+        told.remove("messages")
     made_of = _MADE | ({_SHOWN: _MADE["prompt_ids"]} if {"teacher_prompt", _SHOWN} & {*columns} else {})
     others = [column for column in columns if column not in told]
     # one row may give several pairs only if all columns are made anew
@@ -128,7 +163,7 @@ def _mapped(rows: Any, tokenizer: PreTrainedTokenizerBase, turns: str, name: str
     if of_dataset:
         settings |= {"desc": f"tokenising {name}", "new_fingerprint": _key(rows, tokenizer, turns)}
     encode = _Encode(
-        tokenizer, turns, name, others if turns == "each" else [], filled_columns(rows, told), list(made_of)
+        tokenizer, turns, name, others if turns == "each" else [], filled_columns(rows, read), list(made_of)
     )
     made = rows.map(encode, **settings)
     if of_dataset:
@@ -155,7 +190,11 @@ class _Encode:
         names = [column for column in batch if column in _READ or column in self.others]
         columns = [batch[column] for column in names]
         rows = [
-            {c: without_nulls(v) if c in self.filled else v for c, v in zip(names, row, strict=True) if v is not None}
+            {
+                c: without_nulls(v) if c in self.filled else v
+                for c, v in zip(names, row, strict=True)
+                if v is not None or c == "completion"
+            }
             for row in zip(*columns, strict=True)
         ]
         ends = ["finish_reason"] if "finish_reason" in batch else []
@@ -172,7 +211,9 @@ def _encoded(
     rows: list[Any], tokenizer: Any, turns: str, name: str, first: int
 ) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
     """Each row with its pairs; a row that has ids is one."""
-    made = iter(encode_rows([row for row in rows if _is_text(row)], tokenizer, turns=turns))
+    texts = [_said(row) for row in rows if _is_text(row)]
+    good = iter(encode_rows([row for row in texts if isinstance(row, dict)], tokenizer, turns=turns))
+    made = iter([next(good) if isinstance(row, dict) else row for row in texts])
     for number, row in enumerate(rows, first):
         pairs: Any
         if _is_text(row):
@@ -192,6 +233,18 @@ def _encoded(
         if isinstance(pairs, ValueError):
             raise ValueError(f"{name}, row {number}: {pairs}")
         yield row, pairs
+
+
+def _said(row: Mapping[str, Any]) -> dict[str, Any] | ValueError:
+    """What a row of text says, without the columns that say nothing in it."""
+    if row.get("completion", row) is None and row.get("messages") is not None and row.get("prompt") is not None:
+        return ValueError(
+            "completion is null beside a prompt and messages; leave prompt and completion out, or messages."
+        )
+    try:
+        return with_system({name: value for name, value in row.items() if value is not None or name not in _TOLD})
+    except ValueError as error:
+        return error
 
 
 def _with_ids(row: Mapping[str, Any], tokenizer: Any) -> list[dict[str, Any]] | ValueError:

@@ -17,6 +17,8 @@ from distill.text.messages import read_tools, read_values, text_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_OWN = ("system", "functions", "messages")  # said something where there were no ids yet
+
 
 def are_tokens_of(pairs: datasets.Dataset, tokenizer: "PreTrainedTokenizerBase", rows: int = 16) -> bool:
     """Whether the pairs' ids are this tokenizer's: do they decode to the text that stands beside them?
@@ -46,7 +48,8 @@ def _asked_ids(row: dict[str, Any], tokenizer: "PreTrainedTokenizerBase") -> lis
 def retokenize(pairs: datasets.Dataset, tokenizer: "PreTrainedTokenizerBase") -> datasets.Dataset:
     """The same pairs in another tokenizer's tokens, made from their text; for a student that has not the teacher's tokens.
 
-    What stands beside a pair is kept, but `top_logprobs`, which are of the teacher's tokens.
+    What stands beside a pair is kept, but `top_logprobs`, which are of the teacher's tokens. A pair's `prompt` and `tools` are all that
+    was asked: a column `system` beside token ids is somebody's own, and no turn.
 
     Raises:
         ValueError: a completion without text, or a prompt the tokenizer cannot encode; pairs with a loss mask, which is one of
@@ -59,10 +62,14 @@ def retokenize(pairs: datasets.Dataset, tokenizer: "PreTrainedTokenizerBase") ->
         )
     store = Store()
     for table in pairs.with_format("arrow").iter(BLOCK_ROWS):
-        rows = [_text_of(row) for row in rows_of_table(table) if row["completion"] or row.get("message")]
-        made = encoded(rows, tokenizer)
+        rows = [row for row in rows_of_table(table) if row["completion"] or row.get("message")]
+        made = encoded([_text_of(row) for row in rows], tokenizer)
         if rows:
             store.add(table_of([_checked(row, found) for row, found in zip(rows, made, strict=True)]))
+    if own := [name for name in _OWN if name in pairs.column_names]:
+        say(
+            f"Carried along, and not shown to the chat template: {', '.join(own)}. What was asked is in prompt and tools."
+        )
     if store.rows < len(pairs):
         say(
             f"{len(pairs) - store.rows} of {len(pairs)} pairs have an empty text (the teacher ended at once) and are left out."
@@ -75,11 +82,12 @@ def retokenize(pairs: datasets.Dataset, tokenizer: "PreTrainedTokenizerBase") ->
 def _text_of(row: dict[str, Any]) -> dict[str, Any]:
     """What a pair says without its tokens; a turn that is more than a text goes through the other template whole."""
     tokens = ("prompt_ids", "completion_ids", "teacher_prompt_ids", "top_logprobs", "token_source", "message")
-    kept = {name: value for name, value in row.items() if name not in tokens}
+    kept = {name: value for name, value in row.items() if name not in tokens and name not in _OWN}
     return kept if row.get("message") is None else {**kept, "completion": [json.loads(row["message"])]}
 
 
 def _checked(row: dict[str, Any], found: Any) -> dict[str, Any]:
     if isinstance(found, ValueError):
         raise ValueError(f"pair {row['id']}: {found}")
-    return checked_row(found[0], f"pair {row['id']}")
+    own = {name: row[name] for name in _OWN if name in row}
+    return checked_row({**found[0], **own}, f"pair {row['id']}")

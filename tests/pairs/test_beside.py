@@ -4,9 +4,12 @@ import json
 
 import datasets
 import pytest
+from conftest import TEMPLATE, build_tokenizer
 
-from distill.pairs import load_pairs
+from distill.pairs import load_pairs, retokenize
 from distill.pairs.prompts import read_asked, read_prompts
+from distill.pairs.schema import complete_row, pairs_from_rows
+from distill.pairs.tokenising import tokenised
 
 USER, SAID = {"role": "user", "content": "what is a cat"}, {"role": "assistant", "content": "the dog"}
 PAIR = {"prompt": "what is a cat", "completion": "the dog"}
@@ -167,3 +170,87 @@ def test_a_table_with_columns_that_nobody_filled_is_of_the_shape_that_is_filled(
     path = lines(tmp_path / "p.jsonl", [row])
     assert load_pairs(path, tokenizer)["prompt"][0] == [USER]
     assert read_prompts(path) == ["what is a cat"]
+
+
+FORMS = {
+    "list": list,
+    "dataset": datasets.Dataset.from_list,
+    "stream": lambda rows: datasets.Dataset.from_list(rows).to_iterable_dataset(),
+    "generator": lambda rows: datasets.IterableDataset.from_generator(lambda: iter(rows)),
+}
+IDS = ("prompt_ids", "completion_ids")
+
+
+def ids(rows):
+    return [[list(row[name]) for name in IDS] for row in rows]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("turns", ["last", "each"])
+def test_messages_beside_prompt_and_completion_are_carried_into_a_training_and_said(tokenizer, capsys, form, turns):
+    """A trainer's data set lost them without a word, where `load_pairs` of the same rows kept them."""
+    rows = [{**PAIR, "messages": SHAPES["messages"], "source": "web"}] * 2
+    made = list(tokenised(FORMS[form](rows), tokenizer, turns=turns, name="train_dataset"))
+    assert "train_dataset: prompt/completion. Carried along: messages." in capsys.readouterr().out
+    assert [row["messages"] for row in made] == [SHAPES["messages"]] * 2
+    assert {row["source"] for row in made} == {"web"}
+    assert ids(made) == ids(tokenised([PAIR] * 2, tokenizer))
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_prompt_beside_messages_is_said_to_be_left_out_of_a_training(tokenizer, capsys, form):
+    rows = [{"prompt": "q", "messages": [USER, SAID]}] * 2
+    made = tokenised(FORMS[form](rows), tokenizer, name="eval_dataset")
+    assert ids(made) == ids(tokenised([{"messages": [USER, SAID]}] * 2, tokenizer))
+    assert "eval_dataset: messages. Left out, because pairs have their own: prompt." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shape", [PAIR, {"messages": [USER, SAID]}])
+def test_a_training_is_shown_a_system_text_under_either_name_as_a_file_is(tmp_path, tokenizer, form, shape):
+    wanted = ids(load_pairs(lines(tmp_path / "p.jsonl", [{**shape, "system": "be short"}]), tokenizer))
+    assert wanted != ids(tokenised([shape], tokenizer))
+    for name in ("system", "system_prompt"):
+        assert ids(tokenised(FORMS[form]([{**shape, name: "be short"}]), tokenizer)) == wanted
+    with pytest.raises(ValueError, match="row 0: system and system_prompt differ"):
+        list(tokenised(FORMS[form]([{**shape, "system": "be short", "system_prompt": "be long"}]), tokenizer))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_column_that_is_null_in_a_row_says_nothing_there(tokenizer, form):
+    """Rows of a table that has both forms, as a list, too."""
+    both = [{**PAIR, "messages": None, "system": None}, {"prompt": None, "completion": None, "messages": [USER, SAID]}]
+    rows = [{"system": None, **row} for row in both]
+    assert ids(tokenised(FORMS[form](rows), tokenizer)) == ids(tokenised([PAIR, {"messages": [USER, SAID]}], tokenizer))
+    rows[1]["prompt"] = "q"  # the answer is missing, and the messages are no answer to it
+    with pytest.raises(ValueError, match="row 1: completion is null beside a prompt and messages"):
+        list(tokenised(FORMS[form](rows), tokenizer))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pairs_whose_teachers_prompt_alone_becomes_tokens_keep_all_their_columns(form, capsys):
+    """Their prompt and completion were taken away with it, and whatever else has a name that says something in a row of text."""
+    tokenizer = build_tokenizer(TEMPLATE)
+    (pair,) = tokenised([{"messages": [USER, SAID]}], tokenizer)
+    row = {**pair, "teacher_prompt": [USER], "functions": "none", "messages": SHAPES["messages"], "source": "web"}
+    (made,) = tokenised(FORMS[form]([row]), tokenizer, teacher_rows=True)
+    assert capsys.readouterr().out == ""
+    assert made["teacher_prompt_ids"] == pair["prompt_ids"]
+    for name, value in row.items():
+        assert made[name] == value, name
+
+
+def test_an_own_column_of_pairs_with_ids_is_no_turn_in_another_tokenizer(tokenizer, capsys):
+    """`system` there may be an operating system; what was asked is the prompt."""
+    pair = {**PAIR, "prompt": [USER], "prompt_ids": [5, 6], "completion_ids": [7, 2], "finish_reason": "stop"}
+    own = {"system": "linux", "functions": "none", "messages": SHAPES["messages"], "source": "web"}
+    plain, beside = (retokenize(pairs_from_rows(complete(row), "here"), tokenizer) for row in (pair, {**pair, **own}))
+    assert ids(plain) == ids(beside) != ids([pair])
+    assert plain["prompt"][:] == beside["prompt"][:]
+    assert {name: beside[name][0] for name in own} == own
+    assert "Carried along, and not shown to the chat template: system, functions, messages." in capsys.readouterr().out
+
+
+def complete(row):
+    return [complete_row(row, "here")]
