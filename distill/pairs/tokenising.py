@@ -61,8 +61,8 @@ def tokenised(
     A `datasets.Dataset` is mapped in batches of 1,000, and what was made is found again by the next call (in `datasets`' cache, under
     a key of the rows, the tokenizer, its template and the day that it writes). An `IterableDataset` is tokenised as it is read, a
     list at once. Columns that say nothing to a chat template are kept, and so are `messages` beside `prompt` and `completion`, which are
-    read in their place; where `messages` are read, a `prompt` beside them is left out. Either is said. A row that has token ids already is a pair, and keeps them and its
-    `loss_mask`; a `loss_mask` beside text is refused.
+    read in their place; where `messages` are read, a `prompt` beside them is left out. Either is said. A row that has token ids
+    already is a pair, and keeps them and its `loss_mask`; a `loss_mask` beside text is refused.
 
     Args:
         rows: with `messages` (and `tools`), or `prompt` and `completion`; see `distill.text.rows.encode_rows`.
