@@ -106,7 +106,7 @@ def started(path: Path, change: Callable[[Any], Any] = lambda pairs: pairs, **se
         pad_token="<pad>", unk_token="<unk>", eos_token="</s>",
     )  # fmt: skip
     torch.manual_seed(0)
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    sizes: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     student = LlamaForCausalLM(LlamaConfig(vocab_size=49152, **sizes))
     args = TrainingArguments(
         str(Path(os.environ["HF_DATASETS_CACHE"]) / "run"), max_steps=1, per_device_train_batch_size=2, report_to=[], use_cpu=True,
