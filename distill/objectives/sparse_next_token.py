@@ -6,6 +6,9 @@ W q - w with W = sum w: with E[w] = p it is the live gradient in expectation, at
 Against `Top` both distributions are seen through the same K tokens and one bucket for all others. The student's bucket is the
 log-sum-exp of the logits of these others, never 1 - sum: a student that puts mass into the tail is told so. A divergence of the coarse
 distributions is at most that of the whole ones (data processing), and the same where K is the vocabulary.
+
+Where the student has not all of the teacher's tokens, the teacher is renormalised over those that both have, as a live one is. This is
+exact as far as the missing tokens are listed; what of the tail is theirs is not known, and stays there.
 """
 
 from dataclasses import dataclass
@@ -57,8 +60,8 @@ def sparse_next_token_divergence(
     Args:
         student: tap of its head.
         teacher: `Atoms`, for the forward KL alone; or `Top`.
-        comparison: what is computed. Tokens beyond `comparison.vocabulary` are not the student's: atoms there carry no weight, and
-            in `Top` their mass joins the tail.
+        comparison: what is computed. Tokens beyond `comparison.vocabulary` are not the student's: the teacher is renormalised over
+            the others. A row of which nothing is left counts 0.
         labels: `[N]`, needed for cross-entropy.
 
     Returns:
@@ -107,29 +110,50 @@ class _Top:
     log_probs: Tensor
     tail: Tensor
     outside: Tensor
+    known: Tensor  # whether any of the teacher's mass is the student's to match
 
 
 def _within(teacher: Sparse, vocabulary: int) -> Atoms | _Top:
-    """What of it the student has tokens for."""
+    """What of it the student has tokens for, renormalised over these."""
     outside = teacher.ids >= vocabulary
     if isinstance(teacher, Atoms):
-        weights = teacher.weights.masked_fill(outside, 0)
-        return Atoms(teacher.ids.clamp(max=vocabulary - 1), weights, teacher.negentropy, teacher.temperature)
+        return _atoms_within(teacher, outside, vocabulary)
     log_probs, tail = teacher.log_probs.clamp(min=LOWEST), teacher.tail.clamp(min=LOWEST)
-    beyond = log_probs.masked_fill(~outside, LOWEST).logsumexp(dim=1)
+    log_probs = log_probs.masked_fill(outside, LOWEST)
+    # all of the student's tokens are listed: nothing of the tail is theirs, and the student's bucket is empty
+    tail = tail.masked_fill((~outside).sum(dim=1) >= vocabulary, LOWEST)
     one_inside = teacher.ids.gather(1, outside.int().argmin(dim=1, keepdim=True)).clamp(max=vocabulary - 1)
-    return _Top(
-        torch.where(outside, one_inside, teacher.ids),
-        log_probs.masked_fill(outside, LOWEST),
-        torch.logaddexp(tail, beyond),
-        outside,
+    whole = torch.logaddexp(log_probs.logsumexp(dim=1), tail)
+    return _Top(torch.where(outside, one_inside, teacher.ids), log_probs, tail, outside, whole > LOWEST / 2)
+
+
+def _atoms_within(teacher: Atoms, outside: Tensor, vocabulary: int) -> Atoms:
+    """Weights that sum to what they did, and sum p log p of the tokens that are left.
+
+    Of a token that was drawn, and not kept with its own probability, its weight stands for p in the second: that shifts the value
+    by a constant, and no gradient.
+    """
+    touched, all_ = outside.any(dim=1), teacher.weights.double()
+    weights = all_.masked_fill(outside, 0)
+    share = weights.sum(dim=1) / all_.sum(dim=1).clamp(min=1e-30)
+    scale = torch.where(share > 0, 1 / share.clamp(min=1e-30), 0)
+    gone = all_.masked_fill(~outside, 0)
+    # stored in 16 bits, it may come out above 0, as of no distribution
+    inside = ((teacher.negentropy - gone.xlogy(gone).sum(dim=1)) * scale + scale.clamp(min=1).log()).clamp(max=0)
+    return Atoms(
+        teacher.ids.clamp(max=vocabulary - 1),
+        torch.where(touched[:, None], scale[:, None] * weights, weights),
+        torch.where(touched, torch.where(share > 0, inside, 0), teacher.negentropy),
+        teacher.temperature,
     )
 
 
 def _some(teacher: Atoms | _Top, rows: slice) -> Atoms | _Top:
     if isinstance(teacher, Atoms):
         return Atoms(teacher.ids[rows], teacher.weights[rows], teacher.negentropy[rows], teacher.temperature)
-    return _Top(teacher.ids[rows], teacher.log_probs[rows], teacher.tail[rows], teacher.outside[rows])
+    return _Top(
+        teacher.ids[rows], teacher.log_probs[rows], teacher.tail[rows], teacher.outside[rows], teacher.known[rows]
+    )
 
 
 @torch.no_grad()
@@ -211,8 +235,10 @@ def _top(log_q: Tensor, teacher: "_Top", comparison: Comparison, wanted: bool) -
     # codes of 16 bits do not sum to 1 to the last digit; nothing leaves the tail by this
     normal = both.log_softmax(dim=1), theirs.log_softmax(dim=1)
     value, slope = comparison.divergence.value_and_grad(*normal, slope=wanted)
+    value = value.where(teacher.known, 0)
     if slope is None:
         return value, None
+    slope = slope.where(teacher.known[:, None], 0)
     # a bucket's slope falls on its tokens by their share of it
     whole = rest.sub_(bucket).exp_().mul_(slope[:, -1:])
     return value, whole.scatter_add_(1, teacher.ids, slope[:, :-1])

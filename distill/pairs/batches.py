@@ -66,6 +66,8 @@ def counted(pairs: datasets.Dataset, names: Sequence[str], doing: str = "") -> d
 
 def flat(lists: pa.ChunkedArray) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """The values of a batch of lists one behind the other, and how many each row has (none where it is null)."""
+    if pa.types.is_null(lists.type):  # a column in which every row is null has no type of its own
+        return np.zeros(0, np.int64), np.zeros(len(lists), np.int64)
     whole = lists.combine_chunks()
     sizes = pc.fill_null(pc.list_value_length(whole), 0).to_numpy(zero_copy_only=False)
     return pc.list_flatten(whole).to_numpy(zero_copy_only=False), sizes.astype(np.int64)

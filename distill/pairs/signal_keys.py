@@ -64,9 +64,13 @@ def key_of_pair(pair: Mapping[str, Any], place: str = "the row") -> bytes:
         place: what it is called in messages if it has no id.
 
     Raises:
-        ValueError: ids or a mask of another kind.
+        ValueError: ids or a mask of another kind; a teacher's prompt in words alone.
     """
     where = f"Pair {pair.get('id', place)}"
+    if pair.get("teacher_prompt") is not None and pair.get("teacher_prompt_ids") is None:
+        raise ValueError(
+            f"{where} has a teacher_prompt without teacher_prompt_ids, its tokens; load_pairs(path, tokenizer) makes them."
+        )
     prompt, completion = (token_ids(pair, column, where) for column in ("prompt_ids", "completion_ids"))
     mask = mask_of(pair, len(completion), where)
     if pair.get("teacher_prompt_ids") is None:

@@ -20,7 +20,7 @@ from distill.signals.served_reader import ServedReader
 from distill.signals.shard_index import ShardIndex
 from distill.signals.shard_writer import ShardWriter
 from distill.signals.shards import DAMAGED, DamagedShard, Row, damaged_rows, read_shard
-from distill.signals.signal_folder import LOCK, begin, describe_tokenizer, remove_parts
+from distill.signals.signal_folder import LOCK, MANIFEST, begin, describe_tokenizer, remove_parts
 from distill.signals.stored import StoredSignals
 from distill.signals.teacher_reader import TeacherReader, as_teacher
 from distill.signals.teacher_rows import Rows, as_tables, check_pairs, layout, rows_of, teachers_pairs
@@ -86,7 +86,7 @@ def capture(
         "encoding": {"name": chosen.name, "settings": reader.encoding.settings},
     }
     places, place = (processes.count(), processes.rank()) if share else (1, 0)
-    with _opened(folder, partial(begin, folder, wanted, reader.record(), beside), verify, places):
+    with _opened(folder, partial(begin, folder, wanted, reader.record(), beside), verify, places, place):
         distinct = rows.distinct()
         missing = distinct & _lacking(folder, rows)
         mine = [
@@ -109,36 +109,77 @@ def capture(
                 )
                 bar.update(len(batch))
         if places > 1:
-            processes.from_all(None)  # the lock is kept until all have written
+            _check_written(folder, writer.written)  # the locks are kept until all have written
     return StoredSignals(folder)
 
 
 @contextmanager
-def _opened(folder: Path, make: Callable[[], None], verify: bool, places: int) -> Iterator[None]:
-    """The folder, made or found, and nobody else writes there meanwhile: the first process holds its lock for all of the run."""
-    lock, problem = FileLock(folder / LOCK), None
-    if places == 1 or processes.is_main():
-        try:
-            _begin(folder, make, verify, lock)
-        except (ValueError, OSError) as error:
-            if places == 1:
-                raise
-            problem = error
+def _opened(folder: Path, make: Callable[[], None], verify: bool, places: int, place: int) -> Iterator[None]:
+    """The folder, made or found, and nobody else writes there meanwhile.
+
+    The first process makes it and holds its lock, and every other one a lock of its own: if the first ends early, a second capture does not
+    begin beside those that still write.
+    """
+    lock = FileLock(folder / (f"{LOCK}-{place}" if place else LOCK))
     try:
-        if places > 1 and (told := next(filter(None, processes.from_all(problem)), None)):
-            raise told
+        if places == 1:
+            _begin(folder, make, verify, lock)
+        else:
+            _all_or_none(partial(_begin, folder, make, verify, lock) if not place else None)
+            _all_or_none(partial(_join, folder, make, lock) if place else None)
         yield
     finally:
         lock.release()
+
+
+def _all_or_none(do: Callable[[], None] | None) -> None:
+    """What some processes do before any goes on; what goes wrong in one is told by all."""
+    problem = None
+    try:
+        if do is not None:
+            do()
+    except (ValueError, OSError) as error:
+        problem = error
+    if told := next(filter(None, processes.from_all(problem)), None):
+        raise told
+
+
+def _join(folder: Path, make: Callable[[], None], lock: FileLock) -> None:
+    """Find the folder that the first process has made."""
+    if not (folder / MANIFEST).is_file():
+        raise ValueError(
+            f"{folder} of process {processes.rank()} is not that of process 0, which has begun it: no manifest.json is there. All processes "
+            "must write to one folder that their machines share."
+        )
+    make()  # compares
+    lock.acquire(timeout=0)
+
+
+def _check_written(folder: Path, written: list[str]) -> None:
+    """Whether every process sees the shards of all."""
+    lacking = [name for names in processes.from_all(written) for name in names if not (folder / name).is_file()]
+    told = [number for number, names in enumerate(processes.from_all(lacking)) if names]
+    if told:
+        raise ValueError(
+            f"{folder} is not one folder: process {told[0]} does not see all shards that the others have written. All processes must write to one "
+            "folder that their machines share; copy the shards of all into one of them, whose names do not collide, and capture again."
+        )
 
 
 def _begin(folder: Path, make: Callable[[], None], verify: bool, lock: FileLock) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give a folder for the signals.")
     make_folder(folder)
+    others = [
+        FileLock(path) for path in folder.glob(f"{LOCK}-*")
+    ]  # of a capture in several processes, whose first one has ended
     try:
         lock.acquire(timeout=0)
+        for other in others:
+            other.acquire(timeout=0)
+            other.release()
     except Timeout:
+        lock.release()
         raise ValueError(
             f"{folder} is being written by another process; wait for it, or give another output. Several processes share a capture with "
             "accelerate launch (capture(share=True))."

@@ -1,14 +1,16 @@
 """Reading a served teacher: the likeliest tokens at each place of a pair's text, as a server gives them, become the bytes of `top`."""
 
 import asyncio
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from distill.basics import processes
 from distill.basics.redact import public_name
 from distill.pairs.labels import IGNORE, ids_and_labels
 from distill.pairs.row_limits import RowLimits
@@ -22,12 +24,15 @@ from distill.teachers.judgements import Malformed, Refused
 from distill.teachers.prompt_logprobs import WAYS, Place, Texts, fields_of, likeliest, read_places
 from distill.teachers.server import ServerTeacher
 
+_ENOUGH = 8  # places by which it is told whether probabilities were renormalised
+
 
 class ServedReader:
     """A teacher behind a server that is asked for the log-probabilities of texts that are there already.
 
     vLLM is asked for `prompt_logprobs`; a server that does not know these for an echo of the prompt with `logprobs`, as
-    OpenAI's completions had it. Which of the two a server gives is seen in its first answer.
+    OpenAI's completions had it. Which of the two a server gives is seen in its first answer. Where a place has fewer tokens with an id of
+    their own than are wanted (texts that several tokens share, slots of a padded head), more are asked for, as long as the server gives more.
 
     Args:
         teacher: its tokenizer must be that of the model: token ids are sent.
@@ -44,6 +49,8 @@ class ServedReader:
         self.limits = RowLimits(None, self._texts.size, None, "the teacher's tokenizer")
         self.identity = {"class": "model behind a server", "model": teacher.model, "says": teacher.says}
         self._way: str | None = None
+        self._asked = 0  # tokens a place, once `open` knows how many are wanted
+        self._telling = self._renormalised = 0  # places
 
     def record(self) -> dict[str, Any]:
         """Where it was reached."""
@@ -63,42 +70,51 @@ class ServedReader:
             )
         self._top = encoding.of_head(vocabulary=self._texts.size, width=1, dtype="float32")
         self.encoding: Encoding = self._top
+        self._asked = self._top.held()
         return Beside(self.tokenizer)
 
-    def reading(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def reading(self) -> Iterator[None]:
         """See `TeacherReader.reading`."""
-        return nullcontext()
+        yield
+        if self._renormalised and self._looks_renormalised():
+            processes.tell(
+                f"{self._what_is_renormalised()} These are few places; look at what the server does with log-probabilities."
+            )
 
     def read(self, pairs: list[dict[str, Any]], rows: Rows, numbers: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
         """See `TeacherReader.read`; all pairs are asked at once, as many at a time as the teacher's `concurrency` says.
 
         Raises:
-            ValueError: the server cannot be reached, or gives no such log-probabilities; names the pair.
+            ValueError: the server cannot be reached, gives no such log-probabilities, too few of them, or renormalised ones; names the pair.
         """
         with ThreadPoolExecutor(1) as thread:  # a notebook has a loop of its own in this one
-            places = thread.submit(asyncio.run, self._ask_all(pairs)).result()
-        blobs = []
-        for pair, found, number in zip(pairs, places, numbers, strict=True):
-            ids, labels = ids_and_labels(pair, None)
-            at = np.flatnonzero(labels != IGNORE)
-            assert len(at) == rows.positions[number]
-            chosen = [likeliest(found[place - 1], int(ids[place]), self._top.held()) for place in at]
-            blobs.append(self._bytes(pair["id"], chosen))
-        return blobs
-
-    def _bytes(self, name: str, chosen: list[Place | None]) -> NDArray[np.uint8]:
-        good = [place for place in chosen if place is not None]
-        if len(good) < len(chosen):
+            chosen = thread.submit(asyncio.run, self._ask_all(pairs)).result()
+        found = [place.renormalised for places in chosen for place in places if place.renormalised is not None]
+        self._telling, self._renormalised = self._telling + len(found), self._renormalised + sum(found)
+        if self._telling >= _ENOUGH and self._looks_renormalised():
             raise ValueError(
-                f"{self._teacher.name} gave fewer than {self._top.held()} tokens with an id at a place of pair {name}; servers have a limit of their own "
-                "(vLLM: --max-logprobs, 20 if unsaid). Ask for fewer: encoding='top:20'."
+                f"{self._what_is_renormalised()} The mass of the tail is lost by this, and a student would be free to put any mass there. Have the server "
+                "give log-probabilities of the whole distribution (vLLM: --logprobs-mode raw_logprobs, and no top_k or top_p at its side)."
             )
-        order = [sorted(place.log_probs, key=lambda token, place=place: -place.log_probs[token]) for place in good]  # type: ignore[misc]
-        values = [[place.log_probs[token] for token in ids] for place, ids in zip(good, order, strict=True)]
-        columns = self._top.columns_of(
-            torch.tensor(order), torch.tensor(values, dtype=torch.float64), torch.tensor([place.tail for place in good])
+        assert [len(places) for places in chosen] == [rows.positions[number] for number in numbers]
+        return [self._bytes(places) for places in chosen]
+
+    def _looks_renormalised(self) -> bool:
+        return self._renormalised >= 0.75 * self._telling
+
+    def _what_is_renormalised(self) -> str:
+        return (
+            f"{self._teacher.name} gives probabilities that were renormalised over the tokens it lists: at {self._renormalised} of {self._telling} places "
+            "whose least likely listed token is far from 0, nothing is left for all others."
         )
-        return blobs_of([columns], [len(good)])[0]
+
+    def _bytes(self, chosen: list[Place]) -> NDArray[np.uint8]:
+        order = [sorted(place.log_probs, key=lambda token, place=place: -place.log_probs[token]) for place in chosen]  # type: ignore[misc]
+        values = [[place.log_probs[token] for token in ids] for place, ids in zip(chosen, order, strict=True)]
+        tails = torch.tensor([place.tail for place in chosen])
+        columns = self._top.columns_of(torch.tensor(order), torch.tensor(values, dtype=torch.float64), tails)
+        return blobs_of([columns], [len(chosen)])[0]
 
     async def _ask_all(self, pairs: list[dict[str, Any]]) -> list[list[Place]]:
         teacher = self._teacher
@@ -110,19 +126,45 @@ class ServedReader:
                 async with free:
                     return await self._ask(endpoints[number % len(endpoints)], pair)
 
-            first = [await one(0, pairs[0])]  # by which the way is known
-            return first + list(await asyncio.gather(*(one(i, pair) for i, pair in enumerate(pairs[1:], start=1))))
+            # by the very first one the way is known
+            first = [await one(0, pairs[0])] if self._way is None else []
+            some = range(len(first), len(pairs))
+            return first + list(await asyncio.gather(*(one(i, pairs[i]) for i in some)))
 
     async def _ask(self, endpoint: Endpoint, pair: dict[str, Any]) -> list[Place]:
-        ids = [*map(int, pair["prompt_ids"]), *map(int, pair["completion_ids"])]
+        """The k likeliest at each supervised position of a pair."""
+        ids, labels = ids_and_labels(pair, None)
+        at, wanted, asked, before = np.flatnonzero(labels != IGNORE), self._top.held(), self._asked, 0
+        why = "it gives no more"
+        while True:
+            try:
+                found = await self._places(endpoint, pair["id"], ids.tolist(), asked)
+            except _NoWay as error:
+                if not before:
+                    raise ValueError(str(error)) from None
+                why = f"asked for {asked}, {error.problems}"
+                break
+            places = [found[place - 1] for place in at]
+            chosen = [likeliest(place, int(ids[i]), wanted) for place, i in zip(places, at, strict=True)]
+            good = [place for place in chosen if place is not None]
+            if len(good) == len(chosen):
+                self._asked = max(self._asked, asked)
+                return good
+            poorest = min(places, key=lambda place: len(place.log_probs))
+            if poorest.given <= before or asked >= self._texts.size:
+                break
+            before, asked = poorest.given, min(max(asked + 4, 2 * asked), self._texts.size)
+        named = len(poorest.log_probs)
+        raise ValueError(
+            f"{self._teacher.name} gave {poorest.given} tokens at a place of pair {pair['id']}, {named} of them with an id of their own, and {wanted} are "
+            f"wanted; the others are texts that several tokens share, or slots beyond the tokenizer's {self._texts.size} tokens. More cannot be had: {why}. "
+            f"Servers have a limit of their own (vLLM: --max-logprobs, 20 if unsaid): raise it, or ask for fewer, as encoding='top:{named}'."
+        )
+
+    async def _places(self, endpoint: Endpoint, name: str, ids: list[int], asked: int) -> list[Place]:
         problems = []
         for way in WAYS if self._way is None else (self._way,):
-            body = {
-                "model": self._teacher.model,
-                "prompt": ids,
-                **fields_of(way, self._top.held()),
-                **self._teacher.extra_body,
-            }
+            body = {"model": self._teacher.model, "prompt": ids, **fields_of(way, asked), **self._teacher.extra_body}
 
             def read(payload: Any, way: str = way) -> list[Place]:
                 try:
@@ -139,6 +181,12 @@ class ServedReader:
             else:
                 self._way = way
                 return found
-        raise ValueError(
-            f"{self._teacher.name} gives no log-probabilities of pair {pair['id']} ({'; '.join(problems)})."
-        )
+        raise _NoWay(self._teacher.name, name, "; ".join(problems))
+
+
+class _NoWay(Exception):
+    """A server that gives no log-probabilities of a prompt."""
+
+    def __init__(self, teacher: str, pair: str, problems: str) -> None:
+        super().__init__(f"{teacher} gives no log-probabilities of pair {pair} ({problems}).")
+        self.problems = problems

@@ -5,6 +5,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,8 @@ class ShardIndex:
         positions: int32 `[rows]`, supervised positions of each row.
 
     Raises:
-        ValueError: a damaged shard, by its name.
+        ValueError: a damaged shard, or one of another version, by its name.
+        OSError: one that cannot be opened.
     """
 
     def __init__(self, folder: Path, damaged: list[DamagedShard] | None = None) -> None:
@@ -112,8 +114,18 @@ class ShardIndex:
             return self._files[shard]
         if len(self._files) >= _OPEN:
             os.close(self._files.popitem(last=False)[1])
-        self._files[shard] = os.open(self.paths[shard], os.O_RDONLY)
+        try:
+            self._files[shard] = os.open(self.paths[shard], os.O_RDONLY)
+        except FileNotFoundError:
+            raise ValueError(
+                f"{self.paths[shard]} is gone since the folder was opened: moved, removed, or set aside as damaged by a capture. Open the folder anew "
+                "(StoredSignals); `distill capture` with the same settings makes what is missing."
+            ) from None
         return self._files[shard]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, in this process or another, opens the files for itself: a descriptor that two close is somebody else's by then."""
+        return {**self.__dict__, "_files": OrderedDict()}
 
     def close(self) -> None:
         """Close the files; they are opened again when they are needed."""

@@ -19,6 +19,9 @@ class ShardWriter:
     Args:
         folder: that `signal_folder.begin` has made.
         place: of this process.
+
+    Attributes:
+        written: names of the shards.
     """
 
     def __init__(self, folder: Path, place: int) -> None:
@@ -26,6 +29,8 @@ class ShardWriter:
         self._number = next_number(folder, place)
         self._thread = ThreadPoolExecutor(1, "shards")
         self._writing: Future[None] | None = None
+        self._failed = False
+        self.written: list[str] = []
         self._begin()
 
     def add(self, rows: list[Row]) -> None:
@@ -47,6 +52,7 @@ class ShardWriter:
         if self._rows:
             path = self._folder / shard_name(self._place, self._number)
             self._writing = self._thread.submit(write_shard, path, self._rows)
+            self.written.append(path.name)
             self._number += 1
             self._begin()
 
@@ -57,16 +63,19 @@ class ShardWriter:
     def _wait(self) -> None:
         writing, self._writing = self._writing, None
         if writing is not None:
-            writing.result()
+            try:
+                writing.result()
+            except BaseException:
+                self._failed = True
+                raise
 
     def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, at: Any) -> None:
         try:
-            if not isinstance(
-                error, OSError
-            ):  # whatever else it was (Ctrl-C, a pair that cannot be read), what is done is kept
+            # whatever else it was (Ctrl-C, a pair that cannot be read, a server that went), what is done is kept
+            if not self._failed:
                 self.flush()
                 self._wait()
         finally:

@@ -59,6 +59,9 @@ class DamagedShard(ValueError):
         super().__init__(f"{path} {what}. {MENDING}")
         self.path, self.what = path, what
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.what)
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -136,7 +139,10 @@ def read_shard(path: Path) -> Shard:
 
     Raises:
         DamagedShard: it is torn, or what is read here was changed.
+        ValueError: another version of distill wrote it.
+        OSError: it cannot be opened.
     """
+    check_opens(path)
     try:
         with safe_open(path, "numpy") as file:
             said = file.metadata() or {}
@@ -145,8 +151,13 @@ def read_shard(path: Path) -> Shard:
         offset = _offset_of_blob(path)
     except (SafetensorError, ValueError, KeyError, UnicodeError) as error:
         raise DamagedShard(path, f"is damaged ({error})") from None
-    if said.get("format") != FORMAT:
-        raise DamagedShard(path, f"is of format {said.get('format')!r}, and this version of distill reads {FORMAT!r}")
+    if (version := said.get("format", "")) != FORMAT:
+        if not version.isdigit():
+            raise DamagedShard(path, "is damaged (it does not say of which format it is)")
+        raise ValueError(
+            f"{path} is of format {version!r}, from another version of distill; this one reads {FORMAT!r}. Use that version, or "
+            "capture anew into another folder."
+        )
     count, starts = len(found["positions"]), found["starts"]
     fits = (
         all(found[name].dtype == kind for name, kind in _TYPES.items())
@@ -158,6 +169,11 @@ def read_shard(path: Path) -> Shard:
     if not fits or said.get("index_crc32") != _checksum(found):
         raise DamagedShard(path, "was changed after it was written (its index has not the checksum that stands in it)")
     return Shard(path, found["keys"], found["positions"], found["crc"], starts, offset)
+
+
+def check_opens(path: Path) -> None:
+    """Raise the system's own error of a file that cannot be opened: safetensors says of each that there is no such file."""
+    os.close(os.open(path, os.O_RDONLY))
 
 
 def read_at(file: int, start: int, size: int) -> bytes:

@@ -29,12 +29,12 @@ from distill.basics.fingerprint import fingerprint
 from distill.basics.jsonl import CHECKSUM, seal
 from distill.basics.settings import differences
 from distill.signals.head import LogitTransform
-from distill.signals.shards import DAMAGED, PART, as_oserror, shards_in
+from distill.signals.shards import DAMAGED, PART, as_oserror, check_opens, shards_in
 
 FORMAT = 1
 MANIFEST, CONFIG, TOKENIZER, HEAD, LOCK = "manifest.json", "config.json", "tokenizer", "head.safetensors", ".lock"
 RECORD = "record"  # of the manifest: what decides nothing
-# the head is written once, with the manifest
+# what is of the teacher is written once, with the manifest
 _ANEW = "capture anew into another folder, or put back the file that was there."
 
 
@@ -129,9 +129,11 @@ def begin(folder: Path, wanted: Mapping[str, Any], record: Mapping[str, Any], be
                 f"{folder} holds other signals ({'; '.join(found)}). Give another output, or the teacher and the settings of before."
             )
         return
-    own = (CONFIG, TOKENIZER, HEAD, LOCK, MANIFEST)
+    own = (CONFIG, TOKENIZER, HEAD, MANIFEST)
     strange = sorted(
-        path.name for path in folder.glob("*") if path.name not in own and not path.name.endswith((PART, DAMAGED))
+        path.name
+        for path in folder.glob("*")
+        if path.name not in own and not path.name.endswith((PART, DAMAGED)) and not path.name.startswith(LOCK)
     )
     if strange:
         what = "shards without a manifest.json, so nobody knows whose they are" if shards_in(folder) else "other files"
@@ -145,12 +147,35 @@ def begin(folder: Path, wanted: Mapping[str, Any], record: Mapping[str, Any], be
     kept = dict(record)
     if beside.head is not None:
         kept["head_crc32"] = write_head(folder / HEAD, beside.head)
-    for path in (folder / TOKENIZER).iterdir():
-        _sync(path)
+    # a tokenizer with several chat templates has a folder of its own for them
+    for path in sorted((folder / TOKENIZER).rglob("*"), reverse=True):
+        (sync_folder if path.is_dir() else _sync)(path)
     sync_folder(folder / TOKENIZER)
     sync_folder(folder)
+    kept["files_crc32"] = _checksums(folder)
     sealed = json.loads(json.dumps({**wanted, RECORD: kept}))
     write_durably(folder / MANIFEST, json.dumps({**sealed, CHECKSUM: seal(sealed)}, indent=1))
+
+
+def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Whether the teacher's config and tokenizer are those that were written.
+
+    Raises:
+        ValueError: one is not there, or was changed.
+    """
+    there = _checksums(folder)
+    for name, said in manifest[RECORD].get("files_crc32", {}).items():
+        if there.get(name) != said:
+            what = "was changed after it was written (its checksum does not agree)" if name in there else "is gone"
+            raise ValueError(f"{folder / name} {what}; {_ANEW}")
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """Of the teacher's config and of all files of its tokenizer."""
+    found = [folder / CONFIG, *sorted((folder / TOKENIZER).rglob("*"))]
+    return {
+        path.relative_to(folder).as_posix(): f"{zlib.crc32(path.read_bytes()):08x}" for path in found if path.is_file()
+    }
 
 
 def remove_parts(folder: Path) -> None:
@@ -191,6 +216,7 @@ def read_head(folder: Path, manifest: Mapping[str, Any]) -> Head:
     """
     path = folder / HEAD
     try:
+        check_opens(path)
         with safe_open(path, "pt") as file:
             said = (file.metadata() or {}).get("transform", "")
             found = {name: file.get_tensor(name) for name in ("weight", "bias") if name in set(file.keys())}

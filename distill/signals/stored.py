@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from distill.models.load import load_tokenizer
 from distill.pairs.packing import PackedPairs
 from distill.pairs.row_limits import RowLimits
-from distill.pairs.signal_keys import SIZE
+from distill.pairs.signal_keys import SIZE, key_of_pair
 from distill.signals.base import SignalSource
 from distill.signals.encodings import encoding_of
 from distill.signals.facts import TeacherFacts
@@ -24,7 +24,15 @@ from distill.signals.head import HeadTap
 from distill.signals.requests import SignalRequest, Signals
 from distill.signals.rows import SupervisedRows
 from distill.signals.shard_index import ShardIndex
-from distill.signals.signal_folder import RECORD, TOKENIZER, Head, read_head, read_manifest
+from distill.signals.signal_folder import (
+    RECORD,
+    TOKENIZER,
+    Head,
+    check_files,
+    describe_tokenizer,
+    read_head,
+    read_manifest,
+)
 from distill.signals.stored_facts import StoredFacts
 from distill.signals.teacher_rows import COLUMNS, FEATURES, as_tables, check_pairs, rows_of, teachers_pairs
 
@@ -47,7 +55,7 @@ class StoredSignals(SignalSource):
         tokenizer: the teacher's.
 
     Raises:
-        ValueError: no such folder, one of another version, a damaged manifest or shard.
+        ValueError: no such folder, one of another version, a damaged manifest or shard, another tokenizer than the teacher's.
 
     Example:
         >>> WhiteBoxTrainer(model=student, teacher=StoredSignals("signals"), objectives=[Logits("forward_kl")], ...)
@@ -62,7 +70,14 @@ class StoredSignals(SignalSource):
         said = self.manifest["encoding"]
         self.encoding: Any = encoding_of(said["name"], **said["settings"])
         self.index = ShardIndex(self.folder)
+        check_files(self.folder, self.manifest)
         self.tokenizer: PreTrainedTokenizerBase | None = load_tokenizer(self.folder / TOKENIZER)
+        found = "none" if self.tokenizer is None else describe_tokenizer(self.tokenizer)
+        if found != self.manifest["tokenizer"]:
+            raise ValueError(
+                f"{self.folder / TOKENIZER} is another tokenizer ({found}) than that of the signals ({self.manifest['tokenizer']}); put back the files that "
+                "were there, or capture anew into another folder."
+            )
         self.facts: TeacherFacts = StoredFacts(self)
         self._there: tuple[Any, Tensor, Tensor | None] | None = None
 
@@ -124,9 +139,9 @@ class StoredSignals(SignalSource):
         if request.hidden or request.attention:
             raise ValueError(self.refusal("hidden states" if request.hidden else "attention"))
         found = [
-            (key, wanted, self._name(batch, row, key))
+            (key, wanted, self._name(batch, row, place, key))
             for row, documents in enumerate(batch["documents"])
-            for key, wanted in documents
+            for place, (key, wanted) in enumerate(documents)
             if wanted
         ]
         wanted = [count for _, count, _ in found]
@@ -138,7 +153,10 @@ class StoredSignals(SignalSource):
         if not isinstance(decoded, Tensor):
             return Signals(rows=rows.mask, sparse=decoded, supervised=rows)
         tap = self._tap(decoded)
-        logits = tap.transform(linear(decoded, tap.weight, tap.bias)) if request.logits else None
+        logits = None
+        if request.logits:  # as the teacher would have made them: not in the precision of the student's autocast
+            with torch.no_grad(), torch.autocast(decoded.device.type, enabled=False):
+                logits = tap.transform(linear(tap.hidden, tap.weight, tap.bias))
         return Signals(rows=rows.mask, logits=logits, head=tap, supervised=rows)
 
     def check(self, rows: Any, name: str = "the pairs", max_length: int | None = None) -> None:
@@ -153,6 +171,9 @@ class StoredSignals(SignalSource):
             ValueError: some are not there, or not to their whole length; they are named.
         """
         if isinstance(rows, list | tuple) and rows and all(isinstance(row, Mapping) for row in rows):
+            for number, row in enumerate(rows):
+                if row.get("teacher_prompt") is not None:
+                    key_of_pair(row, f"number {number} of {name}")  # refuses words without tokens
             known = [{column: row.get(column) for column in COLUMNS} for row in rows]
             rows = datasets.Dataset.from_list(known, features=FEATURES)
         if not isinstance(rows, datasets.Dataset | PackedPairs):
@@ -192,7 +213,10 @@ class StoredSignals(SignalSource):
         if "teacher_prompt_ids" not in pairs.column_names:
             return ""
         some = pairs.select(range(min(len(pairs), 100))).remove_columns("teacher_prompt_ids")
-        there = self.index.find(rows_of(some, None, RowLimits()).keys) >= 0
+        try:
+            there = self.index.find(rows_of(some, None, RowLimits()).keys) >= 0
+        except ValueError:  # some are no pairs without it
+            return ""
         return " They are there without their teacher prompts, which the pairs had not when they were captured." * bool(
             there.any()
         )
@@ -216,9 +240,14 @@ class StoredSignals(SignalSource):
         _, weight, bias = self._there
         return HeadTap(hidden.to(weight.dtype), weight, bias, self.head.transform, weight.dtype)
 
-    def _name(self, batch: Mapping[str, Any], row: int, key: bytes) -> str:
-        ids = batch.get("ids")
-        return f"pair {ids[row]}" if ids else f"the pair with the key {key.hex()}"
+    def _name(self, batch: Mapping[str, Any], row: int, place: int, key: bytes) -> str:
+        if not (ids := batch.get("ids")):
+            return f"the pair with the key {key.hex()}"
+        count = len(batch["documents"][row])
+        names = [ids[row]] if count == 1 else ids[row].split(", ")  # of a packed row, those of all its pairs
+        return (
+            f"pair {names[place]}" if len(names) == count else f"pair {place} (from 0) of the packed row of {ids[row]}"
+        )
 
     def refusal(self, what: str) -> str:
         """Why this source does not give it."""

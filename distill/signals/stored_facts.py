@@ -32,8 +32,10 @@ class StoredFacts(TeacherFacts):
         """Of the teacher.
 
         Raises:
-            ValueError: it cannot be read.
+            ValueError: it cannot be read, or there is none, because the teacher was a server's.
         """
+        if "weights" not in self._source.manifest["teacher"]:
+            raise ValueError(self._source.refusal("hidden states or attention, for a server shows none"))
         path = self._source.folder / CONFIG
         try:
             return AutoConfig.from_pretrained(self._source.folder)

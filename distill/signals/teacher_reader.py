@@ -31,6 +31,7 @@ from distill.teachers.local import LocalTeacher
 
 # of a teacher's identity, what decides its signals
 _TEACHER = ("teacher_dtype", "teacher_weights", "teacher_quantisation", "teacher_quantised_weights", "teacher_adapters")
+_ROWS = 8192  # of a head that are looked at at once
 
 
 def as_teacher(teacher: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> LocalTeacher:
@@ -132,7 +133,25 @@ class TeacherReader:
             return Beside(self.tokenizer, self.model.config)
         self.encoding = encoding.of_tap(said.head)
         head = Head(said.head.weight, said.head.bias, said.head.transform) if encoding.next_token == "head" else None
+        if head is not None:
+            self._check_finite(head)
         return Beside(self.tokenizer, self.model.config, head)
+
+    def _check_finite(self, head: Head) -> None:
+        """A head is stored once and never run here: what is wrong with it would be seen in the training alone."""
+        for start in range(0, len(head.weight), _ROWS):
+            if not bool((bad := ~head.weight[start : start + _ROWS].isfinite().all(dim=1)).any()):
+                continue
+            raise ValueError(
+                f"The head of {self.name} has weights that are not finite, the first for token {start + int(bad.nonzero()[0])}; nothing can be learned from "
+                "it. Load the teacher in a wider dtype, and look whether its weights are whole."
+            )
+        # -inf: a token that is never said
+        bias = None if head.bias is None else head.bias.detach()
+        if bias is not None and bool((bad := bias.isnan() | (bias == torch.inf)).any()):
+            raise ValueError(
+                f"The bias of the head of {self.name} is {float(bias[bad][0])} for token {int(bad.nonzero()[0])}; look whether its weights are whole."
+            )
 
     def reading(self) -> AbstractContextManager[None]:
         """Within it `read` may be called."""

@@ -1,6 +1,6 @@
 """Rows of a teacher: what it is shown of each pair, which of it is stored, and in which batches it is run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from distill.pairs.batches import batches, flat
 from distill.pairs.packing import PackedPairs
 from distill.pairs.row_limits import RowLimits
 from distill.pairs.signal_keys import SIZE, digest
+from distill.pairs.teachers_tokens import check_teachers_tokens
 
 COLUMNS = ("prompt_ids", "completion_ids", "loss_mask", "teacher_prompt_ids", "id")
 _IDS = datasets.List(datasets.Value("int64"))
@@ -85,13 +86,15 @@ def rows_of(pairs: Any, max_length: int | None, limits: RowLimits, doing: str = 
         doing: what a progress bar says, if it takes long.
 
     Raises:
-        ValueError: no pairs; a pair without any token to learn from, or beyond the limits (its id is named).
+        ValueError: no pairs; a pair without ids, without any token to learn from, with a teacher's prompt in words alone, or beyond the
+            limits (its id is named).
     """
     dataset = check_pairs(pairs)
+    check_teachers_tokens(dataset, "the pairs")
     keys, first = np.zeros((len(dataset), SIZE), np.uint8), 0
     positions, lengths = (np.zeros(len(dataset), np.int32) for _ in range(2))
     for table in batches(dataset, _columns(dataset), doing):
-        taken = _take_apart(table, first)
+        taken = _take_apart(table, range(first, first + len(table)))
         _check_ids(taken, limits)
         for row in range(len(taken.names)):
             own, shown = taken.prompts(row)
@@ -160,7 +163,7 @@ def teachers_pairs(
     tables: datasets.Dataset, numbers: NDArray[np.int64], max_length: int | None
 ) -> list[dict[str, Any]]:
     """Some pairs as a collator makes the teacher's rows of them: its prompt, the tokens that `max_length` leaves, and which carry loss."""
-    taken, made = _take_apart(tables[numbers.tolist()], 0), []
+    taken, made = _take_apart(tables[numbers.tolist()], numbers.tolist()), []
     for row, name in enumerate(taken.names):
         own, shown = taken.prompts(row)
         completion, mask = taken.of("completion_ids", row), taken.mask(row)
@@ -174,7 +177,8 @@ def _columns(pairs: datasets.Dataset) -> list[str]:
     return [name for name in COLUMNS if name in pairs.column_names]
 
 
-def _take_apart(table: pa.Table, first: int) -> _Table:
+def _take_apart(table: pa.Table, numbers: Sequence[int]) -> _Table:
+    """A table of the pairs with these numbers."""
     ids, starts, there = {}, {}, {}
     for name in COLUMNS[:-1]:
         if name in table.column_names:
@@ -187,7 +191,13 @@ def _take_apart(table: pa.Table, first: int) -> _Table:
     if "id" in table.column_names:
         names = [str(name) for name in table["id"].to_pylist()]
     else:
-        names = [f"number {number}" for number in range(first, first + len(table))]
+        names = [f"number {number}" for number in numbers]
+    for name in COLUMNS[:2]:
+        if not there[name].all():
+            lacking = names[int(np.argmin(there[name]))]
+            raise ValueError(
+                f"Pair {lacking} has no {name} (null); every pair has its tokens. Remove it, or load it as text with load_pairs."
+            )
     return _Table(ids, starts, there["teacher_prompt_ids"], there["loss_mask"], names)
 
 

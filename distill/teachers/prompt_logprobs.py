@@ -8,7 +8,7 @@ are part of the tail.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -19,6 +19,8 @@ WAYS = ("prompt_logprobs", "echo")
 _AS_ID = "token_id:"
 _TOO_MUCH = 1e-2  # a sum of probabilities so far above 1 is no rounding
 _LEAST = 2.0**-24  # mass that a server's float32 numbers can still tell from none
+# a last token above the first leaves more than the second to those behind it, unless somebody divided by the sum
+_TELLING, _NONE_LEFT = 1e-4, 1e-5
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,14 @@ class Place:
     Args:
         log_probs: of different ids, the token that stands there among them.
         tail: log of the mass of all others.
+        given: how many tokens the server gave, those without an id of their own among them.
+        renormalised: whether the mass of those is 1 although the least likely of them is far from 0; None: it cannot be told.
     """
 
     log_probs: dict[int, float]
     tail: float
+    given: int = 0
+    renormalised: bool | None = None
 
 
 def fields_of(way: str, k: int) -> dict[str, Any]:
@@ -84,22 +90,30 @@ def read_places(payload: Any, ids: Sequence[int], way: str, texts: Texts) -> lis
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise Malformed(f"no log-probabilities of the prompt in the shape of {way!r} ({error})") from None
     return [
-        _place({key: value for key, value in one.items() if 0 <= key < texts.size}, token, number)
-        for number, (one, token) in enumerate(zip(found, ids[1:], strict=True), start=1)
+        _place(named, every, texts.size, token, i)
+        for i, ((named, every), token) in enumerate(zip(found, ids[1:], strict=True), 1)
     ]
 
 
-def _by_ids(choice: Mapping[str, Any], payload: Mapping[str, Any], size: int) -> list[dict[int, float]]:
+# tokens that have an id, and the log-probabilities of all that were given
+_Found = tuple[dict[int, float], list[float]]
+
+
+def _by_ids(choice: Mapping[str, Any], payload: Mapping[str, Any], size: int) -> list[_Found]:
     said = choice.get("prompt_logprobs") or payload["prompt_logprobs"]
     if len(said) != size:
         raise ValueError(f"of {len(said)} tokens, where {size} were sent")
-    return [
-        {int(token): float(value["logprob"] if isinstance(value, Mapping) else value) for token, value in place.items()}
-        for place in said[1:]
-    ]
+    places = []
+    for place in said[1:]:
+        named = {
+            int(token): float(value["logprob"] if isinstance(value, Mapping) else value)
+            for token, value in place.items()
+        }
+        places.append((named, list(named.values())))
+    return places
 
 
-def _echoed(choice: Mapping[str, Any], ids: Sequence[int], texts: Texts) -> list[dict[int, float]]:
+def _echoed(choice: Mapping[str, Any], ids: Sequence[int], texts: Texts) -> list[_Found]:
     said = choice["logprobs"]
     own, top = said["token_logprobs"], said["top_logprobs"]
     # the token that was generated stands behind them
@@ -107,21 +121,34 @@ def _echoed(choice: Mapping[str, Any], ids: Sequence[int], texts: Texts) -> list
         raise ValueError(f"of {len(own)} tokens, where {len(ids)} were sent: it cuts the text in another way")
     places = []
     for token, value, likeliest in zip(ids[1:], own[1:], top[1 : len(ids)], strict=False):
-        named = {texts.id_of(text): float(log_prob) for text, log_prob in (likeliest or {}).items()}
+        every = {text: float(log_prob) for text, log_prob in (likeliest or {}).items()}
+        named = {texts.id_of(text): log_prob for text, log_prob in every.items()}
         # a text without an id of its own is part of the tail
-        places.append({number: v for number, v in named.items() if number is not None} | {token: float(value)})
+        places.append(
+            (
+                {number: v for number, v in named.items() if number is not None} | {token: float(value)},
+                [*every.values()],
+            )
+        )
     return places
 
 
-def _place(log_probs: dict[int, float], token: int, number: int) -> Place:
+def _place(named: dict[int, float], every: list[float], size: int, token: int, number: int) -> Place:
+    log_probs = {key: value for key, value in named.items() if 0 <= key < size}
     if token not in log_probs:
         raise Malformed(f"no log-probability of the token {token} itself, at place {number} of the prompt")
-    if any(math.isnan(value) or value > 1e-3 for value in log_probs.values()):
+    if any(math.isnan(value) or value > 1e-3 for value in [*log_probs.values(), *every]):
         raise Malformed(f"numbers that are no log-probabilities, at place {number} of the prompt")
-    mass = math.fsum(math.exp(value) for value in log_probs.values())
-    if mass > 1 + _TOO_MUCH:
-        raise Malformed(f"probabilities that sum to {mass:.3f}, at place {number} of the prompt")
-    return Place({key: min(value, 0.0) for key, value in log_probs.items()}, math.log(max(1 - mass, _LEAST)))
+    mass, given = (math.fsum(map(math.exp, values)) for values in (log_probs.values(), every))
+    if max(mass, given) > 1 + _TOO_MUCH:
+        raise Malformed(f"probabilities that sum to {max(mass, given):.3f}, at place {number} of the prompt")
+    least = min(every, default=-math.inf)
+    return Place(
+        {key: min(value, 0.0) for key, value in log_probs.items()},
+        math.log(max(1 - mass, _LEAST)),
+        len(every),
+        given > 1 - _NONE_LEFT if len(every) < size and least > math.log(_TELLING) else None,
+    )
 
 
 def likeliest(place: Place, token: int, k: int) -> Place | None:
@@ -134,4 +161,8 @@ def likeliest(place: Place, token: int, k: int) -> Place | None:
     order = sorted(place.log_probs, key=lambda number: -place.log_probs[number])
     kept = order[:k] if token in order[:k] else [*order[: k - 1], token]
     rest = math.fsum(math.exp(place.log_probs[number]) for number in order if number not in kept)
-    return Place({number: place.log_probs[number] for number in kept}, math.log(math.exp(place.tail) + rest))
+    return replace(
+        place,
+        log_probs={number: place.log_probs[number] for number in kept},
+        tail=math.log(math.exp(place.tail) + rest),
+    )

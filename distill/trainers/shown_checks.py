@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from distill.pairs.batches import batches, counted
-from distill.pairs.columns import TEACHER_PROMPT
 from distill.pairs.row_limits import RowLimits
+from distill.pairs.teachers_tokens import called, check_teachers_tokens
 
 
 def check_shown(
@@ -30,14 +30,8 @@ def check_shown(
         ValueError: a teacher's prompt without a token, or of another type; a row beyond the limits. The pair's id is named.
     """
     names = {*pairs.column_names} if own_rows else set()
-    if "teacher_prompt" in names:
-        is_there = {column: _is_there(pairs, column) for column in TEACHER_PROMPT if column in names}
-        lacking = is_there["teacher_prompt"] & ~is_there.get("teacher_prompt_ids", np.zeros(len(pairs), bool))
-        if lacking.any():
-            raise ValueError(
-                f"{name}: {lacking.sum()} of {len(pairs)} pairs have a teacher_prompt without teacher_prompt_ids, its tokens, the first is "
-                f"{_called(pairs, np.argmax(lacking))}; load_pairs(path, tokenizer) makes them."
-            )
+    if own_rows:
+        check_teachers_tokens(pairs, name)
     own_rows = "teacher_prompt_ids" in names
     if not own_rows and limits == RowLimits():
         return
@@ -54,7 +48,7 @@ def check_shown(
     shown = found["teacher_prompt_ids"].sizes if "teacher_prompt_ids" in found else np.full(len(pairs), -1)
     if len(empty := np.flatnonzero(shown == 0)):
         raise ValueError(
-            f"{name}: {len(empty)} of {len(pairs)} pairs have teacher_prompt_ids without a token, the first is {_called(pairs, empty[0])}; "
+            f"{name}: {len(empty)} of {len(pairs)} pairs have teacher_prompt_ids without a token, the first is {called(pairs, empty[0])}; "
             "give at least one, or null where the teacher was shown the prompt."
         )
     prompt, completion = (found[column].sizes for column in columns[:2])
@@ -62,7 +56,7 @@ def check_shown(
     length = np.where(shown < 0, prompt, shown) + rest
     most = int(np.argmax(length))
     if limits.positions is not None and length[most] > limits.positions:
-        where = f"{name}, {_called(pairs, most)}"
+        where = f"{name}, {called(pairs, most)}"
         if shown[most] < 0:
             raise ValueError(f"{where} has a row of {int(length[most])} tokens, but {limits.too_long()}")
         raise ValueError(f"{where} {limits.too_much_shown(int(shown[most]), int(rest[most]))}")
@@ -103,7 +97,3 @@ def check_same_positions(rows: Any, name: str) -> None:
 def _is_there(pairs: datasets.Dataset, column: str) -> NDArray[np.bool_]:
     """`[rows]` bool: where a column has a value."""
     return np.concatenate([np.asarray(pc.is_valid(table[column])) for table in batches(pairs, [column])])
-
-
-def _called(pairs: datasets.Dataset, row: Any) -> str:
-    return f"row {row}" + (f" (pair {pairs[int(row)]['id']})" if "id" in pairs.column_names else "")

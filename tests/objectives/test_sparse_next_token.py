@@ -75,8 +75,19 @@ def naive(student, teacher, comparison, labels=None):
     inside = teacher.ids < vocabulary
     if isinstance(teacher, Atoms):
         p = torch.zeros(len(ours), max(vocabulary, int(teacher.ids.max()) + 1), dtype=torch.float64)
-        p = p.scatter_add_(1, teacher.ids, teacher.weights.double())[:, :vocabulary]
-        value = teacher.negentropy.double() - (p * log_q).sum(1)
+        p = p.scatter_add_(1, teacher.ids, teacher.weights.double())
+        value = []
+        for row, ours_, negentropy in zip(p, log_q, teacher.negentropy.double(), strict=True):
+            left, gone = row[:vocabulary], row[vocabulary:]
+            share = left.sum() / row.sum()
+            if not share:
+                value.append(0 * ours_.sum())
+            elif not gone.any():
+                value.append(negentropy - (left * ours_).sum())
+            else:
+                own = (negentropy - sum(w * w.log() for w in gone if w)) / share - share.log()
+                value.append(own.clamp(max=0) - (left / share * ours_).sum())
+        value = torch.stack(value)
     else:
         rows = []
         for n in range(len(ours)):
@@ -84,8 +95,8 @@ def naive(student, teacher, comparison, labels=None):
             others = torch.ones(vocabulary, dtype=torch.bool)
             others[ids] = False
             bucket = log_q[n][others].logsumexp(0) if others.any() else torch.tensor(-1e30).double()
-            left = torch.cat([teacher.tail[n : n + 1], teacher.log_probs[n][~inside[n]]]).double().logsumexp(0)
-            theirs = torch.cat([teacher.log_probs[n][inside[n]].double(), left[None]]).clamp(min=-1e30)
+            tail = teacher.tail[n : n + 1].double() if others.any() else torch.tensor([-1e30]).double()
+            theirs = torch.cat([teacher.log_probs[n][inside[n]].double(), tail]).clamp(min=-1e30).log_softmax(0)
             rows.append(comparison.divergence(torch.cat([log_q[n][ids], bucket[None]])[None], theirs[None]))
         value = torch.cat(rows)
     value = value * comparison.factor
@@ -149,6 +160,58 @@ def test_the_whole_vocabulary_as_top_is_the_live_teacher(name, temperature):
     torch.testing.assert_close(found[0], live[0], rtol=1e-3, atol=1e-4)
     for ours, theirs in zip(found[1], live[1], strict=True):
         assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+
+
+@pytest.mark.parametrize(("student_tokens", "teacher_tokens"), [(37, 44), (44, 37), (37, 37)])
+@pytest.mark.parametrize(
+    ("encoding", "name"), [("threshold:44", "forward_kl"), *(("top:44", n) for n in NAMES), ("top:43", "forward_kl")]
+)
+def test_a_vocabulary_that_is_cut_is_cut_as_a_live_teachers_is(encoding, name, student_tokens, teacher_tokens):
+    """The teacher is renormalised over the tokens that both have, whoever has more: value and gradient are the live ones."""
+    student, teacher = head(vocabulary=student_tokens), head(vocabulary=teacher_tokens, seed=1)
+    comparison = Comparison(by_name(name), vocabulary=min(student_tokens, teacher_tokens))
+    live = gradients(lambda s: next_token_divergence(s, teacher, comparison)[0], student)
+    signal = stored(encoding, teacher)
+    found = gradients(lambda s: sparse_next_token_divergence(s, signal, comparison)[0], student)
+    torch.testing.assert_close(found[0], live[0], rtol=2e-3, atol=2e-3)
+    for ours, theirs in zip(found[1], live[1], strict=True):
+        assert error(ours, theirs) < 2e-3
+
+
+@pytest.mark.parametrize("encoding", ["threshold:12", "draws:24"])
+def test_drawn_tokens_of_a_vocabulary_that_is_cut_are_the_live_cut_in_expectation(encoding):
+    student, teacher = head(rows=1), head(rows=1, vocabulary=44, seed=1)
+    student = HeadTap(student.hidden, student.weight[:37], student.bias[:37], student.transform, student.dtype)
+    sets = 512
+    many = [
+        HeadTap(t.hidden.expand(sets, -1).contiguous(), t.weight, t.bias, t.transform, t.dtype)
+        for t in (student, teacher)
+    ]
+    comparison = Comparison(by_name("forward_kl"), vocabulary=37)
+    live = gradients(lambda s: next_token_divergence(s, many[1], comparison)[0], many[0])[1]
+    signal = stored(encoding, many[1], seeds=[number.to_bytes(16, "little") for number in range(sets)])
+    assert (signal.weights * (signal.ids >= 37)).sum() > 0.02 * sets, "something is cut"
+    found = gradients(lambda s: sparse_next_token_divergence(s, signal, comparison)[0], many[0])[1]
+    one_set = error(found[0], live[0])
+    for ours, theirs in zip(found[1:], live[1:], strict=True):
+        assert error(ours, theirs) < 4 * one_set / sets**0.5 + 0.01
+
+
+@pytest.mark.parametrize("kind", ["atoms", "top"])
+def test_a_row_whose_tokens_are_all_cut_counts_nothing(kind):
+    student = head(rows=2)
+    ids, sure = torch.tensor([[41, 42], [1, 42]]), torch.tensor([[0.75, 0.25], [0.75, 0.25]])
+    signal = (
+        Atoms(ids, sure, torch.full((2,), -0.5))
+        if kind == "atoms"
+        else Top(ids, sure.log(), torch.full((2,), -torch.inf))
+    )
+    value, slopes = gradients(
+        lambda s: sparse_next_token_divergence(s, signal, Comparison(by_name("forward_kl"), vocabulary=37))[0], student
+    )
+    assert value[0] == 0 < value[1]
+    assert not slopes[0][0].any()
+    assert all(slope.isfinite().all() for slope in slopes)
 
 
 @pytest.mark.parametrize("name", NAMES)

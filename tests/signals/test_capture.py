@@ -14,6 +14,7 @@ from processes import run_processes, start_processes
 from signal_runs import batch_of, captured, contents, endless, live, share_of_a_capture, small_shards, teacher
 from white_box_runs import fill
 
+from distill.basics import processes
 from distill.basics.disk import make_folder
 from distill.models.adapters import add_adapter, lora_config
 from distill.models.quantising import in_bits
@@ -22,6 +23,7 @@ from distill.pairs.packing import pack_pairs
 from distill.pairs.row_limits import RowLimits
 from distill.pairs.signal_keys import key_of_pair
 from distill.signals import SignalRequest, StoredSignals, capture, shard_writer
+from distill.signals.capturing import _check_written
 from distill.signals.shards import shards_in
 from distill.signals.teacher_rows import as_tables, layout, rows_of, teachers_pairs
 from distill.teachers import LocalTeacher
@@ -154,6 +156,32 @@ def _positions(pair, max_length):
     return int(supervised_rows(labels).sum())
 
 
+def test_a_column_in_which_all_is_null_is_none(tmp_path):
+    pairs = build_pairs(4)
+    empty = pairs.add_column("loss_mask", [None] * 4).add_column("teacher_prompt_ids", [None] * 4)
+    empty = empty.add_column("teacher_prompt", [None] * 4)
+    captured(tmp_path / "signals", empty)
+    captured(tmp_path / "plain", pairs)
+    assert contents(tmp_path / "signals") == contents(tmp_path / "plain")
+    with pytest.raises(ValueError, match=r"Pair row0 has no prompt_ids \(null\)"):
+        captured(tmp_path / "other", pairs.remove_columns("prompt_ids").add_column("prompt_ids", [None] * 4))
+
+
+def test_a_key_of_a_teachers_prompt_in_words_alone_is_refused():
+    pair = {**build_pairs(1)[0], "teacher_prompt": "Look at this."}
+    with pytest.raises(ValueError, match=r"Pair row0 has a teacher_prompt without teacher_prompt_ids"):
+        key_of_pair(pair)
+    key_of_pair({**pair, "teacher_prompt_ids": [4]})
+
+
+def test_a_tokenizer_with_several_templates_is_kept_whole(tmp_path):
+    asked = teacher()
+    asked.tokenizer.chat_template = {"default": "{{ messages[0]['content'] }}", "tool_use": "{{ 1 }}"}
+    found = captured(tmp_path / "signals", build_pairs(3), asked)
+    assert found.tokenizer.chat_template == asked.tokenizer.chat_template
+    assert (tmp_path / "signals" / "tokenizer" / "additional_chat_templates").is_dir()
+
+
 def test_the_teacher_is_shown_its_own_prompt(tmp_path):
     pairs = shown(build_pairs(5), [[5, 6, 7, 8], None, [9], None, [4, 4]])
     found = captured(tmp_path / "signals", pairs)
@@ -167,6 +195,26 @@ def test_the_teacher_is_shown_its_own_prompt(tmp_path):
 
 
 BAD = {
+    "words without tokens": (
+        lambda: build_pairs(3).add_column("teacher_prompt", [None, "Look at this.", None]),
+        r"the pairs: 1 of 3 pairs have a teacher_prompt without teacher_prompt_ids, its tokens, the first is row 1 \(pair row1\)",
+    ),
+    "words, and tokens of other rows": (
+        lambda: shown(build_pairs(3), [[7], None, None]).add_column("teacher_prompt", ["a", None, "b"]),
+        r"the first is row 2 \(pair row2\); load_pairs",
+    ),
+    "no prompt": (
+        lambda: _with(build_pairs(3), "prompt_ids", [[3], None, [4]]),
+        r"Pair row1 has no prompt_ids \(null\)",
+    ),
+    "no completion ids": (
+        lambda: _with(build_pairs(3), "completion_ids", [[3], [4], None]),
+        r"Pair row2 has no completion_ids \(null\)",
+    ),
+    "too long, without ids": (
+        lambda: _with(build_pairs(3), "completion_ids", [[3], [4], [5] * 130]).remove_columns("id"),
+        r"Pair number 2 has 1\d\d tokens",
+    ),
     "too long": (
         lambda: shown(build_pairs(3), [None, [7] * 125, None]),
         r"Pair row1 has 125 tokens in its teacher's prompt and \d+ behind it, but the teacher has 128 positions; shorten the",
@@ -368,6 +416,76 @@ def test_several_processes_share_a_capture_and_end_with_the_rows_of_one(tmp_path
     assert places == {"0", "1"}
     assert run_processes(3, share_of_a_capture, tmp_path / "two", 36, 60) == [36] * 3
     assert contents(tmp_path / "two").items() >= wanted.items()
+
+
+def one_of_two(patch, rank, told=None):
+    """This process is one of two, and the other says `told`, or what this one says."""
+    patch.setattr(processes, "count", lambda: 2)
+    patch.setattr(processes, "rank", lambda: rank)
+    patch.setattr(processes, "from_all", lambda value: [value, value if told is None else told])
+
+
+def test_a_capture_waits_for_all_processes_of_one_whose_first_has_failed(tmp_path, asked):
+    folder, told = tmp_path / "signals", []
+    captured(folder, build_pairs(4))
+
+    def meanwhile(*_):
+        if told or asked.seen["rows"] <= 2:  # the probes of its head come first
+            return
+        patch.undo()
+        with pytest.raises(ValueError, match=r"is being written by another process; wait for it"):
+            captured(folder)
+        one_of_two(patch, 1)
+        told.append(True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        one_of_two(patch, 1)
+        asked.model.register_forward_pre_hook(meanwhile)
+        captured(folder, asked=asked, share=True, batch_tokens=60)  # no lock of a first process is held
+    assert told
+    captured(folder)
+
+
+def test_folders_that_are_not_shared_are_told_before_anything_is_run(tmp_path, asked):
+    with pytest.MonkeyPatch.context() as patch:
+        one_of_two(patch, 1)
+        with pytest.raises(
+            ValueError, match=r"signals of process 1 is not that of process 0, .* no manifest.json is there"
+        ):
+            captured(tmp_path / "signals", asked=asked, share=True)
+        assert asked.seen["rows"] == 2, "the probes of its head"
+        captured_alone = teacher(seed=3)
+        patch.undo()
+        captured(tmp_path / "other", build_pairs(3), captured_alone)
+        one_of_two(patch, 1)
+        with pytest.raises(ValueError, match=r"holds other signals \(teacher.weights"):
+            captured(tmp_path / "other", build_pairs(3), share=True)
+        one_of_two(patch, 0, told=["shard-1-00000.safetensors"])
+        with pytest.raises(ValueError, match=r"is not one folder: process 0 does not see all shards"):
+            _check_written(tmp_path / "other", [])
+
+
+def test_what_a_server_says_last_loses_no_row(tmp_path, asked):
+    """An error of the teacher's that is an OSError is none of the disk's."""
+
+    def gone(*_):
+        if asked.seen["rows"] > 15:
+            raise ConnectionError("the socket is closed")
+
+    asked.model.register_forward_pre_hook(gone)
+    with pytest.raises(ConnectionError):
+        captured(tmp_path / "signals", asked=asked, batch_tokens=60)
+    assert len(contents(tmp_path / "signals")) >= 10
+
+
+@pytest.mark.parametrize(("part", "value"), [("weight", torch.nan), ("weight", -torch.inf), ("bias", torch.nan)])
+def test_a_head_that_is_not_finite_is_not_stored(tmp_path, part, value):
+    asked = LocalTeacher(family("phi"), build_tokenizer())
+    with torch.no_grad():
+        getattr(asked.model.get_output_embeddings(), part)[7] = value
+    with pytest.raises(ValueError, match=r"head of .* (has weights that are not finite, the first|is nan) for token 7"):
+        captured(tmp_path / "signals", build_pairs(3), asked)
+    assert not (tmp_path / "signals").exists()
 
 
 def test_what_is_wrong_with_a_folder_is_told_by_every_process(tmp_path):

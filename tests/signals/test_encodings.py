@@ -239,6 +239,34 @@ def test_top_holds_the_largest_the_emitted_one_and_the_mass_of_all_others(temper
     assert found.temperature == temperature
 
 
+@pytest.mark.parametrize("lowest", [-39.0, -41.0, -1e4, -65504.0, -1e20])
+def test_one_token_that_is_all_but_impossible_costs_the_others_no_digit(lowest):
+    """An emitted token that the teacher would never have said."""
+    tap, labels = head(), torch.full((40,), 999)
+    tap.weight[999] = 0
+    logits = tap.hidden @ tap.weight.t()
+    logits[:, 999] = lowest
+    logits[5:, 998] = max(lowest, -1e3)  # and one more, where it is drawn into the list
+    encoding = encoding_of("top", k=12).of_head(vocabulary=1000, width=16, dtype="float32")
+    found = encoding.decode(encoding.encode_logits(logits, [40], labels, keys(1)), [40], [40])
+    truth = logits.double().log_softmax(-1).gather(1, found.ids)
+    near = truth > -40
+    assert (found.log_probs.double() - truth)[near].abs().max() < 5e-4
+    assert (found.ids == 999).any(1).all()
+    torch.testing.assert_close(found.log_probs.double()[~near], truth[~near], rtol=2e-3, atol=0)
+
+
+def test_a_low_temperature_leaves_likely_tokens_their_digits():
+    tap = head(spread=10.0)
+    encoding = encoding_of("top", k=30, temperature=0.05)
+    found = there_and_back(encoding, tap)
+    truth = log_p_of(tap, 0.05).gather(1, found.ids).double()
+    assert truth.min() < -200
+    near = truth > -40
+    assert (found.log_probs.double() - truth)[near].abs().max() < 5e-4
+    torch.testing.assert_close(found.log_probs.double()[~near], truth[~near], rtol=3e-3, atol=0)
+
+
 def test_a_tail_that_float32_would_call_nothing_is_there():
     """1 - sum of the listed ones is 0 here, or negative."""
     tap = head(rows=4, spread=60.0)

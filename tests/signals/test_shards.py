@@ -1,5 +1,7 @@
 """A shard is there wholly or not at all, gives back what was written, and no changed byte of it is ever taken for one of the teacher's."""
 
+import contextlib
+import pickle
 import resource
 import signal
 from functools import partial
@@ -170,3 +172,49 @@ def test_numbers_of_shards_go_on(tmp_path):
         (tmp_path / name).touch()
     assert [next_number(tmp_path, process) for process in range(3)] == [10, 21, 0]
     assert [path.name for path in shards_in(tmp_path)] == ["shard-0-00004.safetensors", "shard-1-00020.safetensors"]
+
+
+def test_a_damaged_shard_is_told_to_other_processes(tmp_path):
+    error = DamagedShard(tmp_path / "shard-0-00000.safetensors", "is damaged (torn)")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.path, again.what) == (str(error), error.path, error.what)
+
+
+def test_a_shard_of_another_version_is_refused_and_not_set_aside(tmp_path):
+    path = tmp_path / shard_name(0, 0)
+    write_shard(path, rows(3))
+    data = path.read_bytes().replace(b'"format":"1"', b'"format":"7"')
+    path.write_bytes(data)
+    damaged = []
+    with pytest.raises(ValueError, match=r"of format '7', from another version of distill; this one reads '1'"):
+        ShardIndex(tmp_path, damaged)
+    assert not damaged
+
+
+def test_too_many_open_files_are_called_so(tmp_path):
+    path = tmp_path / shard_name(0, 0)
+    write_shard(path, rows(3))
+    before, held = resource.getrlimit(resource.RLIMIT_NOFILE), []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[0], 400), before[1]))
+        with contextlib.suppress(OSError):
+            for _ in range(400):
+                held.append(path.open("rb"))
+        with pytest.raises(OSError, match="Too many open files"):
+            read_shard(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for file in held:
+            file.close()
+
+
+def test_a_shard_that_was_moved_since_it_was_opened_is_told(tmp_path):
+    some = rows(3)
+    path = tmp_path / shard_name(0, 0)
+    write_shard(path, some)
+    index = ShardIndex(tmp_path)
+    path.rename(path.with_name(path.name + ".damaged"))
+    with pytest.raises(
+        ValueError, match=r"shard-0-00000.safetensors is gone since the folder was opened: .* Open the folder anew"
+    ):
+        index.blobs([0], ["pair 0"])

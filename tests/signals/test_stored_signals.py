@@ -1,13 +1,18 @@
 """Signals from a folder are those of the teacher itself, whatever the batch; what is not there is named."""
 
+import copy
+import gc
 import json
+import pickle
 import shutil
 
+import datasets
 import pytest
 import torch
 from conftest import build_pairs, build_tokenizer, family
 from signal_runs import batch_of, captured, live, positions_of, teacher
 
+from distill.basics.jsonl import CHECKSUM, seal
 from distill.pairs.packing import pack_pairs
 from distill.signals import SignalRequest, StoredSignals, probe_head
 from distill.signals.shards import shards_in
@@ -119,6 +124,35 @@ def test_missing_pairs_are_named(stored):
         stored.signals(batch, where, HEAD)
 
 
+def test_pairs_without_an_id_are_named_by_their_number(stored):
+    more = build_pairs(33).remove_columns("id")
+    with pytest.raises(ValueError, match=r"lacks 3 of 33 pairs of train_dataset: number 30, number 31, number 32\."):
+        stored.check(more, name="train_dataset")
+
+
+def test_a_teachers_prompt_in_words_alone_is_refused(stored):
+    pair = {**build_pairs(1)[0], "teacher_prompt": "Look at this."}
+    for rows in ([pair], datasets.Dataset.from_list([pair])):
+        with pytest.raises(ValueError, match=r"a teacher_prompt without teacher_prompt_ids"):
+            stored.check(rows)
+
+
+def test_a_source_is_copied_and_sent_to_other_processes(stored):
+    """After it has read: a descriptor is of one object in one process."""
+    batch, where = batch_of([build_pairs(30)[i] for i in (1, 2)])
+    truth = stored.signals(batch, where, HEAD).head.hidden
+    assert stored.index._files
+    for copied in (copy.deepcopy(stored), pickle.loads(pickle.dumps(stored)), copy.copy(stored.index)):
+        index = getattr(copied, "index", copied)
+        assert not index._files
+        if index is not copied:
+            assert torch.equal(copied.signals(batch, where, HEAD).head.hidden, truth)
+        index.close()
+        del copied, index
+        gc.collect()
+        assert torch.equal(stored.signals(batch, where, HEAD).head.hidden, truth)
+
+
 def test_signals_of_other_pairs_are_named_as_such(stored):
     with pytest.raises(
         ValueError,
@@ -210,6 +244,67 @@ def test_folders_that_are_none_or_were_changed(stored, tmp_path):
     (folder / "head.safetensors").unlink()
     with pytest.raises(ValueError, match=r"head.safetensors cannot be read .* capture anew into another folder"):
         StoredSignals(folder).facts.transform()
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer/tokenizer.json"])
+def test_a_changed_config_or_tokenizer_is_refused(stored, tmp_path, name):
+    folder = tmp_path / "signals"
+    shutil.copytree(stored.folder, folder)
+    StoredSignals(folder)
+    text = (folder / name).read_text()
+    (folder / name).write_text(text.replace("2", "3", 1))
+    with pytest.raises(ValueError, match=rf"{name} was changed after it was written .* put back the file"):
+        StoredSignals(folder)
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=rf"{name} is gone"):
+        StoredSignals(folder)
+
+
+def test_a_tokenizer_that_is_not_the_manifests_is_refused(stored, tmp_path):
+    """Of a folder whose files have no checksums, as the first ones had none."""
+    folder = tmp_path / "signals"
+    shutil.copytree(stored.folder, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["record"]["files_crc32"], manifest[CHECKSUM]
+    (folder / "manifest.json").write_text(json.dumps({**manifest, CHECKSUM: seal(manifest)}))
+    StoredSignals(folder)
+    other = build_tokenizer(special=["<|endoftext|>", "<|im_end|>", "<|im_start|>"])
+    other.save_pretrained(folder / "tokenizer")
+    with pytest.raises(
+        ValueError, match=r"is another tokenizer \(\d+ tokens, .*\) than that of the signals \(\d+ tokens, "
+    ):
+        StoredSignals(folder)
+
+
+def test_a_packed_row_names_the_pair_that_is_missing(stored):
+    more = build_pairs(33)
+    batch, where = batch_of([[more[0], more[31]], [more[2]]])
+    batch["ids"] = ["row0, row31", "row2"]
+    with pytest.raises(ValueError, match=r"holds not pair row31\."):
+        stored.signals(batch, where, HEAD)
+    batch["ids"] = ["row, 0, row31", "row2"]
+    with pytest.raises(ValueError, match=r"holds not pair 1 \(from 0\) of the packed row of row, 0, row31\."):
+        stored.signals(batch, where, HEAD)
+
+
+def test_logits_are_the_teachers_in_an_autocast_of_the_students(stored):
+    batch, where = batch_of([build_pairs(30)[1]])
+    truth = live(teacher().model, batch, where)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = stored.signals(batch, where, SignalRequest(head=HEAD.head, logits=True))
+    assert found.logits.dtype == torch.float32
+    torch.testing.assert_close(found.logits, truth.logits, rtol=1e-5, atol=1e-5)
+
+
+def test_pairs_that_are_none_without_their_teachers_prompt_are_named_all_the_same(stored):
+    pairs = build_pairs(2, seed=5).remove_columns("prompt_ids").add_column("prompt_ids", [[], []])
+    pairs = pairs.remove_columns("completion_ids").add_column("completion_ids", [[3, 4], [5, 6]])
+    shown = pairs.add_column("teacher_prompt_ids", [[9, 8], [7]])
+    with pytest.raises(ValueError, match=r"holds signals of other pairs"):
+        stored.check(shown)
+    masked = shown.add_column("loss_mask", [[0, 1], [0, 1]])
+    with pytest.raises(ValueError, match=r"holds signals of other pairs"):
+        stored.check(masked)
 
 
 def test_only_next_token_distributions_are_stored(stored):

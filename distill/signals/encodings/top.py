@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.signals import sparse
@@ -16,6 +17,8 @@ from distill.signals.encodings.sorted_ids import SortedIds
 from distill.signals.head_logits import LOWEST
 
 _NEVER = STEPS  # the code of a token that cannot occur
+_NEAR = 40.0  # nats below 0 in which codes are evenly spaced; an emitted token may lie thousands below, and the others keep their digits
+_EVEN = 60_000  # codes of these, where some lie below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +27,8 @@ class Top(SparseEncoding):
 
     The token that was emitted stands in the place of the last one where it is not among the k likeliest. A position holds the
     tokens in ascending order, their log-probabilities as 16-bit codes between the smallest of them and 0, that smallest one, and the log
-    of the tail's mass: 122 bytes at k = 32 and a vocabulary of 49,152.
+    of the tail's mass: 122 bytes at k = 32 and a vocabulary of 49,152. Where the smallest is below -40 (an emitted token that the teacher
+    would never have said, a low temperature), most codes are evenly spaced above -40, and those below it in ratios of at most 1.0015.
 
     Every divergence can be had, at the temperature of capture; coarse in the tail, whose tokens are one to it. Its error does not average
     out over a batch, as that of `threshold` and `draws` does.
@@ -81,10 +85,15 @@ class Top(SparseEncoding):
         log_probs = log_probs.gather(1, order)
         never = log_probs < LOWEST / 10
         low = log_probs.double().masked_fill(never, 0).amin(dim=1).clamp(max=0)
+        deep = low < -_NEAR
+        values = log_probs.double().masked_fill(never, 0)
         # one code is taken: the others reach up to the one below it
-        codes = codes_of(log_probs.double().masked_fill(never, 0), low * (STEPS / (STEPS - 1)))
+        codes = codes_of(values, torch.where(deep, -_NEAR * STEPS / _EVEN, low * (STEPS / (STEPS - 1))))
+        ratio = (values / -_NEAR).clamp(min=1).log() / (low / -_NEAR).clamp(min=1.001).log()[:, None]
+        far = _EVEN + (ratio * (STEPS - 1 - _EVEN)).round().to(codes.dtype)
+        codes = torch.where(deep[:, None] & (values < -_NEAR), far, codes)
         return [
-            column(low, "<f4"),
+            column(torch.where(deep, -low, low), "<f4"),  # its sign tells of codes below -40
             column(tail.masked_fill(tail < LOWEST / 10, -torch.inf), "<f4"),
             rows_column(SortedIds(self.vocabulary, self.held()).pack(ids.cpu().numpy())),
             column(codes.masked_fill(never, _NEVER), "<u2"),
@@ -110,10 +119,20 @@ class Top(SparseEncoding):
             for column_, part in zip(found, (low, tail, ids, codes), strict=True):
                 column_.append(part[:few])
         low, tail, ids, codes = (np.concatenate(parts) for parts in found)
-        log_probs = np.where(codes == _NEVER, -np.inf, low[:, None].astype(np.float64) * codes / (STEPS - 1))
+        log_probs = np.where(codes == _NEVER, -np.inf, _log_probs(codes, low.astype(np.float64)[:, None]))
         return sparse.Top(
             torch.from_numpy(tokens.unpack(ids)).to(device),
             torch.from_numpy(log_probs.astype(np.float32)).to(device),
             torch.from_numpy(tail).to(device),
             self.temperature,
         )
+
+
+def _log_probs(codes: NDArray[np.uint16], low: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What codes `[n, k]` stand for, between 0 and the smallest of their row `[n, 1]`; that is above 0 where some lie below -40."""
+    deep = low > 0
+    found: NDArray[np.float64] = np.where(deep, -_NEAR / _EVEN, low / (STEPS - 1)) * codes
+    if deep.any():
+        beyond = (codes.astype(np.float64) - _EVEN) / (STEPS - 1 - _EVEN)
+        found = np.where(deep & (beyond > 0), -_NEAR * (np.abs(low) / _NEAR) ** beyond, found)
+    return found
