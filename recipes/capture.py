@@ -3,6 +3,10 @@
     distill capture pairs.jsonl --teacher Qwen/Qwen3-0.6B --encoding threshold --output signals
     distill capture pairs.jsonl --teacher my/large-model --teacher_bits 8 --encoding hidden --output signals
 
+Which encoding? This captures nothing; it measures what each loses of the gradient, at your student, and when storing pays:
+
+    distill capture pairs.jsonl --teacher Qwen/Qwen3-0.6B --fidelity --student my/student --picture fidelity.svg
+
 A training reads them: WhiteBoxTrainer(teacher=StoredSignals("signals"), objectives=[Logits()], train_dataset=pairs, ...). The encoding
 decides what a position holds (docs/reference/signals.md). Started with `accelerate launch`, every process does its share.
 
@@ -12,19 +16,26 @@ Interrupt it when you like: the same command goes on from there. Pairs may be ad
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
 import datasets
+import numpy as np
+import torch
 
 from distill.basics import processes
 from distill.basics.processes import say
+from distill.evaluation.fidelity import fidelity
+from distill.models.load import load_model
 from distill.models.quantising import in_bits
 from distill.pairs import are_tokens_of, load_pairs
+from distill.pairs.row_limits import RowLimits
+from distill.reports.fidelity_picture import fidelity_picture
 from distill.running.flags import parse
 from distill.running.folder import one_sentence
 from distill.running.reading_flags import ReadingArguments, reading_of
 from distill.signals import StoredSignals, capture
 from distill.signals.encodings import ENCODINGS, encoding_of
+from distill.signals.teacher_rows import rows_of
 from distill.teachers import LocalTeacher
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
@@ -53,6 +64,12 @@ class CaptureArguments(ReadingArguments):
     temperature: float | None = field(
         default=None, metadata={"help": "Of the stored probabilities, that of the training; hidden holds all of them."}
     )
+    sets: int | None = field(
+        default=None,
+        metadata={
+            "help": "Of threshold and draws: independent sets of draws, so that epochs do not all see the same (1)."
+        },
+    )
     max_length: int | None = field(
         default=None, metadata={"help": "That of the training: what it cuts off is not stored. Unsaid: all."}
     )
@@ -65,6 +82,13 @@ class CaptureArguments(ReadingArguments):
     batch_tokens: int = field(
         default=8192, metadata={"help": "Tokens, with padding, that the teacher is given at once."}
     )
+    fidelity: bool = field(
+        default=False,
+        metadata={"help": "Capture nothing: measure what encodings lose at --student, on --sample pairs."},
+    )
+    student: str | None = field(default=None, metadata={"help": "Of --fidelity: the model that would be trained."})
+    sample: int = field(default=32, metadata={"help": "Of --fidelity: pairs."})
+    picture: str | None = field(default=None, metadata={"help": "Of --fidelity: save error against bytes as SVG here."})
     verify: bool = field(
         default=False, metadata={"help": "Read all that is there first; what was changed is captured again."}
     )
@@ -97,6 +121,28 @@ def read_pairs(args: CaptureArguments, teacher: LocalTeacher) -> datasets.Datase
     return pairs
 
 
+def measure(args: CaptureArguments, teacher: LocalTeacher, pairs: datasets.Dataset) -> str:
+    """What encodings lose of the gradient of `--student`, as a table; the picture is saved.
+
+    Raises:
+        ValueError: no student, or no pairs.
+    """
+    if not args.student or args.sample < 1:
+        raise ValueError(
+            f"--fidelity measures at a student: name it with --student; --sample is {args.sample} and must be at least 1."
+        )
+    student = load_model(args.student, dtype=torch.float32).to(teacher.model.device)  # type: ignore[arg-type]
+    chosen = np.random.default_rng(0).permutation(len(pairs))[: args.sample]
+    positions = rows_of(pairs, args.max_length, RowLimits()).positions.sum()
+    found = fidelity(
+        teacher.model, student, pairs.select(chosen.tolist()), teacher.tokenizer, temperature=args.temperature or 1.0,
+        max_length=args.max_length, epoch_positions=int(positions),
+    )  # fmt: skip
+    if args.picture:
+        Path(args.picture).write_text(fidelity_picture(found.as_dict()), encoding="utf-8")
+    return found.table()
+
+
 def told(signals: StoredSignals) -> str:
     """One sentence: what is there, and what it takes."""
     positions, size = int(signals.index.positions.sum()), signals.index.bytes
@@ -113,14 +159,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv and not argv[0].startswith("-"):
         argv = ["--pairs", *argv]
     (args,) = parse((CaptureArguments,), argv, defaults={}, description=__doc__)
-    settings: dict[str, Any] = {} if args.temperature is None else {"temperature": args.temperature}
-    encoding = encoding_of(args.encoding, **settings)  # before anything is loaded
+    given = {"temperature": args.temperature, "sets": args.sets}
+    settings = {name: value for name, value in given.items() if value is not None}
+    encoding = "hidden" if args.fidelity else encoding_of(args.encoding, **settings)  # before anything is loaded
+    if not args.fidelity and (args.student or args.picture):
+        raise ValueError(
+            "--student and --picture are of --fidelity, which measures and captures nothing; add it, or leave them out."
+        )
     several = processes.meet()
     processes.only_the_first_speaks()
     teacher = load_teacher(args)
+    pairs = read_pairs(args, teacher)
+    if args.fidelity:
+        say(measure(args, teacher, pairs))
+        return
     signals = capture(
         teacher,
-        read_pairs(args, teacher),
+        pairs,
         output=args.output,
         encoding=encoding,
         max_length=args.max_length,

@@ -29,6 +29,7 @@ from distill.signals.sparse import Sparse, Top
 from distill.text.vocabulary import shared_vocabulary
 
 ENCODINGS = ("hidden", "hidden:8", "threshold:12", "threshold:32", "draws:16", "draws:64", "top:8", "top:32")
+_SAME = 1e-6  # nats a token: rounding in float32
 _ROWS = 64  # whose probabilities are looked up at once
 
 
@@ -130,7 +131,7 @@ def fidelity(
         epoch_positions: supervised positions of the whole training set, for the times of an epoch; None: of the sample.
 
     Raises:
-        ValueError: no pairs, a student without trainable parameters, no such encoding, one of another temperature, or one that
+        ValueError: no pairs, a student without trainable parameters or one that is the teacher already (KL 0), no such encoding, one of another temperature, or one that
             needs the head's input of a teacher whose head is no plain matrix product.
 
     Example:
@@ -139,6 +140,11 @@ def fidelity(
     bench = _Bench(teacher, student, pairs, tokenizer, temperature, batch_size, max_length)
     chosen = [_chosen(one, temperature) for one in encodings]
     live = bench.student_pass(bench.live, None)
+    if not live.value / bench.positions > _SAME:
+        raise ValueError(
+            f"The student says what the teacher says (forward KL {live.value / bench.positions:.1e} nats a token), so it has no gradient that an encoding "
+            "could lose a share of. Measure at the student that is to be trained."
+        )
     scale = (epoch_positions or bench.positions) / bench.positions
     live_seconds = (bench.teacher_seconds + live.seconds) * scale
     found = []

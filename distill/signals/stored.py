@@ -44,7 +44,8 @@ class StoredSignals(SignalSource):
     """A signal source that reads what `distill.signals.capture` has written: no teacher is loaded.
 
     Any batch, any order, packed or not, any number of processes: what a pair's teacher said is found by the pair's tokens
-    (`distill.pairs.signal_keys`). Bytes are read when a batch needs them, and checked whenever they are read.
+    (`distill.pairs.signal_keys`). Bytes are read when a batch needs them, and checked whenever they are read. Of an encoding with several
+    sets of draws, each document of a batch takes one by chance (torch's own numbers, so `seed` and a checkpoint decide which).
 
     Args:
         folder: of `capture` or `distill capture`.
@@ -230,7 +231,12 @@ class StoredSignals(SignalSource):
                 raise ValueError(
                     f"{self.folder} holds {what}. `distill capture` with the same settings (and the max_length of the training) completes it."
                 )
-        return self.encoding.decode(self.index.blobs(found.tolist(), names), stored.tolist(), wanted, device)
+        blobs, have = self.index.blobs(found.tolist(), names), stored.tolist()
+        if (sets := getattr(self.encoding, "sets", 1)) == 1:
+            return self.encoding.decode(blobs, have, wanted, device)
+        # by torch's own numbers, which a checkpoint holds: a resumed run takes the sets that the unbroken one would have taken
+        which = torch.randint(sets, (len(blobs),)).tolist()
+        return self.encoding.decode(blobs, have, wanted, device, which)
 
     def _tap(self, hidden: Tensor) -> HeadTap:
         assert self.head is not None

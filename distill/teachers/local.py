@@ -73,7 +73,7 @@ class LocalTeacher:
             )
         elif "://" in (address := os.fspath(model)):
             raise ValueError(
-                f"{checked_url(address)} is the address of a server, which gives text and shows no inside; the black box "
+                f"{checked_url(address)} is the address of a server, which gives text and at most its likeliest tokens; the black box "
                 "and `distill generate` take it, everything else needs a model that runs here."
             )
         else:

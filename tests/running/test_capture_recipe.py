@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import build_tokenizer, save_teacher
+from conftest import build_model, build_tokenizer, save_teacher
 
 from distill.pairs import load_pairs, save_pairs
 from distill.signals import StoredSignals
@@ -108,3 +108,22 @@ def test_a_white_box_trains_from_the_folder_alone(place, told):
     card = json.loads((place / "run" / "student" / "provenance.json").read_text())
     (identity,) = [teacher["identity"] for teacher in card["teachers"] if teacher["identity"]]
     assert identity["stored"].startswith("stored hidden of LlamaForCausalLM of 4 layers in float32, weights ")
+
+
+def test_fidelity_measures_and_captures_nothing(place, told):
+    flags = ["--teacher", place / "model", "--teacher_dtype", "float32", "--output", place / "signals", "--fidelity"]
+    assert "name it with --student" in told("capture", place / "pairs.jsonl", *flags, status=1)
+    build_model(layers=2, seed=5).save_pretrained(place / "student")
+    build_tokenizer().save_pretrained(place / "student")
+    more = ["--student", place / "student", "--sample", 3, "--picture", place / "fidelity.svg"]
+    said = told("capture", place / "pairs.jsonl", *flags, *more)
+    assert "| threshold:32 |" in said
+    assert "| hidden |" in said
+    assert (place / "fidelity.svg").read_text().lstrip().startswith("<")
+    assert not (place / "signals").exists()
+    same = ["--student", place / "model", "--sample", 2, "--picture", place / "none.svg"]
+    refused = told("capture", place / "pairs.jsonl", *flags, *same, status=1)
+    assert "The student says what the teacher says" in refused
+    assert "Measure at the student that is to be trained." in refused
+    assert not (place / "none.svg").exists()
+    assert "are of --fidelity" in told("capture", place / "pairs.jsonl", "--teacher", place / "model", *more, status=1)

@@ -375,6 +375,41 @@ def test_another_seed_draws_others_and_the_same_one_the_same(name):
     assert not torch.equal(dense(first, 1000), dense(other, 1000))
 
 
+@pytest.mark.parametrize("name", ["threshold:7", "draws:9"])
+def test_sets_are_independent_draws_and_the_first_is_that_of_one(name):
+    tap, counts = head(), [3, 0, 30, 7]
+    one = encoding_of(name).of_tap(tap)
+    many = encoding_of(name, sets=6).of_tap(tap)
+    assert encoding_of(many.name, **many.settings) == many
+    assert "sets" not in one.settings
+    blobs = many.encode(tap, counts, labels_of(tap), keys(4))
+    read = [dense(many.decode(blobs, counts, counts, "cpu", [number] * 4), 1000) for number in range(6)]
+    alone = dense(one.decode(one.encode(tap, counts, labels_of(tap), keys(4)), counts, counts), 1000)
+    assert torch.equal(read[0], alone)
+    assert torch.equal(dense(many.decode(blobs, counts, counts), 1000), alone)
+    truth = log_p_of(tap).exp()
+    errors = [float((weights - truth).norm()) for weights in read]
+    mean = float((sum(read) / 6 - truth).norm())
+    assert mean < 0.55 * min(errors), "1 / sqrt(6) is .41; of the same draws it would be 1"
+    mixed = dense(many.decode(blobs, counts, counts, "cpu", [5, 1, 2, 4]), 1000)
+    assert torch.equal(mixed, torch.cat([read[5][:3], read[2][3:33], read[4][33:]]))
+    few = dense(many.decode(blobs, counts, [1, 0, 2, 7], "cpu", [5, 1, 2, 4]), 1000)
+    assert torch.equal(few, torch.cat([read[5][:1], read[2][3:5], read[4][33:]]))
+    assert abs(many.bytes_per_position() - 6 * one.bytes_per_position()) < 1e-6
+    with pytest.raises(ValueError, match="does not hold 6 sets of draws"):
+        many.decode([blobs[0][:-1]], [3], [3])
+
+
+def test_sets_of_what_is_not_drawn_are_refused():
+    for settings, message in (
+        ({"name": "top", "sets": 2}, "sets of the encoding 'top' is 2; nothing is drawn for it"),
+        ({"name": "threshold", "sets": 0}, "sets of the encoding 'threshold' is 0"),
+        ({"name": "hidden", "sets": 2}, "has no sets"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            encoding_of(**settings)
+
+
 @pytest.mark.parametrize("name", ["threshold:7", "draws:9", "top:5"])
 def test_a_teachers_own_logits_are_as_good_as_its_head(name):
     """Also with what the model does to them, and another temperature."""

@@ -74,6 +74,56 @@ def test_every_encoding_trains(arguments, tmp_path, encoding, head):
     assert live.evaluate(pairs)["eval_logits"] < 0.8 * before
 
 
+NEAR = {"threshold:128": 0.3, "draws:4096": 0.1, "top:200": 0.15, "hidden:8": 0.05}
+
+
+@pytest.mark.parametrize("encoding", NEAR)
+@pytest.mark.parametrize("head", ["plain", "other"])
+def test_every_encoding_stands_at_its_own_positions(arguments, tmp_path, encoding, head):
+    """The trainer's gradient is near that of the live teacher; of signals that are shifted by one position it is far from it."""
+    pairs = build_pairs(8)
+    capture(teacher(), pairs, output=tmp_path / "signals", encoding=encoding, progress=False)
+    stored, shifted = StoredSignals(tmp_path / "signals"), StoredSignals(tmp_path / "signals")
+
+    def roll(found):
+        if isinstance(found, torch.Tensor):
+            return found.roll(1, 0)
+        return type(found)(
+            *(value.roll(1, 0) if isinstance(value, torch.Tensor) else value for value in vars(found).values())
+        )
+
+    usual = shifted._decoded
+    shifted._decoded = lambda *arguments: roll(usual(*arguments))
+    found = []
+    for who in (teacher(), stored, shifted):
+        student = build_model(seed=7)
+        if head == "other":
+            student.get_output_embeddings().register_forward_hook(lambda *_: None)
+        run = trainer(arguments, [Logits()], student=student, teacher=who, pairs=pairs)
+        gradients = gradients_of(run, run.data_collator([run.train_dataset[i] for i in range(8)]))[1]
+        found.append(torch.cat([gradients[name].flatten() for name in sorted(gradients)]))
+    live, ours, wrong = found
+    assert (ours - live).norm() < NEAR[encoding] * live.norm()
+    assert (wrong - live).norm() > 2 * NEAR[encoding] * live.norm()
+
+
+def test_several_sets_of_draws_let_noise_average_over_epochs(arguments, tmp_path):
+    """One set is the same noise in every epoch, and is learned; of sixteen it averages out."""
+    pairs, after = build_pairs(8), {}
+    for sets in (1, 16):
+        folder = tmp_path / str(sets)
+        capture(teacher(), pairs, output=folder, encoding="threshold:16", sets=sets, progress=False)
+        run = trainer(
+            arguments, [Logits()], student=build_model(seed=7), teacher=StoredSignals(folder), pairs=pairs, max_steps=40,
+            learning_rate=1e-2,
+        )  # fmt: skip
+        live = trainer(arguments, [Logits()], student=run.model, pairs=pairs)
+        before = live.evaluate(pairs)["eval_logits"]
+        run.train()
+        after[sets] = live.evaluate(pairs)["eval_logits"] / before
+    assert after[16] < 0.75 * after[1]
+
+
 def test_top_of_the_whole_vocabulary_is_the_live_teacher(arguments, tmp_path):
     pairs = build_pairs(8)
     stored = capture(teacher(), pairs, output=tmp_path / "signals", encoding="top", k=320, progress=False)
@@ -138,9 +188,10 @@ def test_what_stored_signals_cannot_do_is_refused_when_the_trainer_is_made(argum
         )
 
 
-def test_a_run_from_stored_signals_resumes_and_knows_them(arguments, tmp_path):
+@pytest.mark.parametrize("sets", [1, 5])
+def test_a_run_from_stored_signals_resumes_and_knows_them(arguments, tmp_path, sets):
     pairs = build_pairs(8)
-    stored = capture(teacher(), pairs, output=tmp_path / "signals", encoding="threshold:16", progress=False)
+    stored = capture(teacher(), pairs, output=tmp_path / "signals", encoding="threshold:16", sets=sets, progress=False)
     settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "output_dir": str(tmp_path / "run")}
     whole, again = (trainer(arguments, [Logits()], teacher=stored, pairs=pairs, **settings) for _ in range(2))
     whole.train()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.signals.encodings.drawing import uniforms
-from distill.signals.encodings.layout import Column, blobs_of
+from distill.signals.encodings.layout import Column, blobs_of, bound, unbound
 from distill.signals.head import HeadTap
 from distill.signals.head_logits import LOWEST, Side
 from distill.signals.sparse import Sparse
@@ -133,16 +133,29 @@ class SparseEncoding(Encoding):
     Args:
         temperature: the probabilities are those of logits / temperature, above 0.
         seed: another one draws other tokens.
+        sets: independent sets of draws, of which one is taken whenever a document is read. With one, every epoch sees the same draws of
+            a position, and their noise is learned; with m, it averages over epochs. They take m times the bytes.
     """
 
     temperature: float = 1.0
     seed: int = 0
+    sets: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._whole("seed", low=0, high=2**63)
+        self._whole("sets", high=2**16)
+        if self.sets > 1 and not self.drawn():
+            raise ValueError(
+                f"sets of the encoding {self.name!r} is {self.sets}; nothing is drawn for it, so one set is all."
+            )
         if isinstance(self.temperature, bool) or not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise ValueError(f"temperature of the encoding {self.name!r} is {self.temperature}; it must be above 0.")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `Encoding`; one set is not named, as in the folders that were made before there were several."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("sets", 1)}
 
     def drawn(self) -> int:
         """How many numbers between 0 and 1 a position needs."""
@@ -153,7 +166,7 @@ class SparseEncoding(Encoding):
         """What is stored of some positions.
 
         Args:
-            log_p: `[n, V]`, of logits / temperature; may be overwritten.
+            log_p: `[n, V]`, of logits / temperature; is not changed.
             labels: `[n]`.
             drawn: `[n, self.drawn()]` float64, from 0 and below 1.
         """
@@ -181,8 +194,10 @@ class SparseEncoding(Encoding):
     ) -> list[Blob]:
         self._needs_head()
         assert len(labels) == sum(counts), (len(labels), counts)
-        drawn = torch.from_numpy(uniforms(seeds, counts, self.drawn(), self.seed))
-        parts = []
+        drawn = [
+            torch.from_numpy(uniforms(seeds, counts, self.drawn(), self.seed, number)) for number in range(self.sets)
+        ]
+        parts: list[list[list[Column]]] = [[] for _ in drawn]
         for start in range(0, len(labels), CHUNK):
             rows = slice(start, min(start + CHUNK, len(labels)))
             found = logits(slice(start, start + max(rows.stop - start, _ALIKE)))[: rows.stop - start]
@@ -191,8 +206,33 @@ class SparseEncoding(Encoding):
                 log_p = found[tile] if self.temperature == 1 else found[tile] / self.temperature
                 log_p = log_p.clamp(min=LOWEST).log_softmax(dim=-1)
                 _check_finite(log_p, at.start, counts)
-                parts.append(self.columns(log_p, labels[at].to(log_p.device), drawn[at].to(log_p.device)))
-        return blobs_of(parts, counts)
+                for numbers, part in zip(drawn, parts, strict=True):
+                    part.append(self.columns(log_p, labels[at].to(log_p.device), numbers[at].to(log_p.device)))
+        return bound([blobs_of(part, counts) for part in parts])
+
+    def decode(
+        self,
+        blobs: Sequence[Blob],
+        stored: Sequence[int],
+        wanted: Sequence[int],
+        device: torch.device | str = "cpu",
+        which: Sequence[int] | None = None,
+    ) -> Sparse:
+        """See `Encoding`.
+
+        Args:
+            blobs, stored, wanted, device: see there.
+            which: of its sets, that of each document; None: the first one.
+        """
+        if self.sets > 1:
+            blobs = [unbound(blob, self.sets, at) for blob, at in zip(blobs, which or [0] * len(blobs), strict=True)]
+        return self.decode_set(blobs, stored, wanted, device)
+
+    @abstractmethod
+    def decode_set(
+        self, blobs: Sequence[Blob], stored: Sequence[int], wanted: Sequence[int], device: torch.device | str = "cpu"
+    ) -> Sparse:
+        """See `Encoding.decode`; of documents with one set each."""
 
 
 def _tiles(logits: Tensor) -> Iterator[slice]:

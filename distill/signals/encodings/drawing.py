@@ -17,21 +17,23 @@ from torch import Tensor
 BLOCK = 128
 
 
-def uniforms(seeds: Sequence[bytes], counts: Sequence[int], each: int, seed: int = 0) -> NDArray[np.float64]:
+def uniforms(
+    seeds: Sequence[bytes], counts: Sequence[int], each: int, seed: int = 0, number: int = 0
+) -> NDArray[np.float64]:
     """`[N, each]` numbers from 0 and below 1, N the sum of `counts`.
 
     Args:
         seeds: 16 bytes a document.
         counts: positions of each.
         each: numbers a position.
-        seed: another one gives other numbers.
+        seed, number: another one gives other numbers; number is below 2^64.
     """
     assert len(seeds) == len(counts), (len(seeds), len(counts))
     drawn = np.zeros((sum(counts), each))
     at = 0
     for key, count in zip(seeds, counts, strict=True):
         if each and count:
-            stream = np.random.Philox(key=int.from_bytes(key, "little"), counter=seed << 192)
+            stream = np.random.Philox(key=int.from_bytes(key, "little"), counter=(seed << 192) + (number << 128))
             raw = stream.random_raw(count * each)
             drawn[at : at + count] = ((raw >> np.uint64(11)) * 2.0**-53).reshape(count, each)
         at += count

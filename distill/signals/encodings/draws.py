@@ -34,7 +34,7 @@ class Draws(SparseEncoding):
 
     Args:
         n: draws a position.
-        temperature, seed: see `SparseEncoding`.
+        temperature, seed, sets: see `SparseEncoding`.
 
     Raises:
         ValueError: a value out of its range.
@@ -59,7 +59,7 @@ class Draws(SparseEncoding):
     def bytes_per_position(self) -> float:
         """With half as many different tokens as draws."""
         size = size_of(ids_dtype(self.vocabulary or 2**16)) + size_of(count_dtype(self.n))
-        return 2 + size_of(count_dtype(self.n)) + self.n / 2 * size
+        return self.sets * (2 + size_of(count_dtype(self.n)) + self.n / 2 * size)
 
     def columns(self, log_p: Tensor, labels: Tensor, drawn: Tensor) -> list[Column]:
         """See `SparseEncoding`."""
@@ -81,7 +81,7 @@ class Draws(SparseEncoding):
             column(counts, kinds, counts > 0),
         ]
 
-    def decode(
+    def decode_set(
         self, blobs: Sequence[Blob], stored: Sequence[int], wanted: Sequence[int], device: torch.device | str = "cpu"
     ) -> Atoms:
         """See `Encoding`."""

@@ -86,6 +86,28 @@ def blobs_of(parts: Sequence[Sequence[Column]], counts: Sequence[int]) -> list[N
     return [np.frombuffer(b"".join(document), np.uint8) for document in zip(*pieces, strict=True)]
 
 
+def bound(sets: Sequence[Sequence[NDArray[np.uint8]]]) -> list[NDArray[np.uint8]]:
+    """The blobs of documents that have several sets: the length of each, uint32, and all one behind the other. Of one set: its own."""
+    if len(sets) == 1:
+        return list(sets[0])
+    return [
+        np.concatenate([np.asarray([part.size for part in parts], "<u4").view(np.uint8), *parts])
+        for parts in zip(*sets, strict=True)
+    ]
+
+
+def unbound(blob: NDArray[np.uint8], sets: int, which: int) -> NDArray[np.uint8]:
+    """One set of a document that has several.
+
+    Raises:
+        ValueError: its bytes are not those of so many.
+    """
+    ends = 4 * sets + np.cumsum(np.ascontiguousarray(blob[: 4 * sets]).view("<u4"), dtype=np.int64)
+    if len(ends) != sets or ends[-1] != len(blob):
+        raise ValueError(f"A stored document of {len(blob)} bytes does not hold {sets} sets of draws.")
+    return blob[(ends[which - 1] if which else 4 * sets) : ends[which]]
+
+
 def _bytes(values: NDArray[Any], dtype: str) -> bytes:
     if dtype == "ids2":
         return values.astype("<u2").tobytes()

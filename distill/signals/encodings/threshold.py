@@ -30,7 +30,7 @@ class Threshold(SparseEncoding):
 
     Args:
         n: tokens a position.
-        temperature, seed: see `SparseEncoding`.
+        temperature, seed, sets: see `SparseEncoding`.
 
     Raises:
         ValueError: a value out of its range.
@@ -61,7 +61,7 @@ class Threshold(SparseEncoding):
         """With a third of the tokens kept exactly, which is what a model's own text shows at n = 32."""
         vocabulary = self.vocabulary or 2**16
         count = min(self.n, vocabulary)
-        return 6 + SortedIds(vocabulary, count).bytes + -(-count // 8) + 2 * count / 3
+        return self.sets * (6 + SortedIds(vocabulary, count).bytes + -(-count // 8) + 2 * count / 3)
 
     def columns(self, log_p: Tensor, labels: Tensor, drawn: Tensor) -> list[Column]:
         """See `SparseEncoding`."""
@@ -81,7 +81,7 @@ class Threshold(SparseEncoding):
             column(codes, "<u2", is_kept),
         ]
 
-    def decode(
+    def decode_set(
         self, blobs: Sequence[Blob], stored: Sequence[int], wanted: Sequence[int], device: torch.device | str = "cpu"
     ) -> Atoms:
         """See `Encoding`."""

@@ -35,7 +35,7 @@ class Top(SparseEncoding):
 
     Args:
         k: tokens a position.
-        temperature, seed: see `SparseEncoding`; nothing is drawn.
+        temperature, seed, sets: see `SparseEncoding`; nothing is drawn, so there is one set.
 
     Raises:
         ValueError: a value out of its range.
@@ -99,7 +99,7 @@ class Top(SparseEncoding):
             column(codes.masked_fill(never, _NEVER), "<u2"),
         ]
 
-    def decode(
+    def decode_set(
         self, blobs: Sequence[Blob], stored: Sequence[int], wanted: Sequence[int], device: torch.device | str = "cpu"
     ) -> sparse.Top:
         """See `Encoding`."""
