@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distill.signals import HeadTap, LogitTransform, sparse
-from distill.signals.encodings import ENCODINGS, encoding_of
+from distill.signals.encodings import ENCODINGS, drawing, encoding_of
 from distill.signals.encodings.drawing import in_blocks, inverted, largest, uniforms
 from distill.signals.encodings.sorted_ids import SortedIds
 from distill.signals.encodings.threshold import chosen
@@ -206,6 +206,26 @@ def test_draws_are_those_of_a_cumulative_sum_over_all_tokens():
     p[:, 500:] = 0
     blocks = in_blocks(p)
     assert (inverted(blocks, blocks.sum(2), p.sum(1, keepdim=True)) < 500).all()
+
+
+def test_thousands_of_draws_look_at_no_more_than_so_many_blocks_at_once(monkeypatch):
+    """The same tokens, in several parts."""
+    tap = head(rows=20)
+    found, most = [], []
+    usual = drawing._within_blocks
+
+    def seen(*arguments):
+        most.append(arguments[-1].numel() * drawing.BLOCK)
+        return usual(*arguments)
+
+    monkeypatch.setattr(drawing, "_within_blocks", seen)
+    for limit in (2**30, 2**16):
+        monkeypatch.setattr(drawing, "_AT_ONCE", limit)
+        most.clear()
+        found.append(dense(there_and_back(encoding_of("draws", n=3000), tap), 1000))
+        assert max(most) <= limit
+    assert len(most) > 100
+    assert torch.equal(*found)
 
 
 def test_random_numbers_are_of_a_stream_that_never_changes():

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 BLOCK = 128
+_AT_ONCE = 2**24  # numbers of blocks that were hit, 128 MiB in float64
 
 
 def uniforms(
@@ -80,8 +81,16 @@ def inverted(blocks: Tensor, sums: Tensor, points: Tensor) -> Tensor:
     """
     up_to = sums.cumsum(dim=1)
     points = torch.minimum(points, _just_below(up_to[:, -1:]))
-    block = torch.searchsorted(up_to, points, right=True).clamp_(max=sums.shape[1] - 1)
-    within = points - (up_to.gather(1, block) - sums.gather(1, block))
+    before = up_to - sums
+    # thousands of points a row would look at the blocks of all at once
+    each = max(1, _AT_ONCE // (BLOCK * max(len(sums), 1)))
+    parts = [_within_blocks(blocks, before, up_to, part) for part in points.split(each, dim=1)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _within_blocks(blocks: Tensor, before: Tensor, up_to: Tensor, points: Tensor) -> Tensor:
+    block = torch.searchsorted(up_to, points.contiguous(), right=True).clamp_(max=up_to.shape[1] - 1)
+    within = points - before.gather(1, block)
     inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK)).double().cumsum(dim=2)
     within = torch.minimum(within, _just_below(inside[:, :, -1])).clamp_(min=0)
     token = torch.searchsorted(inside, within[:, :, None], right=True).squeeze(2).clamp_(max=BLOCK - 1)
