@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from distill.basics.fingerprint import fingerprint
 from distill.pairs.columns import COLUMNS, FINISH_REASONS, JSON_TEXTS, OPTIONAL, TOKEN_SOURCES, features
-from distill.pairs.shown_forms import check_both_forms
+from distill.pairs.shown_forms import check_shown_forms
 from distill.pairs.tables import PLAIN_MESSAGES, ordered
 from distill.text.ends import read_end
 
@@ -67,7 +67,7 @@ def _optional_columns(row: dict[str, Any], where: str, completion_ids: list[int]
     for name in JSON_TEXTS:
         if name in found and not isinstance(found[name], str):
             found[name] = json.dumps(found[name], ensure_ascii=False)
-    check_both_forms(found, where)
+    check_shown_forms(found, where)
     source, score, error = (found.get(name) for name in ("token_source", "score", "score_error"))
     if source is not None and source not in TOKEN_SOURCES:
         raise ValueError(f"{where}: token_source is {source!r:.60}, expected one of {TOKEN_SOURCES}.")
@@ -145,10 +145,12 @@ def _checked(name: str, found: dict[str, Any], rows: int) -> Any:
         case "completion":
             return _text(column)
         case "teacher_prompt":
-            _need("teacher_prompt_ids" in found and _same_nulls(column, found["teacher_prompt_ids"]))
-            return column.cast(pa.string()) if _is_text(column.type) else _prompt(column, nulls=True)
+            _need("teacher_prompt_ids" in found and _none_without(column, found["teacher_prompt_ids"]))
+            if not _is_text(column.type):
+                return _prompt(column, nulls=True)
+            _need(not pc.any(pc.equal(column, ""), min_count=0).as_py())
+            return column.cast(pa.string())
         case "teacher_prompt_ids":
-            _need("teacher_prompt" in found and _same_nulls(column, found["teacher_prompt"]))
             return _token_ids(column, least=1, nulls=True)
         case "prompt_ids" | "completion_ids":
             return _token_ids(column, least=int(name == "completion_ids"))
@@ -198,8 +200,9 @@ def _ids(column: Any, found: dict[str, Any], rows: int) -> pa.Array:
     return pa.array(values, pa.string())
 
 
-def _same_nulls(one: Any, other: Any) -> bool:
-    return bool(pc.all(pc.equal(pc.is_null(one), pc.is_null(other)), min_count=0).as_py())
+def _none_without(one: Any, other: Any) -> bool:
+    """Whether the other has a value wherever the one has."""
+    return not pc.any(pc.and_(pc.is_valid(one), pc.is_null(other)), min_count=0).as_py()
 
 
 def _prompt(column: Any, nulls: bool = False) -> pa.Array:

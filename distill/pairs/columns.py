@@ -3,9 +3,9 @@
 | column | type | meaning |
 |---|---|---|
 | `id` | str | hash of everything that decided this row: teacher, prompt, sampling settings, sample index |
-| `prompt` | str, or messages | what was asked, for people; one kind a file; messages with all their fields |
+| `prompt` | str, or messages | what the student is asked, for people; one kind a file; messages with all their fields |
 | `completion` | str | what was answered, for people (without control tokens) |
-| `prompt_ids` | list of int | the tokens the teacher was given |
+| `prompt_ids` | list of int | its tokens: what the student is given, and the teacher, too, where there is no teacher's prompt |
 | `completion_ids` | list of int | the tokens the teacher gave, with its EOS if it emitted one |
 | `finish_reason` | `"stop"` or `"length"` | ended by itself, or cut at the limit (then there is no EOS) |
 | `sample` | int | which sample of this prompt, from 0 |
@@ -18,8 +18,8 @@ These columns are there only where something filled them:
 | `token_source` | `"teacher"` or `"text"` | `completion_ids` are what the teacher emitted, or were made once from its text |
 | `score` | float or null | what a verifier gave; null where it raised |
 | `score_error` | str or null | what the verifier raised |
-| `teacher_prompt` | str, or messages | what the teacher was shown in place of `prompt`; null: the prompt |
-| `teacher_prompt_ids` | list of int | its tokens; there exactly where `teacher_prompt` is |
+| `teacher_prompt` | str, or messages | what the teacher was shown in place of `prompt`; null, and no ids: the prompt |
+| `teacher_prompt_ids` | list of int | its tokens; there wherever `teacher_prompt` is, and alone where its words are not known |
 | `loss_mask` | list of 0 and 1 | which of `completion_ids` carry loss (several assistant turns in one row); all without it |
 | `tools` | JSON text | the functions that the chat template was given beside the prompt |
 | `chat_template_kwargs` | JSON text | the template's variables that were given beside it |

@@ -12,6 +12,7 @@ import datasets
 from distill.pairs.blocks import BLOCK_ROWS, rows_of_table
 from distill.pairs.columns import COLUMNS, OPTIONAL
 from distill.pairs.row_names import CONVERSATIONS, SYSTEM
+from distill.pairs.shown_forms import refuse_without_words
 from distill.pairs.writing import PACKED, output_kind, save_pairs
 
 FORMS = ("messages", "sharegpt", "parquet", "hub")
@@ -76,7 +77,7 @@ def export_pairs(
 
     Raises:
         ValueError: no such form, a path that exists or is of another format; pairs whose completion has several turns, which stand
-            there as one text; a number that JSON has not.
+            there as one text; pairs that say in tokens alone what the teacher was shown; a number that JSON has not.
 
     Example:
         >>> export_pairs(pairs, "messages", "messages.jsonl")
@@ -175,6 +176,7 @@ def _rows(pairs: datasets.Dataset) -> Iterator[dict[str, Any]]:
 
 def _talk(row: dict[str, Any], notes: _Notes) -> list[dict[str, Any]]:
     """The whole conversation of a pair."""
+    refuse_without_words(row, "this form has no tokens")
     mask = row.get("loss_mask")
     if mask is not None and 0 in mask:
         raise ValueError(

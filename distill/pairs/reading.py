@@ -45,7 +45,7 @@ def load_pairs(
 ) -> datasets.Dataset:
     """Read pairs: JSON Lines, JSON, CSV, YAML, Parquet or Arrow, packed or not, a folder of them, or a dataset of the Hub.
 
-    Rows that carry token ids are taken as they are. Others have texts: prompt/completion, `messages`, ShareGPT, Alpaca,
+    Rows that carry token ids are taken as they are; only of a `teacher_prompt` in words alone the tokens are made. Others have texts: prompt/completion, `messages`, ShareGPT, Alpaca,
     question/answer and their like; these are tokenised once with the tokenizer given. Which it is, is decided once a file by its
     first rows, and said. Columns that are no pair's are carried through.
 
@@ -53,8 +53,8 @@ def load_pairs(
 
     Args:
         path: see `distill.pairs.sources.find_parts`.
-        tokenizer: the student's; needed only for rows without token ids.
-        chat: for those rows, as in `distill.text.encode.as_prompt`.
+        tokenizer: the student's; needed only for rows without token ids, and for a `teacher_prompt` without its own.
+        chat: for what becomes tokens, as in `distill.text.encode.as_prompt`.
         turns: of a conversation, whether its `"last"` or `"all"` of the assistant's turns carry loss.
         columns: which column is taken for what, as `"prompt=q,completion=a"`.
         split: of a dataset or a folder with several.

@@ -12,7 +12,7 @@ from distill.pairs.storing import Store
 from distill.pairs.tables import MixedPrompts, table_of
 from distill.text.messages import check_messages
 from distill.text.rows import SAYS_A_ROW, encode_rows
-from distill.text.teacher_prompts import with_both_forms
+from distill.text.teacher_prompts import with_shown_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,7 +81,7 @@ def complete_rows(
         )
     _at(where, _check_said, row, any(has_ids))
     if all(has_ids) and not missing:
-        return [checked_row(_at(where, with_both_forms, row, tokenizer, chat), where)]
+        return [checked_row(_at(where, with_shown_ids, row, tokenizer, chat), where)]
     if any(has_ids):
         raise ValueError(f"{where}: only one of prompt_ids and completion_ids; give both, or neither and a tokenizer.")
     if tokenizer is None:

@@ -16,10 +16,10 @@ from distill.pairs.shapes import with_system
 from distill.pairs.tokenizer_state import tokenizer_state
 from distill.text.messages import without_nulls
 from distill.text.rows import SAYS_A_ROW, encode_rows
-from distill.text.teacher_prompts import with_both_forms
+from distill.text.teacher_prompts import with_shown_ids
 
 ROWS_AT_ONCE = 1000
-_VERSION = 5  # of what is made of a row: part of the key under which it is kept
+_VERSION = 6  # of what is made of a row: part of the key under which it is kept
 _IDS = ("prompt_ids", "completion_ids")
 _SHOWN = "teacher_prompt_ids"
 _TOLD = tuple(dict.fromkeys((*SAYS_A_ROW, *SYSTEM)))  # columns that a row of text is made of
@@ -143,19 +143,22 @@ def _mapped(rows: Any, tokenizer: PreTrainedTokenizerBase, turns: str, name: str
     shown, of_dataset = rows, isinstance(rows, datasets.Dataset)
     rows = rows.with_format(None)  # arrays and tables are no messages
     features = rows.features
-    columns = rows.column_names or list(next(iter(rows), {}))
+    # a stream may have forgotten its columns, and its first row need not have all of them
+    columns = rows.column_names
+    read = [column for column in _TOLD if columns is None or column in columns]
     # what was read is gone, but not where there were ids already and only a teacher's prompt is tokenised
-    told = [column for column in columns if column in _TOLD] if _is_of_text(shown) else []
-    read = [column for column in columns if column in _TOLD]
-    if "messages" in told and "completion" in told:
+    told = list(read) if columns is None or _is_of_text(shown) else []
+    if {"messages", "completion"} <= {*(columns or next(iter(rows), {}))} and "messages" in told:
         told.remove("messages")
-    made_of = _MADE | ({_SHOWN: _MADE["prompt_ids"]} if {"teacher_prompt", _SHOWN} & {*columns} else {})
-    others = [column for column in columns if column not in told]
+    is_shown = columns is None or bool({"teacher_prompt", _SHOWN} & {*columns})
+    made_of = _MADE | ({_SHOWN: _MADE["prompt_ids"]} if is_shown else {})
+    others = None if columns is None else [column for column in columns if column not in told]
     # one row may give several pairs only if all columns are made anew
     settings: dict[str, Any] = {
-        "batched": True, "batch_size": ROWS_AT_ONCE, "with_indices": True, "remove_columns": columns if turns == "each" else told,
+        "batched": True, "batch_size": ROWS_AT_ONCE, "with_indices": True, "remove_columns": columns if turns == "each" and columns else told,
     }  # fmt: skip
     if features is not None:
+        assert others is not None, "types have names"
         kept = {column: features[column] for column in others}
         if "finish_reason" in kept:
             kept["finish_reason"] = datasets.Value("string")
@@ -177,17 +180,22 @@ def _mapped(rows: Any, tokenizer: PreTrainedTokenizerBase, turns: str, name: str
 
 @dataclass
 class _Encode:
-    """What is mapped over a data set: columns of a batch, and the numbers of its rows, to columns of pairs."""
+    """What is mapped over a data set: columns of a batch, and the numbers of its rows, to columns of pairs.
+
+    Args:
+        others: columns that are made anew, too, as they are; None: all that the batch has.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     turns: str
     name: str
-    others: list[str]
+    others: list[str] | None
     filled: list[str]
     made_of: list[str]
 
     def __call__(self, batch: Mapping[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
-        names = [column for column in batch if column in _READ or column in self.others]
+        others = [c for c in batch if c not in _TOLD] if self.others is None else self.others
+        names = [column for column in batch if column in _READ or column in others]
         columns = [batch[column] for column in names]
         rows = [
             {
@@ -198,7 +206,7 @@ class _Encode:
             for row in zip(*columns, strict=True)
         ]
         ends = ["finish_reason"] if "finish_reason" in batch else []
-        made: dict[str, list[Any]] = {column: [] for column in (*self.others, *ends, *self.made_of)}
+        made: dict[str, list[Any]] = {column: [] for column in (*others, *ends, *self.made_of)}
         for row, pairs in _encoded(rows, self.tokenizer, self.turns, self.name, int(numbers[0])):
             for n, pair in enumerate(pairs):
                 whole = beside(row, pair, n, len(pairs))
@@ -249,7 +257,7 @@ def _said(row: Mapping[str, Any]) -> dict[str, Any] | ValueError:
 
 def _with_ids(row: Mapping[str, Any], tokenizer: Any) -> list[dict[str, Any]] | ValueError:
     try:
-        whole = with_both_forms(row, tokenizer) if _lacks_shown(row) else row
+        whole = with_shown_ids(row, tokenizer) if _lacks_shown(row) else row
     except ValueError as error:
         return error
     return [{column: whole[column] for column in (*_MADE, _SHOWN, "finish_reason") if whole.get(column) is not None}]

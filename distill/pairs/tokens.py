@@ -9,6 +9,7 @@ from distill.basics.processes import say
 from distill.pairs.blocks import BLOCK_ROWS, rows_of_table
 from distill.pairs.checking import checked_row
 from distill.pairs.schema import encoded
+from distill.pairs.shown_forms import refuse_without_words
 from distill.pairs.storing import Store
 from distill.pairs.tables import table_of
 from distill.text.encode import encode_prompt
@@ -53,7 +54,7 @@ def retokenize(pairs: datasets.Dataset, tokenizer: "PreTrainedTokenizerBase") ->
 
     Raises:
         ValueError: a completion without text, or a prompt the tokenizer cannot encode; pairs with a loss mask, which is one of
-            tokens.
+            tokens; pairs that say in tokens alone what the teacher was shown.
     """
     if "loss_mask" in pairs.column_names:
         raise ValueError(
@@ -81,6 +82,7 @@ def retokenize(pairs: datasets.Dataset, tokenizer: "PreTrainedTokenizerBase") ->
 
 def _text_of(row: dict[str, Any]) -> dict[str, Any]:
     """What a pair says without its tokens; a turn that is more than a text goes through the other template whole."""
+    refuse_without_words(row, "nobody knows its words, which another tokenizer would take")
     tokens = ("prompt_ids", "completion_ids", "teacher_prompt_ids", "top_logprobs", "token_source", "message")
     kept = {name: value for name, value in row.items() if name not in tokens and name not in _OWN}
     return kept if row.get("message") is None else {**kept, "completion": [json.loads(row["message"])]}

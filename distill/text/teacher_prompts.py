@@ -11,36 +11,56 @@ from distill.text.messages import Prompt, read_tools, read_values
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+EMPTY = "it is an empty text; give null where the teacher was shown the prompt itself."
+
 
 def teachers_prompt(
-    row: Mapping[str, Any], chat: Chat, wrap: bool | None, tools: Any = None, values: Any = None
+    words: Prompt, system: Any, chat: Chat, wrap: bool | None, tools: Any = None, values: Any = None
 ) -> tuple[Prompt, str]:
-    """The row's `teacher_prompt` as it is asked, and what the template writes for it.
+    """A `teacher_prompt` as it is asked, and what the template writes for it.
 
     It goes the way of the row's own prompt: a bare text is one user turn, the row's tools and the template's variables are given
-    beside it, and its `system` stands before it unless it begins with a system turn of its own.
+    beside it, and its system text stands before it unless it begins with a system turn of its own.
 
     Args:
-        row: with `teacher_prompt`.
+        words: the `teacher_prompt`.
+        system: the row's system text, if it has one.
         chat: of the tokenizer.
         wrap: what becomes of a bare text, as in `as_prompt`.
         tools, values: of the row.
 
     Raises:
-        ValueError: see `as_prompt`; variables of a template beside plain text.
+        ValueError: an empty text; see `as_prompt`; variables of a template beside plain text.
     """
-    prompt: Prompt = row["teacher_prompt"]
-    if row.get("system") or (isinstance(prompt, str) and tools):
-        prompt = as_prompt(prompt, chat.tokenizer, True, tools, values)
-        assert not isinstance(prompt, str), "it was to be a chat"
-        if row.get("system") and prompt[0]["role"] not in ("system", "developer"):
-            prompt = [{"role": "system", "content": row["system"]}, *prompt]
+    if words == "":
+        raise ValueError(EMPTY)
+    prompt = words
+    if system or (isinstance(prompt, str) and tools):
+        prompt = behind_system(as_prompt(prompt, chat.tokenizer, True, tools, values), system)
     prompt = as_prompt(prompt, chat.tokenizer, wrap, tools, values)
     if not isinstance(prompt, str):
         return prompt, chat.render(chat.marked_messages(prompt), chat.marked(tools), values=chat.marked(values))
     if values:
         raise ValueError("chat_template_kwargs beside a plain text, which no template sees; remove them.")
     return prompt, chat.marked(prompt)
+
+
+def behind_system(prompt: Prompt, system: str | None) -> Prompt:
+    """A teacher's prompt behind the system text that the student has, too; its own system turn stands in place of that.
+
+    Args:
+        prompt: a bare text becomes a user's turn.
+        system: none leaves the prompt as it is.
+    """
+    if not system or has_own_system(prompt):
+        return prompt
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    return [{"role": "system", "content": system}, *turns]
+
+
+def has_own_system(prompt: Prompt) -> bool:
+    """Whether it begins with a system turn."""
+    return not isinstance(prompt, str) and bool(prompt) and prompt[0].get("role") in ("system", "developer")
 
 
 def add_teachers_prompt(
@@ -72,16 +92,19 @@ def add_teachers_prompt(
         )
     (plan,) = plans
     try:
-        found = teachers_prompt(row, chat, wrap, read_tools(tools), read_values(row.get("chat_template_kwargs")))
+        beside = read_tools(tools), read_values(row.get("chat_template_kwargs"))
+        found = teachers_prompt(row["teacher_prompt"], row.get("system"), chat, wrap, *beside)
     except ValueError as error:
         raise ValueError(f"teacher_prompt: {error}") from None
     plan.pair["teacher_prompt"], plan.shown = found
 
 
-def with_both_forms(
+def with_shown_ids(
     row: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase | None", wrap: bool | None = None
 ) -> dict[str, Any]:
-    """A pair that has token ids, with what its teacher was shown in words and in tokens where it has one of the two.
+    """A pair that has token ids, with those of what its teacher was shown where it says that in words alone.
+
+    The other way round nothing is made: a chat decoded into one text would be another prompt wherever it is asked again.
 
     Args:
         row: with `prompt` and `prompt_ids`.
@@ -91,33 +114,43 @@ def with_both_forms(
     Raises:
         ValueError: a text that cannot be asked, or of which it cannot be told how.
     """
-    words, ids = (row.get(name) for name in ("teacher_prompt", "teacher_prompt_ids"))
-    if tokenizer is None or (words is None) is (ids is None):
+    words = row.get("teacher_prompt")
+    if tokenizer is None or words is None or row.get("teacher_prompt_ids") is not None:
         return dict(row)
-    if ids is not None:
-        return {**row, "teacher_prompt": str(tokenizer.decode(ids))}
     tools, values = read_tools(row.get("tools")), read_values(row.get("chat_template_kwargs"))
     try:
-        if isinstance(words, str) and wrap is None:
-            wrap = _was_asked_as_chat(row, tokenizer, tools, values)
-        asked, _ = teachers_prompt(row, chat_of(tokenizer), wrap, tools, values)
+        if words == "":
+            raise ValueError(EMPTY)
+        system = None if has_own_system(words) else row.get("system")
+        if (isinstance(words, str) and wrap is None) or system:
+            told, system = _how_it_was_asked(row, tokenizer, tools, values)
+            wrap = told if wrap is None else wrap
+        asked, _ = teachers_prompt(words, system, chat_of(tokenizer), wrap, tools, values)
         return {**row, "teacher_prompt": asked, "teacher_prompt_ids": encode_prompt(asked, tokenizer, tools, values)}
     except ValueError as error:
         raise ValueError(f"teacher_prompt: {error}") from None
 
 
-def _was_asked_as_chat(row: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase", tools: Any, values: Any) -> bool:
-    """Whether the tokens of a row's own prompt are those of a chat, or of the bare text."""
-    prompt = row["prompt"]
-    if not isinstance(prompt, str):
-        return True
-    if tokenizer.chat_template is None:
-        return False
-    for chat in (True, False):
-        asked = as_prompt(prompt, tokenizer, chat, tools, values)
+def _how_it_was_asked(
+    row: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase", tools: Any, values: Any
+) -> tuple[bool, str | None]:
+    """Whether the tokens of a row's own prompt are those of a chat or of the bare text, and its system text if they have that, too.
+
+    A column `system` beside token ids may be anything; it was shown only where the ids are those of a prompt behind it.
+    """
+    prompt, system = row["prompt"], row.get("system")
+    if isinstance(prompt, str) and tokenizer.chat_template is None:
+        return False, None
+    system = system if isinstance(system, str) and system else None
+    ways: list[tuple[bool, str | None]] = [(True, None), *([(False, None)] if isinstance(prompt, str) else [])]
+    if system and not (has_own_system(prompt) and prompt[0].get("content") != system):
+        ways.insert(0, (True, system))  # first: messages that begin with it are the same with it and without
+    for chat, before in ways:
+        asked = as_prompt(behind_system(prompt, before), tokenizer, chat, tools, values)
         if encode_prompt(asked, tokenizer, *((tools, values) if chat else ())) == list(row["prompt_ids"]):
-            return chat
+            return chat, before
+    which = "whether it was asked as a chat" + (", and behind its system text," if row.get("system") else "")
     raise ValueError(
-        "whether it was asked as a chat cannot be told, because this tokenizer makes other tokens than prompt_ids of the row's own "
-        "prompt; give teacher_prompt_ids, or messages."
+        f"{which} cannot be told, because this tokenizer makes other tokens than prompt_ids of the row's own prompt; give "
+        "teacher_prompt_ids, or messages with all that was shown, a system turn among them if there was one."
     )

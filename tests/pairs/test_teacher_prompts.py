@@ -3,6 +3,8 @@
 import json
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import TEMPLATE, build_pairs, build_tokenizer
 
@@ -137,7 +139,7 @@ def test_it_may_begin_late_and_be_of_one_kind_only(tmp_path):
         load_pairs(written(tmp_path / "mixed.jsonl", mixed))
 
 
-def test_one_of_the_two_is_made_from_the_other(tmp_path):
+def test_tokens_are_made_of_words_alone(tmp_path):
     """In a file that has token ids: as its own prompts were asked, which their ids tell; never guessed."""
     pair = {"completion": "so", "completion_ids": [9, 2]}
     chat = {**pair, "prompt": "why", "prompt_ids": asked("why")[1], "teacher_prompt": "the mat"}
@@ -160,12 +162,137 @@ def test_one_of_the_two_is_made_from_the_other(tmp_path):
     ):
         load_pairs(strange, TOKENIZER)
     assert load_pairs(strange, TOKENIZER, chat=True)["teacher_prompt_ids"][0] == asked("the mat")[1]
-    path = written(
-        tmp_path / "ids.jsonl", [{**chat, "teacher_prompt": None, "teacher_prompt_ids": asked("the mat")[1]}]
-    )
-    assert "the mat" in load_pairs(path, TOKENIZER)["teacher_prompt"][0]
-    with pytest.raises(ValueError, match=r"ids.jsonl:1: teacher_prompt_ids without teacher_prompt"):
-        load_pairs(path)
+
+
+def test_words_are_never_made_of_tokens(tmp_path):
+    """A chat decoded into one text would be another prompt; such a row trains, and what goes by words refuses it."""
+    pair = {"prompt": [{"role": "user", "content": "why"}], "completion": "so", "prompt_ids": asked("why")[1], "completion_ids": [9, 2]}  # fmt: skip
+    rows = [
+        {**pair, "id": "a", "teacher_prompt": TALK, "teacher_prompt_ids": asked(TALK)[1]},
+        {**pair, "id": "b", "teacher_prompt_ids": asked(TALK)[1]},
+        {**pair, "id": "c"},
+    ]
+    for tokenizer in (None, TOKENIZER):
+        for name in ("rows.jsonl", "rows.parquet"):
+            if name == "rows.parquet":
+                datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / name))
+            else:
+                written(tmp_path / name, rows)
+            pairs = load_pairs(tmp_path / name, tokenizer)
+            assert pairs["teacher_prompt"][:] == [TALK, None, None]
+            assert pairs["teacher_prompt_ids"][:] == [asked(TALK)[1]] * 2 + [None]
+            table = checked_table(pairs.with_format("arrow")[:])
+            assert table is not None
+            assert datasets.Dataset(table).to_list() == pairs.to_list()
+    batch = PairCollator(TOKENIZER, teacher_rows=True)(pairs.to_list())
+    assert batch["teacher_input_ids"][0].tolist() == batch["teacher_input_ids"][1].tolist()
+    for form in ("messages", "sharegpt"):
+        with pytest.raises(ValueError, match=r"Pair b says in tokens alone what its teacher was shown"):
+            export_pairs(pairs, form, tmp_path / f"{form}.jsonl")
+        assert not list(tmp_path.glob(f"{form}.jsonl*"))
+        export_pairs(pairs.select([0, 2]), form, tmp_path / f"{form}.jsonl")
+        assert load_pairs(tmp_path / f"{form}.jsonl", TOKENIZER)["teacher_prompt_ids"][:] == [asked(TALK)[1], None]
+    with pytest.raises(ValueError, match=r"Pair b says in tokens alone what its teacher was shown"):
+        retokenize(pairs, PLAIN)
+    save_pairs(pairs, tmp_path / "again.parquet")
+    assert load_pairs(tmp_path / "again.parquet").to_list() == pairs.to_list()
+    assert load_pairs(written(tmp_path / "only.jsonl", rows[1:])).column_names[-1] == "teacher_prompt_ids"
+
+
+@pytest.mark.parametrize("beside", [{}, {"tools": SEARCH, "chat_template_kwargs": {"mood": "glad"}}])
+def test_a_systems_text_beside_tokens_counts_where_they_have_it(tmp_path, beside):
+    """A column of that name may be anything (a machine's, say): the tokens of the row's own prompt tell."""
+    tokenizer, system = WITH_TOOLS, {"role": "system", "content": "be short"}
+    more = {"tools": beside.get("tools"), "values": beside.get("chat_template_kwargs")}
+    why = {"role": "user", "content": "why"}
+    pair = {"completion": "so", "completion_ids": [9, 2], "system": "be short", **beside}
+    shown = [{"role": "user", "content": "the mat"}]
+    for prompt, asked_as, wanted in (
+        ("why", [why], shown),
+        ("why", [system, why], [system, *shown]),
+        ([why], [why], shown),
+        ([why], [system, why], [system, *shown]),
+        ([system, why], [system, why], [system, *shown]),
+        ([{**system, "content": "another"}, why], [{**system, "content": "another"}, why], shown),
+    ):
+        row = {**pair, "prompt": prompt, "prompt_ids": asked(asked_as, tokenizer, **more)[1]}
+        for words in ("the mat", shown):
+            path = written(tmp_path / "rows.jsonl", [{**row, "teacher_prompt": words}])
+            assert load_pairs(path, tokenizer)["teacher_prompt_ids"][0] == asked(wanted, tokenizer, **more)[1]
+        path = written(tmp_path / "rows.jsonl", [{**row, "teacher_prompt": TALK}])
+        assert load_pairs(path, tokenizer)["teacher_prompt_ids"][0] == asked(TALK, tokenizer, **more)[1]
+    strange = {**pair, "prompt": [why], "prompt_ids": [5, 6]}
+    path = written(tmp_path / "rows.jsonl", [{**strange, "teacher_prompt": shown}])
+    with pytest.raises(
+        ValueError, match=r"rows.jsonl:1: teacher_prompt: .* and behind its system text, cannot be told"
+    ):
+        load_pairs(path, tokenizer)
+    path = written(tmp_path / "rows.jsonl", [{**strange, "teacher_prompt": TALK}])
+    assert load_pairs(path, tokenizer)["teacher_prompt_ids"][0] == asked(TALK, tokenizer, **more)[1]
+
+
+def call(**arguments):
+    return [{"role": "user", "content": "why"}, {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "find", "arguments": arguments}}]}, {"role": "tool", "content": "a"}]  # fmt: skip
+
+
+CALLING = build_tokenizer(
+    template="{% if tools %}{{ (tools | tojson) + '<|im_end|>\n' }}{% endif %}{% if mood is defined %}{{ mood }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] }}"
+    "{% for c in m['tool_calls'] or [] %}{{ c['function']['name'] + (c['function']['arguments'] | tojson) }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def tool(**properties):
+    return [{"type": "function", "function": {"name": "find", "description": "look", "parameters": {"type": "object", "properties": properties}}}]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "saved"])
+@pytest.mark.parametrize("named", [False, True])
+def test_keys_that_arrow_filled_in_are_no_words(tmp_path, kind, named):
+    """Rows with token ids in tables: calls, tools and variables are those of the same rows as JSON Lines."""
+    rows = []
+    for key in ("x", "y"):
+        beside = {"tools": tool(**{key: {"type": "string"}}), "chat_template_kwargs": {"mood": "glad", key: "1"}}
+        more = {"tools": beside["tools"], "values": beside["chat_template_kwargs"]}
+        rows.append({"prompt": call(**{key: "2"}), "completion": "so", "prompt_ids": asked(call(**{key: "2"}), CALLING, **more)[1],
+                     "completion_ids": [9, 2], "teacher_prompt": call(**{key: "1"}), **beside})  # fmt: skip
+    wanted = load_pairs(written(tmp_path / "rows.jsonl", rows), CALLING)
+    columns = None
+    if named:
+        rows = [{("shown" if name == "teacher_prompt" else name): value for name, value in row.items()} for row in rows]
+        columns = "teacher_prompt=shown"
+    table = pa.Table.from_pylist(rows)
+    assert table["tools"][0].as_py() != rows[0]["tools"], "Arrow has filled in keys"
+    path = tmp_path / (f"table.{kind}" if kind != "saved" else "folder")
+    if kind == "parquet":
+        pq.write_table(table, path)
+    elif kind == "arrow":
+        with pa.ipc.new_file(path, table.schema) as file:
+            file.write_table(table)
+    else:
+        datasets.Dataset(table).save_to_disk(str(path))
+    found = load_pairs(path, CALLING, columns=columns)
+    assert found.to_list() == wanted.to_list()
+    again = retokenize(found, CALLING)
+    for name in ("prompt_ids", "teacher_prompt_ids"):
+        assert again[name][:] == wanted[name][:]
+
+
+@pytest.mark.parametrize("lacking", ["teacher_prompt_ids", "prompt_ids"])
+def test_a_saved_dataset_that_is_not_finished_is_finished(tmp_path, lacking):
+    """All columns are there, and a row lacks the tokens: made, or refused by its place."""
+    whole = load_pairs(written(tmp_path / "rows.jsonl", ROWS), TOKENIZER)
+    rows = whole.to_list()
+    rows[2][lacking] = None
+    datasets.Dataset.from_list(rows, features=whole.features).save_to_disk(str(tmp_path / "saved"))
+    if lacking == "prompt_ids":
+        with pytest.raises(ValueError, match=r"saved, row 3: only one of prompt_ids and completion_ids"):
+            load_pairs(tmp_path / "saved", TOKENIZER)
+        return
+    assert load_pairs(tmp_path / "saved", TOKENIZER).to_list() == whole.to_list()
+    with pytest.raises(ValueError, match=r"saved, row 3: teacher_prompt without teacher_prompt_ids"):
+        load_pairs(tmp_path / "saved")
 
 
 def test_any_column_may_be_it(tmp_path):
@@ -187,6 +314,9 @@ BAD = {
     "a field unshown": (
         {"prompt": "a", "completion": "b", "teacher_prompt": [{"role": "user", "content": "a", "mood": "glad"}]}, "teacher_prompt: .*mood",
     ),
+    "no words": ({**WHOLE, "teacher_prompt": "", "teacher_prompt_ids": [5]}, "teacher_prompt: it is an empty text; give null"),
+    "no words, no tokens": ({**WHOLE, "teacher_prompt": ""}, "teacher_prompt: it is an empty text; give null"),
+    "text without words": ({"prompt": "a", "completion": "b", "teacher_prompt": ""}, "teacher_prompt: it is an empty text; give null"),
     "ids beside text": ({"prompt": "a", "completion": "b", "teacher_prompt_ids": [5]}, "teacher_prompt_ids beside text"),
 }  # fmt: skip
 
@@ -283,3 +413,20 @@ def test_pairs_that_say_it_in_words_alone_are_completed_for_a_white_box(kind):
     assert [one["prompt_ids"] for one in found] == [row["prompt_ids"]] * len(rows)
     with pytest.raises(ValueError, match="Pair a has a teacher_prompt without teacher_prompt_ids"):
         PairCollator(TOKENIZER, teacher_rows=True)([row])
+
+
+@pytest.mark.parametrize("turns", ["last", "each"])
+def test_a_stream_that_has_forgotten_its_columns_has_them_all(turns):
+    """Its first row need not say what the teacher was shown, nor have the columns of others."""
+    rows = [{"prompt": "why", "completion": "so"}, *ROWS, {**ROWS[0], "late": 1}]
+
+    def stream():
+        yield from rows
+
+    given = datasets.IterableDataset.from_generator(stream)
+    assert given.column_names is None
+    found = list(tokenised(given, TOKENIZER, turns=turns))
+    assert [row["teacher_prompt_ids"] for row in found] == expected([{"teacher_prompt": None}, *ROWS, ROWS[0]])[1]
+    assert [row.get("source") for row in found] == [None, "a", "b", "c", "a"]
+    assert found[-1]["late"] == 1
+    assert not {"prompt", "completion", "teacher_prompt"} & {*found[0]}
