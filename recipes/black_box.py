@@ -19,6 +19,7 @@ from distill.running.flags import BlackBoxArguments, parse_recipe, settings_of
 from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume
 from distill.running.publishing import Publication
 from distill.running.stages import block_sample, in_tokens_of, load_student, load_teacher, prepare_pairs, split_pairs
+from distill.running.teacher_prompts import check_teacher_prompts
 from distill.running.tuning import tuning_of
 from distill.teachers import LocalTeacher
 from distill.trainers.fsdp import whole_student
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> None:
         BlackBoxArguments, argv, output_dir="runs/black_box", description=__doc__, several=True, publishes=True
     )
     tuning, callbacks = tuning_of(args, training)
+    check_teacher_prompts(args)  # before the folder: a run is known by its flags
     publication = Publication(training, args.push_pairs)
     teacher = load_teacher(args)  # first: a mistyped address should leave no folder behind
     run = RunFolder(str(training.output_dir), settings_of(args, training))

@@ -72,12 +72,12 @@ def main(argv: list[str] | None = None) -> None:
     run = RunFolder(str(training.output_dir), settings_of(args, training))
     begun = time.monotonic()
     teacher = LocalTeacher(args.teacher)
-    prompts = prepare_prompts(teacher, args, run) if args.prompts else []
+    prompts = prepare_prompts(teacher, args, run)[0] if args.prompts else []
     count = len(prompts) or count_of(args.num_prompts, WRITTEN) + args.held_out
     stages = Stages(_plan(args, training, teacher, count))
 
     with stages.stage("prompts"):
-        prompts = prompts or prepare_prompts(teacher, args, run)
+        prompts = prompts or prepare_prompts(teacher, args, run)[0]
 
     with stages.stage("pairs"):
         pairs = generate(

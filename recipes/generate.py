@@ -24,11 +24,12 @@ from distill.pairs.prompts import Asked, prompt_of
 from distill.reports.provenance import write_steps
 from distill.running.flags import ServerArguments, parse
 from distill.running.folder import one_sentence
-from distill.running.reading_flags import PromptArguments, count_of, reading_of
-from distill.running.stages import prompts_of, refuse_flags_of_servers, teacher_behind, written_prompts
-from distill.running.teacher_prompts import TeacherPromptArguments, teacher_prompts
+from distill.running.reading_flags import PromptArguments, count_of
+from distill.running.stages import asked_of_file, refuse_flags_of_servers, teacher_behind, written_prompts
+from distill.running.teacher_prompts import TeacherPromptArguments, check_teacher_prompts, shown_to_teacher
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address
+from distill.text.teacher_prompts import behind_system
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 
@@ -46,7 +47,9 @@ class GenerateArguments(PromptArguments, TeacherPromptArguments, ServerArguments
         default=None, metadata={"help": "Of a local teacher's weights: float32, bfloat16, float16, auto (as stored)."}
     )
     teacher_bits: int | None = field(default=None, metadata={"help": "Load a local teacher in 8 or 4 bits."})
-    system: str | None = field(default=None, metadata={"help": "A system text before every prompt."})
+    system: str | None = field(
+        default=None, metadata={"help": "A system text before every prompt, the teacher's, too."}
+    )
     tokenizer: str | None = field(default=None, metadata={"help": "The student's, for a teacher behind a server."})
     prompts: str | None = field(default=None, metadata={"help": "Prompts: a file of any format, or a Hub dataset."})
     num_prompts: int | None = field(
@@ -132,12 +135,12 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(
                 f"{flag} is a turn of a chat, and --plain asks without the chat template; leave one of them out."
             )
+    check_teacher_prompts(args)
     several = processes.meet()
     teacher = load_teacher(args)
     if args.prompts or not isinstance(teacher, LocalTeacher):
         source = Path(str(args.prompts))
-        reading = reading_of(args, args.output)
-        kept, step = prompts_of(str(args.prompts), near=bool(args.near), most=args.num_prompts, **reading)
+        kept, shown, step = asked_of_file(args, args.num_prompts, args.output)
     else:
         source = _prompts_beside(Path(args.output))
         with (
@@ -146,11 +149,12 @@ def main(argv: list[str] | None = None) -> None:
             own, step = written_prompts(
                 teacher, count_of(args.num_prompts, 100), source, near=args.near, seed=args.seed
             )
-        kept = [*own]
-    prompts, shown = teacher_prompts(args, kept, args.output)
+        kept, shown = [*own], shown_to_teacher(args, None)
+    if isinstance(shown, list) and args.system is not None:
+        shown = [None if one is None else behind_system(one, args.system) for one in shown]
     pairs = generate(
         teacher,
-        with_system(prompts, args.system),
+        with_system(kept, args.system),
         teacher_prompt=shown,
         samples=args.samples,
         max_new_tokens=args.max_new_tokens,

@@ -27,6 +27,7 @@ from distill.running.flags import DataArguments, build_objectives, parse_recipe,
 from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume
 from distill.running.publishing import Publication, PublishingArguments
 from distill.running.stages import block_sample, in_tokens_of, load_student, local_teacher, prepare_pairs, split_pairs
+from distill.running.teacher_prompts import check_teacher_prompts
 from distill.running.tuning import TuningArguments, tuning_of
 from distill.signals import StoredSignals
 from distill.signals.signal_folder import is_signal_folder
@@ -74,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         WhiteBoxArguments, argv, output_dir="runs/white_box", description=__doc__, several=True, publishes=True
     )
     tuning, callbacks = tuning_of(args, training)
+    check_teacher_prompts(args)  # before the folder: a run is known by its flags
     publication = Publication(training, args.push_pairs)
     objectives = build_objectives(
         args.objectives,

@@ -23,7 +23,7 @@ from distill.generation.requests import (
     row_of,
     row_or_refusal,
 )  # fmt: skip
-from distill.generation.shown import ShownPrompt, shown_prompts
+from distill.generation.shown import COLUMN, OF_ITS_OWN, ShownPrompt, identity_of, shown_prompts
 from distill.pairs.prompts import Asked, prompt_of
 from distill.pairs.schema import pairs_from_rows
 from distill.teachers.base import Completion, ConcurrentTeacher, Refusal, Sampling, Teacher
@@ -92,7 +92,8 @@ def generate(
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
     there = settings_there(output)
     with on_day(there.get("template_day")):
-        settings = {**teacher.identity(), **sampling.as_dict(), **getattr(teacher_prompt, "identity", {})}
+        told = identity_of(teacher_prompt)
+        settings = {**teacher.identity(), **sampling.as_dict(), **told}
         if "teacher_url" in there and isinstance(teacher, ConcurrentTeacher):
             settings["teacher_url"] = there["teacher_url"]  # an earlier version's: the address was part of every id
         asked = listed(prompts, without=teacher_prompt if isinstance(teacher_prompt, str) else None)
@@ -100,7 +101,9 @@ def generate(
             teacher, asked, samples, settings, shown_prompts([prompt_of(one) for one in asked], prompts, teacher_prompt)
         )
     incidental: dict[str, Any] = getattr(teacher, "incidental", dict)()
-    with kept_in(output, settings, incidental, share) as kept, _bar(requests, kept, progress) as bar:
+    # what has no name of its own is in the ids of its pairs; that there is something keeps bare answers out of the journal
+    noted = {} if teacher_prompt is None or told else {COLUMN: OF_ITS_OWN}
+    with kept_in(output, {**settings, **noted}, incidental, share) as kept, _bar(requests, kept, progress) as bar:
         if other := other_columns(requests, kept.rows):
             tell(
                 f"{other} pairs were written before with other columns than their prompts have now, and stay as they are."

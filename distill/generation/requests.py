@@ -82,9 +82,10 @@ def requests_of(
         shown: for each prompt what the teacher is asked in its place; None: the prompt.
 
     Raises:
-        ValueError: a prompt that cannot be encoded.
+        ValueError: a prompt that cannot be encoded; prompts of which some are plain text and others a chat, or are so for one side.
     """
     requests: dict[str, Request] = {}
+    first: Resolved | None = None
     otherwise = 0
     for number, (one, other) in enumerate(zip(prompts, shown or [None] * len(prompts), strict=True), start=1):
         where = f"{number} of {len(prompts)}"
@@ -92,6 +93,16 @@ def requests_of(
         student = asked = _resolved(teacher, prompt_of(one), f"Prompt {where}")
         if other is not None:
             asked = _resolved(teacher, other, f"The teacher's prompt in place of prompt {where}")
+            if isinstance(asked.prompt, str) != isinstance(student.prompt, str):
+                raise ValueError(
+                    f"Prompt {where} is {_kind(student)} for the student and {_kind(asked)} for the teacher, whose answer would begin and end "
+                    "otherwise; give both as texts, or both as messages (a bare text is a chat where the template is used)."
+                )
+        first = first or student
+        if isinstance(first.prompt, str) != isinstance(student.prompt, str):
+            raise ValueError(
+                f"Prompt {where} is {_kind(student)} and the first is {_kind(first)}; a file of pairs has one kind, so ask the two apart."
+            )
         for sample in range(samples):
             # what both are given is in it: the same question with another document is another pair
             key = fingerprint(settings, student.ids, sample, *([] if other is None else [{COLUMN: asked.ids}]))
@@ -112,6 +123,12 @@ def _resolved(teacher: Teacher | ConcurrentTeacher, prompt: Prompt, what: str) -
             f"{what} is no text that can be encoded: {ascii(prompt)[:80]}. Half of a character (a lone surrogate) is none; remove or "
             "mend it."
         ) from None
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
+
+
+def _kind(resolved: Resolved) -> str:
+    return "plain text" if isinstance(resolved.prompt, str) else "a chat"
 
 
 def batches_of(requests: Sequence[Request], batch_size: int) -> list[list[Request]]:

@@ -1,6 +1,6 @@
 """Shown to the teacher alone: what it is asked in place of the student's prompt (context distillation)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +8,11 @@ import datasets
 
 from distill.basics.processes import tell
 from distill.text.encode import Prompt, check_messages
+from distill.text.teacher_prompts import EMPTY
 
 ShownPrompt = Callable[[Prompt], Prompt | None] | Sequence[Prompt | None] | str
 COLUMN = "teacher_prompt"
+OF_ITS_OWN = "of each prompt its own"  # in the settings of a journal: a column, a list or a function
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class SystemText:
         identity: what of it stands in the settings of a journal, and on a student's card.
 
     Raises:
-        ValueError: no text; called with a prompt that has a system turn of its own.
+        ValueError: no text; called with what is no prompt, or with one that has a system turn of its own.
 
     Example:
         >>> pairs = generate(teacher, prompts, teacher_prompt=SystemText("Answer in one short sentence."))
@@ -44,12 +46,30 @@ class SystemText:
         return {"teacher_system": self.text}
 
     def __call__(self, prompt: Prompt) -> Prompt:
+        if not isinstance(prompt, str):
+            check_messages(prompt)
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         if any(message["role"] in ("system", "developer") for message in messages):
             raise ValueError(
                 "it has a system turn of its own; give a function of yours that says what the teacher is shown of both, or a column."
             )
         return [{"role": "system", "content": self.text}, *messages]
+
+
+def identity_of(shown: ShownPrompt | None) -> dict[str, Any]:
+    """What of it stands in the settings of a journal, and is part of every pair's id: its `identity`, a mapping or a method.
+
+    Raises:
+        ValueError: it is no mapping.
+    """
+    found: Any = getattr(shown, "identity", None)
+    found = found() if callable(found) else found
+    if found is not None and not isinstance(found, Mapping):
+        raise ValueError(
+            f"The identity of teacher_prompt is {str(found)[:60]!r}; it must be a mapping of plain values that tell it from others, or not "
+            "be there."
+        )
+    return dict(found or {})
 
 
 def shown_prompts(prompts: Sequence[Prompt], source: Iterable[Any], shown: ShownPrompt | None) -> list[Prompt | None]:
@@ -61,7 +81,8 @@ def shown_prompts(prompts: Sequence[Prompt], source: Iterable[Any], shown: Shown
         shown: a function of a prompt; the name of a column of `source`; one for each prompt; or None.
 
     Raises:
-        ValueError: no such column, or nothing that has columns; a prompt of which a function makes no prompt (its number is named).
+        ValueError: no such column, or nothing that has columns; values without an order; a prompt of which a function makes no prompt
+            (its number is named).
     """
     columns = source.column_names if isinstance(source, datasets.Dataset) else []
     if shown is None:
@@ -78,6 +99,11 @@ def shown_prompts(prompts: Sequence[Prompt], source: Iterable[Any], shown: Shown
                 "every prompt give distill.generation.SystemText(text)."
             )
         found: list[Any] = list(source[shown])  # type: ignore[index]
+    elif isinstance(shown, Mapping | Set) or not (callable(shown) or isinstance(shown, Iterable)):
+        raise ValueError(
+            f"teacher_prompt is a {type(shown).__name__}; give one for each prompt in a list, a function of a prompt (the method get of a "
+            "mapping is one), or the name of a column."
+        )
     elif not callable(shown):
         found = list(shown)
         if len(found) != len(prompts):
@@ -87,8 +113,10 @@ def shown_prompts(prompts: Sequence[Prompt], source: Iterable[Any], shown: Shown
     else:
         found = [_made(shown, prompt, i, len(prompts)) for i, prompt in enumerate(prompts, start=1)]
     for number, one in enumerate(found, start=1):
-        if one is not None and not isinstance(one, str):
+        if one is not None and (not isinstance(one, str) or not one):
             try:
+                if one == "":
+                    raise ValueError(EMPTY.replace("null", "None"))
                 check_messages(one)
             except ValueError as error:
                 raise ValueError(f"The teacher's prompt in place of prompt {number} of {len(found)}: {error}") from None

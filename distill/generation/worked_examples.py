@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from distill.basics.fingerprint import fingerprint
 from distill.pairs.sources import rows_in
-from distill.text.encode import Messages, Prompt
+from distill.text.encode import Messages, Prompt, check_messages
 from distill.text.traces import completion_text
 
 
@@ -65,6 +65,8 @@ def with_examples(prompt: Prompt, examples: Sequence[Example]) -> Prompt:
     """
     if not examples:
         return prompt
+    if not isinstance(prompt, str):
+        check_messages(prompt)
     turns: Messages = []
     for example in examples:
         said = completion_text(example.reasoning, example.answer, opened=False)

@@ -14,11 +14,13 @@ from distill.pairs.row_names import SPOKEN, SYSTEM, TOOLS
 from distill.pairs.shapes import Shape, parse_columns, shape_of_prompts
 from distill.pairs.sources import Part, find_parts
 from distill.text.encode import Prompt, check_messages
+from distill.text.teacher_prompts import EMPTY
 
 Row = dict[str, Any]
 Asked = Prompt | Row  # a prompt alone, or with columns of its own: {"prompt": ..., "source": ...}
 CARRIED = "Carried along into the pairs"
 _LOOKED_AT = 100
+_WHO_ASKS = "The recipes generate, black_box and white_box ask the teacher with it by --teacher_prompt_column, generate(...) by teacher_prompt=."
 # what a pair says itself, of the answer that it will have; and other spellings of the prompt
 _PAIRS_OWN = {*COLUMNS, *OPTIONAL, "messages", *SYSTEM, *TOOLS} - {"prompt", "id"}
 
@@ -78,10 +80,12 @@ def read_asked(path: str | os.PathLike[str], **reading: Any) -> list[Asked]:
 def read_asked_and_shown(path: str | os.PathLike[str], **reading: Any) -> list[tuple[Asked, Prompt | None]]:
     """As `read_asked`, and beside each prompt what the row has as its `teacher_prompt`: a text, messages, or None.
 
+    A row's system text stands before both, unless the teacher's prompt begins with a system turn of its own.
+
     Raises:
-        ValueError: as `read_prompts`.
+        ValueError: as `read_prompts`; a `teacher_prompt` that is no prompt, or an empty text.
     """
-    rows = prompt_rows(path, **reading)
+    rows = prompt_rows(path, **reading, shown=True)
     asked = [carried(row) for row in rows]
     return [
         (made if len(made) > 1 else made["prompt"], row.get("teacher_prompt"))
@@ -98,25 +102,46 @@ def prompt_rows(
     skip_bad: str | os.PathLike[str] | None = None,
     doing: str = CARRIED,
     whole: bool = False,
+    shown: bool = False,
 ) -> list[Row]:
     """Rows with their `prompt` and with all other columns as they stand in the file; arguments and errors as of `read_prompts`.
 
     Args:
         doing: what is said to become of the other columns.
         whole: keep those that a prompt was made of (a question), too.
+        shown: the teacher is asked with their `teacher_prompt`, so it has to be a prompt.
     """
     named = parse_columns(columns)
+    if not shown and "teacher_prompt" in named:
+        raise ValueError(
+            f"columns takes {named['teacher_prompt']} for teacher_prompt, with which nobody is asked here; leave it out. {_WHO_ASKS}"
+        )
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; it must be at least 1.")
     rows: list[Row] = []
     with Aside(skip_bad) as aside:
         for part in find_parts(path, split, most=limit, columns=tuple(named.values())):
-            found = _rows_of(part, named, aside, doing)
+            found = _rows_of(part, named, aside, doing, shown)
             some = islice(found, None if limit is None else limit - len(rows))
             rows.extend({**row, **made} if whole else made for row, made in some)
     if not rows:
         raise ValueError(f"{path} has no prompts; it needs at least one line{aside.so_far()}.")
     return rows
+
+
+def check_columns(path: str | os.PathLike[str], columns: Mapping[str, str], split: str | None = None) -> None:
+    """Look at the first rows alone, for columns that are not there; see `read_prompts`.
+
+    Raises:
+        ValueError: no such file, no prompts, or no such column.
+    """
+    spoken = frozenset((*SPOKEN, *columns.values()))
+    for part in find_parts(path, split, most=_LOOKED_AT, columns=tuple(columns.values())):
+        for block in part.read():
+            rows = (row for _, row in block.rows(spoken) if not isinstance(row, ValueError))
+            if first := list(islice(rows, _LOOKED_AT)):
+                shape_of_prompts(first, columns, part.name, part.kind)
+                return
 
 
 def carried(row: Mapping[str, Any]) -> Row:
@@ -149,7 +174,7 @@ def fate_of(names: Iterable[str], doing: str) -> str:
     return said + (f" Left out, because pairs have their own: {', '.join(left)}." if left else "")
 
 
-def _rows_of(part: Part, columns: dict[str, str], aside: Aside, doing: str) -> Iterator[tuple[Row, Row]]:
+def _rows_of(part: Part, columns: dict[str, str], aside: Aside, doing: str, shown: bool) -> Iterator[tuple[Row, Row]]:
     """Rows as they stand in the file, and as what is asked."""
     shape: Shape | None = None
     spoken = frozenset((*SPOKEN, *columns.values()))
@@ -159,32 +184,40 @@ def _rows_of(part: Part, columns: dict[str, str], aside: Aside, doing: str) -> I
             rows = (row for _, row in block.rows(spoken) if not isinstance(row, ValueError))
             if first := list(islice(rows, _LOOKED_AT)):
                 shape = shape_of_prompts(first, columns, part.name, part.kind)
-                _say(part, shape, first, columns, doing)
+                _say(part, shape, first, columns, doing, shown)
         for where, row in block.rows(spoken):
             try:
                 if isinstance(row, ValueError):
                     raise row
                 assert shape is not None, "a good row has decided it"
                 made = shape.translate(row)
-                if not isinstance(shown := made.get("teacher_prompt"), str | None):
-                    check_messages(shown)
+                if shown:
+                    _check_shown(made.get("teacher_prompt"), columns.get("teacher_prompt", "teacher_prompt"))
             except ValueError as error:
                 aside.put(where, row, error)
             else:
                 yield row, made
 
 
-def _say(part: Part, shape: Shape, rows: Collection[Row], columns: Mapping[str, str], doing: str) -> None:
+def _check_shown(prompt: Any, column: str) -> None:
+    try:
+        if prompt == "":
+            raise ValueError(EMPTY)
+        if prompt is not None and not isinstance(prompt, str):
+            check_messages(prompt)
+    except ValueError as error:
+        raise ValueError(f"{column}, the teacher's prompt: {error}") from None
+
+
+def _say(part: Part, shape: Shape, rows: Collection[Row], columns: Mapping[str, str], doing: str, shown: bool) -> None:
     used = {*shape.made_of, *columns.values(), *(() if "prompt" in columns.values() else ("prompt",))}
     names = dict.fromkeys(name for row in rows for name, value in row.items() if value not in (None, ""))
     system = {name for name in SYSTEM if name in names}  # it stands before the prompt
     before = f" Before it: {', '.join(sorted(system))}." if system else ""
     if "teacher_prompt" in names and "teacher_prompt" not in columns:
         system.add("teacher_prompt")
-        say(
-            f"{part.name} has a column teacher_prompt, with which nobody is asked; --teacher_prompt_column (in Python: "
-            "generate(..., teacher_prompt=)) asks the teacher with it."
-        )
+    if "teacher_prompt" in system and not shown:
+        say(f"{part.name} has a column teacher_prompt, with which nobody is asked. {_WHO_ASKS}")
     others = fate_of([name for name in names if name not in used | system], doing)
     as_named = part.kind == TEXT or (shape.name == "prompt" and part.path is not None and _says_kind(part))
     if not as_named or others:

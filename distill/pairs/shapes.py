@@ -14,6 +14,7 @@ from typing import Any
 from distill.pairs.cells import cells_of
 from distill.pairs.row_names import ASKED, ASKED_AND_ANSWERED, CONTEXT, CONVERSATIONS, IDS, MADE, SYSTEM, TOOLS
 from distill.text.messages import check_messages
+from distill.text.teacher_prompts import behind_system
 
 _ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "model": "assistant",
@@ -287,5 +288,13 @@ def _asked_of(row: Row, talk: bool = False) -> Row:
         elif turns[0].get("content") != system:
             raise ValueError("the row has a system text and another one as its first message; keep one of them.")
         prompt = turns
+        shown: Any = row.get("teacher_prompt")
+        if _is_prompt(shown):
+            row = {**row, "teacher_prompt": behind_system(shown, system)}
     asked = (*(("messages",) if talk else ()), *SYSTEM, *TOOLS, "chat_template_kwargs")
     return {**{name: value for name, value in row.items() if name not in asked}, "prompt": prompt}
+
+
+def _is_prompt(value: Any) -> bool:
+    """Whether it has the looks of a prompt with something in it; what else is wrong is told where it is asked."""
+    return bool(value) and (isinstance(value, str) or (isinstance(value, list) and isinstance(value[0], dict)))

@@ -26,9 +26,13 @@ from distill.pairs.batches import batches
 from distill.pairs.columns import COLUMNS, OPTIONAL
 from distill.teachers.base import Sampling
 
-# beside a file of pairs, after its whole name: how it was drawn, and what `distill clean` left out of it
-SHOWN = ("teacher_system", "worked_examples")  # what the teacher alone was shown, as `generate` notes it
+SHOWN = (
+    "teacher_system",
+    "worked_examples",
+    "teacher_prompt",
+)  # what the teacher alone was shown, as `generate` notes it
 MOST_VALUES = 20  # of a user's own column that are counted: a source or a licence, and no names of people
+# beside a file of pairs, after its whole name: how it was drawn, and what `distill clean` left out of it
 SETTINGS, STEPS = ".settings.json", ".steps.json"
 
 # Settings of transformers.TrainingArguments that decide what is learned.

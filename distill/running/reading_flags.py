@@ -47,15 +47,11 @@ def reading_of(args: ReadingArguments, beside: str | os.PathLike[str]) -> dict[s
         beside: the output; bad rows go to a file of its name with `.bad.jsonl` behind it.
 
     Raises:
-        ValueError: columns of another form; two flags that both say what a teacher is asked (`teacher_prompts`).
+        ValueError: columns of another form.
     """
     bad = f"{os.fspath(beside)}.bad.jsonl" if args.skip_bad else None
     columns: Any = args.columns
     if shown := getattr(args, "teacher_prompt_column", None):
-        if getattr(args, "teacher_system", None) is not None:
-            raise ValueError(
-                "--teacher_system and --teacher_prompt_column both say what the teacher is asked; give one of them."
-            )
         columns = {**parse_columns(columns), "teacher_prompt": shown}
     return {"columns": columns, "split": args.split, "limit": args.limit, "skip_bad": bad}
 

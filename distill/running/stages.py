@@ -16,6 +16,7 @@ from distill.basics.curation_step import Step
 from distill.basics.fingerprint import fingerprint
 from distill.generation import generate
 from distill.generation.prompts import write_prompts
+from distill.generation.shown import ShownPrompt
 from distill.models.adapters import load_in_4bit
 from distill.models.load import load_model, load_tokenizer
 from distill.models.quantising import in_bits
@@ -26,7 +27,7 @@ from distill.reports.provenance import write_steps
 from distill.running.flags import BlackBoxArguments, DataArguments, ServerArguments
 from distill.running.folder import RunFolder
 from distill.running.reading_flags import WRITTEN, count_of, reading_of
-from distill.running.teacher_prompts import refuse_teacher_prompts, teacher_prompts
+from distill.running.teacher_prompts import check_teacher_prompts, column_of, distinct_asked, shown_to_teacher
 from distill.running.tuning import TuningArguments
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address, server_teacher
@@ -115,15 +116,15 @@ def prepare_pairs(
     args: DataArguments, teacher: LocalTeacher | ServerTeacher | None, run: RunFolder
 ) -> datasets.Dataset:
     """Pairs, read from a file or generated into the run's folder."""
+    check_teacher_prompts(args)
     if args.pairs:
-        refuse_teacher_prompts(args, "--pairs are answered already (what the teacher was shown may stand in them)")
         tokenizer = teacher.tokenizer if teacher else load_tokenizer(str(args.student))
         return load_pairs(args.pairs, tokenizer, turns=args.turns, **reading_of(args, run / "pairs"))
     assert teacher is not None, "load_teacher leaves the teacher out only where there are pairs"
     with processes.first_then_others():
         if not processes.is_main():
             return datasets.load_from_disk(str(run / SHARED_PAIRS))
-        prompts, shown = teacher_prompts(args, prepare_prompts(teacher, args, run), run / "prompts")
+        prompts, shown = prepare_prompts(teacher, args, run)
         pairs = generate(
             teacher,
             prompts,
@@ -141,14 +142,16 @@ def prepare_pairs(
     return pairs
 
 
-def prepare_prompts(teacher: LocalTeacher | ServerTeacher, args: Any, run: RunFolder) -> list[Asked]:
-    """Prompts of a file (with their other columns) without its repetitions, or written by a local teacher.
+def prepare_prompts(
+    teacher: LocalTeacher | ServerTeacher, args: Any, run: RunFolder
+) -> tuple[list[Asked], ShownPrompt | None]:
+    """Prompts of a file (with their other columns) without its repetitions, or written by a local teacher; and what the teacher is asked.
 
     What was left out is said, and stands beside the run's pairs for the student's card.
 
     Args:
         args: flags of a recipe: prompts, num_prompts, held_out, generation_seed, near (leave out near duplicates, too; None: only
-            among prompts that the teacher writes), and how files are read.
+            among prompts that the teacher writes), what only the teacher is shown, and how files are read.
 
     Raises:
         ValueError: no file and a server, which cannot be made to write them.
@@ -162,11 +165,30 @@ def prepare_prompts(teacher: LocalTeacher | ServerTeacher, args: Any, run: RunFo
         settings = {"near": args.near, "seed": args.generation_seed, **DEMO_PROMPTS}
         own, step = written_prompts(teacher, count, written, **settings)
         prompts: list[Asked] = [*own]
+        shown = shown_to_teacher(args, None)
     else:
         most = None if args.num_prompts is None else count_of(args.num_prompts, 1) + args.held_out
-        prompts, step = prompts_of(file, near=bool(args.near), most=most, **reading_of(args, run / "prompts"))
+        prompts, shown, step = asked_of_file(args, most, run / "prompts")
     write_steps(run / "pairs.jsonl", [step], source=file or run / "prompts.jsonl")
-    return prompts
+    return prompts, shown
+
+
+def asked_of_file(args: Any, most: int | None, beside: Any) -> tuple[list[Asked], ShownPrompt | None, Step]:
+    """Prompts of the file `--prompts` as `prompts_of` has them, and what the teacher is asked in their place.
+
+    Args:
+        args: flags of a recipe.
+        most: take only so many; with a column of the teacher's prompts, so many prompts each with one of these.
+        beside: the output (see `reading_of`).
+    """
+    near, reading = bool(args.near), reading_of(args, beside)
+    if column_of(args) is None:
+        prompts, step = prompts_of(args.prompts, near=near, most=most, **reading)
+        return prompts, shown_to_teacher(args, None), step
+    asked, shown, step = distinct_asked(args.prompts, near=near, **reading)
+    _say_left(step)
+    kept = slice(_most_of(len(asked), most, "prompts and teacher's prompts"))
+    return asked[kept], shown[kept], step
 
 
 def prompts_of(file: str, *, near: bool, most: int | None = None, **reading: Any) -> tuple[list[Asked], Step]:
@@ -177,19 +199,26 @@ def prompts_of(file: str, *, near: bool, most: int | None = None, **reading: Any
         near: leave out near duplicates.
         most: take only so many of what is left.
     """
-    most = None if most is None else count_of(most, 1)
     first: dict[str, Asked] = {}
     asked = read_asked(file, **reading)
     for one in asked:
         first.setdefault(json.dumps(prompt_of(one), sort_keys=True), one)
     prompts, step = distinct_prompts(map(prompt_of, asked), near=near)
     kept = [first[json.dumps(prompt, sort_keys=True)] for prompt in prompts]
+    _say_left(step)
+    return kept[: _most_of(len(kept), most, "prompts")], step
+
+
+def _say_left(step: Step) -> None:
     if step.removed:
         processes.say("\n".join([str(step), *(f"    {example}" for example in step.examples)]))
-    if most is not None and most < len(kept):
-        processes.say(f"Of {len(kept)} prompts, the first {most} are taken.")
-        kept = kept[:most]
-    return kept, step
+
+
+def _most_of(there: int, most: int | None, what: str) -> int:
+    most = there if most is None else count_of(most, 1)
+    if most < there:
+        processes.say(f"Of {there} {what}, the first {most} are taken.")
+    return most
 
 
 def written_prompts(

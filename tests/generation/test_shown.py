@@ -35,6 +35,16 @@ def user(text):
     return {"role": "user", "content": text}
 
 
+class Named:
+    """A function of a prompt with an identity of some kind."""
+
+    def __init__(self, identity):
+        self.identity = identity
+
+    def __call__(self, prompt):
+        return f"mat {prompt}"
+
+
 def test_the_teacher_is_asked_with_it_and_both_are_recorded():
     teacher = local()
     pairs = run(teacher, samples=2, teacher_prompt=SYSTEM)
@@ -111,17 +121,51 @@ def test_a_server_is_asked_with_it(server, chat):
         assert (pair["prompt"], pair["prompt_ids"]) == teacher.resolve_prompt(pair["prompt"])
 
 
-def test_a_journal_goes_on_and_is_read(tmp_path):
+def test_a_journal_goes_on_and_is_read(tmp_path, monkeypatch):
     """What is finished is not asked again, also by a function that says the same; and the file holds both prompts."""
-    path, teacher = tmp_path / "pairs.jsonl", local()
-    whole = run(teacher, teacher_prompt=SYSTEM).to_list()
-    run(teacher, PROMPTS[:2], teacher_prompt=SYSTEM, output=path)
+    path, teacher, asked = tmp_path / "pairs.jsonl", local(), []
+    complete = teacher.complete
+    monkeypatch.setattr(teacher, "complete", lambda prompts, *more: asked.extend(prompts) or complete(prompts, *more))
+    whole = run(teacher, batch_size=1, teacher_prompt=SYSTEM).to_list()
+    asked.clear()
+    run(teacher, PROMPTS[:2], batch_size=1, teacher_prompt=SYSTEM, output=path)
     written = path.read_bytes()
-    found = run(teacher, teacher_prompt=SystemText("the mat is blue"), output=path)
+    assert len(asked) == 2
+    found = run(teacher, batch_size=1, teacher_prompt=SystemText("the mat is blue"), output=path)
+    assert sorted(asked) == sorted(row["teacher_prompt_ids"] for row in whole), "each once"
     assert path.read_bytes().startswith(written)
-    assert [row["id"] for row in found] == [row["id"] for row in whole]
+    assert found.to_list() == whole
     assert load_pairs(path).sort("id").to_list() == found.sort("id").to_list()
     assert all("teacher_prompt_ids" in json.loads(line) for line in path.read_text().splitlines())
+
+
+@pytest.mark.parametrize("way", ["a list", "a function", "a column"])
+def test_bare_answers_are_kept_out_of_a_journal_of_shown_ones(tmp_path, way):
+    """And the other way round; what is shown may be another one for every prompt, and goes on."""
+    path, teacher = tmp_path / "pairs.jsonl", local()
+    shown = [f"mat {prompt}" for prompt in PROMPTS]
+    rows = datasets.Dataset.from_dict({"prompt": PROMPTS, "shown": shown})
+    prompts = rows if way == "a column" else PROMPTS
+    given = {"a list": shown, "a function": lambda prompt: f"mat {prompt}", "a column": "shown"}[way]
+    found = run(teacher, prompts, teacher_prompt=given, output=path)
+    assert run(teacher, prompts, teacher_prompt=given, output=path).to_list() == found.to_list()
+    assert found["id"][:] == run(teacher, teacher_prompt=shown)["id"][:], "ids are those without a journal"
+    with pytest.raises(ValueError, match="teacher_prompt: 'of each prompt its own' there, 'nothing' now"):
+        run(teacher, output=path)
+    run(teacher, output=tmp_path / "bare.jsonl")
+    with pytest.raises(ValueError, match="teacher_prompt: 'nothing' there, 'of each prompt its own' now"):
+        run(teacher, prompts, teacher_prompt=given, output=tmp_path / "bare.jsonl")
+    with pytest.raises(ValueError, match="teacher_system"):
+        run(teacher, teacher_prompt=SYSTEM, output=path)
+
+
+def test_an_identity_may_be_a_method(tmp_path):
+    """As a teacher's is: it names the run, and another one is another run."""
+    path, teacher = tmp_path / "pairs.jsonl", local()
+    found = run(teacher, teacher_prompt=Named(lambda: {"mine": 1}), output=path)
+    assert found.to_list() == run(teacher, teacher_prompt=Named({"mine": 1}), output=path).to_list()
+    with pytest.raises(ValueError, match="mine: 1 there, 2 now"):
+        run(teacher, teacher_prompt=Named({"mine": 2}), output=path)
 
 
 def test_another_system_text_is_another_run(tmp_path):
@@ -152,6 +196,23 @@ def test_a_prompt_beyond_the_positions_is_the_teachers(tmp_path):
 BAD = {
     "no dataset": ({"teacher_prompt": "document"}, "'document', the name of a column, but there is none .*no dataset.*SystemText"),
     "too few": ({"teacher_prompt": ["a"]}, "teacher_prompt has 1 values, but there are 5 prompts"),
+    "a mapping": ({"teacher_prompt": {"the cat": "a", "why": "b"}}, "teacher_prompt is a dict; give one for each prompt in a list, a function .* get"),
+    "a set": ({"teacher_prompt": {"a", "b", "c", "d", "e"}}, "teacher_prompt is a set; give one for each"),
+    "a number": ({"teacher_prompt": 7}, "teacher_prompt is a int; give one for each"),
+    "an empty text": ({"teacher_prompt": ["a", "", None, "b", "c"]}, "in place of prompt 2 of 5: it is an empty text; give None"),
+    "an identity of no kind": ({"teacher_prompt": Named("mine")}, "The identity of teacher_prompt is 'mine'; it must be a mapping"),
+    "prompts of no kind": ({"prompts": [7], "teacher_prompt": SYSTEM}, "Prompt 1 of 1, as the teacher is to be shown it: A prompt is text"),
+    "turns of no kind": ({"prompts": [[{"content": "why"}]], "teacher_prompt": SYSTEM}, "Prompt 1 of 1, as the teacher is to be shown it: "),
+    "examples for no prompt": ({"prompts": [[]], "teacher_prompt": WorkedExamples(CHAIN_SUM[:1])}, "Prompt 1 of 1, as the teacher is to be shown it: A prompt"),
+    "a chat for plain text": ({"teacher": local(chat=False), "teacher_prompt": SYSTEM}, "Prompt 1 of 5 is plain text for the student and a chat for the teacher"),
+    "plain text for a chat": (
+        {"teacher": local(chat=False), "prompts": [[user("why")]], "teacher_prompt": ["a"]}, "Prompt 1 of 1 is a chat for the student and plain text",
+    ),
+    "texts beside chats": ({"teacher": local(chat=False), "prompts": ["why", [user("why")]]}, "Prompt 2 of 2 is a chat and the first is plain text"),
+    "no template": (
+        {"teacher": LocalTeacher(build_model(), build_tokenizer(template=None), name="tiny"), "teacher_prompt": SYSTEM},
+        "The teacher's prompt in place of prompt 1 of 5: .*no chat template",
+    ),
     "no prompt": ({"teacher_prompt": lambda prompt: 7}, "The teacher's prompt in place of prompt 1 of 5: A prompt is text"),
     "empty": ({"teacher_prompt": lambda prompt: []}, "The teacher's prompt in place of prompt 1 of 5: A prompt is text"),
     "no text": ({"teacher_prompt": lambda prompt: "\ud83d"}, "The teacher's prompt in place of prompt 1 of 5 is no text"),
@@ -167,8 +228,9 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_what_cannot_be_shown_is_refused_before_anything_is_asked(kind, tmp_path):
     changes, message = BAD[kind]
+    asked = {"teacher": local(), "prompts": PROMPTS, "output": tmp_path / "pairs.jsonl", **changes}
     with pytest.raises(ValueError, match=message):
-        run(local(), **{"prompts": PROMPTS, "output": tmp_path / "pairs.jsonl", **changes})
+        run(**asked)
     assert not (tmp_path / "pairs.jsonl").exists()
 
 

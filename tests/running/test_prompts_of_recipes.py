@@ -26,9 +26,10 @@ def flags(file, **more):
 @pytest.mark.parametrize(("near", "left"), [(None, 3), (False, 3), (True, 2)])
 def test_only_exact_repetitions_go_unless_near_ones_are_asked_for(file, tmp_path, near, left, capsys):
     for _ in range(2):  # a resumed run says the same once
-        prompts = prepare_prompts(None, flags(file, near=near), tmp_path)
+        prompts, shown = prepare_prompts(None, flags(file, near=near), tmp_path)
         steps = drawn_as(tmp_path / "pairs.jsonl").steps
         assert [(step.name, step.rows_in, step.rows_out) for step in steps] == [("repeated prompts", 4, left)]
+    assert shown is None
     assert len(prompts) == left
     assert f"repeated prompts: {4 - left} of 4 rows removed" in capsys.readouterr().out
 
@@ -38,7 +39,7 @@ def test_as_many_prompts_of_a_file_are_asked_as_was_said(tmp_path, num_prompts, 
     """`--num_prompts 3` asked all 27; with two more to measure on."""
     (tmp_path / "asked.txt").write_text("".join(f"Why {i}?\n" for i in range(27)))
     args = flags(str(tmp_path / "asked.txt"), num_prompts=num_prompts, held_out=2)
-    assert prepare_prompts(None, args, tmp_path) == [f"Why {i}?" for i in range(asked)]
+    assert prepare_prompts(None, args, tmp_path)[0] == [f"Why {i}?" for i in range(asked)]
     assert ("Of 27 prompts, the first 5 are taken." in capsys.readouterr().out) == (asked == 5)
 
 
@@ -51,7 +52,7 @@ def test_fewer_than_one_prompt_is_refused(file, tmp_path, number):
 def test_bad_prompts_are_set_aside_beside_the_output(tmp_path):
     (tmp_path / "asked.jsonl").write_text('{"q": "Why?"}\n{"q": ""}\n')
     args = flags(str(tmp_path / "asked.jsonl"), columns="prompt=q", skip_bad=True)
-    assert prepare_prompts(None, args, tmp_path) == ["Why?"]
+    assert prepare_prompts(None, args, tmp_path)[0] == ["Why?"]
     assert json.loads((tmp_path / "prompts.bad.jsonl").read_text())["where"].endswith("asked.jsonl:2")
 
 
