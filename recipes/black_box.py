@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     tuning, callbacks = tuning_of(args, training)
     check_teacher_prompts(args)  # before the folder: a run is known by its flags
-    publication = Publication(training, args.push_pairs)
+    publication = Publication(training, args.push_pairs, args.push_teacher_prompts)
     teacher = load_teacher(args)  # first: a mistyped address should leave no folder behind
     run = RunFolder(str(training.output_dir), settings_of(args, training))
     publication.prepare()

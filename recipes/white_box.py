@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     tuning, callbacks = tuning_of(args, training)
     check_teacher_prompts(args)  # before the folder: a run is known by its flags
-    publication = Publication(training, args.push_pairs)
+    publication = Publication(training, args.push_pairs, args.push_teacher_prompts)
     objectives = build_objectives(
         args.objectives,
         divergence=args.divergence,

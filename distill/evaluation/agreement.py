@@ -19,6 +19,7 @@ from distill.signals import HeadTap, LogitTransform, SignalRequest, probe_head, 
 from distill.signals.head import head_of
 from distill.signals.head_logits import multiplied_in
 from distill.text.vocabulary import shared_vocabulary
+from distill.trainers.checks import limits_of
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class HeldOut:
         max_length: longest row in tokens.
 
     Raises:
-        ValueError: what is kept would take more than 4 GiB; take fewer pairs.
+        ValueError: what is kept would take more than 4 GiB; take fewer pairs. A pair that is too long for the teacher's positions.
 
     Example:
         >>> HeldOut(teacher.model, held_out, teacher.tokenizer).measure(student).kl
@@ -80,6 +81,9 @@ class HeldOut:
     ) -> None:
         self._teacher, self._tokenizer = teacher, tokenizer
         collate = PairCollator(tokenizer, max_length=max_length, teacher_rows=True)
+        collate.teacher_limits = limits_of(
+            teacher, "the teacher"
+        )  # what it is shown may be longer than the student's row
         ordered = sorted(pairs, key=lambda pair: len(pair["prompt_ids"]) + len(pair["completion_ids"]))
         self._batches = [collate(ordered[i : i + batch_size]) for i in range(0, len(ordered), batch_size)]
         self.tokens = sum(int(supervised_rows(batch["labels"]).sum()) for batch in self._batches)

@@ -46,10 +46,17 @@ def check_settings(path: Path, settings: dict[str, Any], incidental: dict[str, A
             " It was begun by a version that did not record the day which this chat template writes into every prompt, so "
             "nobody knows whether its prompts are these."
         )
-        way = (
-            "Give another path (load_pairs reads the pairs)." if undated else "Give another path, or the old settings."
+        unnamed = "worked_examples" in wanted and "worked_examples" not in found
+        before = (
+            " A run that was begun by a version which counted worked examples as a part of each prompt cannot be continued: its pairs have "
+            "other ids."
         )
-        raise ValueError(f"{path} holds pairs of another run ({differences}).{why * undated} {way}")
+        way = (
+            "Give another path, or folder (load_pairs reads the pairs)."
+            if undated or unnamed
+            else "Give another path, or the old settings."
+        )
+        raise ValueError(f"{path} holds pairs of another run ({differences}).{why * undated}{before * unnamed} {way}")
     more = _together(there.get(INCIDENTAL), json.loads(json.dumps(incidental)), path)
     whole = {**wanted, **({INCIDENTAL: more} if more else {})}
     if whole != there:

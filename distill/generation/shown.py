@@ -26,7 +26,7 @@ class SystemText:
         text: the system's words.
 
     Attributes:
-        identity: what of it stands in the settings of a journal, and on a student's card.
+        identity: what of it stands in the settings of a journal; a student's card has its length and its hash only.
 
     Raises:
         ValueError: no text; called with what is no prompt, or with one that has a system turn of its own.

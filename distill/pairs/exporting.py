@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 
 from distill.pairs.blocks import BLOCK_ROWS, rows_of_table
-from distill.pairs.columns import COLUMNS, OPTIONAL
+from distill.pairs.columns import COLUMNS, OPTIONAL, TEACHER_PROMPT
 from distill.pairs.row_names import CONVERSATIONS, SYSTEM
 from distill.pairs.shown_forms import refuse_without_words
 from distill.pairs.writing import PACKED, output_kind, save_pairs
@@ -38,6 +38,10 @@ _CALL_FIELD = "{field} of {count} calls have no place in this form and are left 
 _ROLE = "{count} turns of the role {field} stand as {known}, which this form has for them"
 _UNKNOWN_ROLE = "{count} turns are of the role {field}, which this form has no word for; it stands as it is"
 _OBJECT = "{count} contents of the role {field} are objects; their JSON stands here as text"
+_SHOWN = (
+    "what only the teacher was shown goes along in {count} rows (teacher_prompt), a system text, say; take the columns teacher_prompt and "
+    "teacher_prompt_ids away if not everybody may read it"
+)
 _RENAMED = "the column {field} stands as {known}, because {field} is taken for a part of the conversation"
 _AS_TEXT = "values of the column {field} in {count} rows are no JSON ({known}); their text stands here"
 
@@ -73,7 +77,7 @@ def export_pairs(
         private: on the Hub, for nobody but its owner.
 
     Returns:
-        What the form has no place for, in sentences; none where nothing is lost.
+        What the form has no place for, in sentences, and that what only the teacher was shown goes along; none where there is nothing to say.
 
     Raises:
         ValueError: no such form, a path that exists or is of another format; pairs whose completion has several turns, which stand
@@ -88,7 +92,7 @@ def export_pairs(
         if os.fspath(output).count("/") != 1:
             raise ValueError(f"{output} is no id of a dataset on the Hub; give one such as you/name.")
         pairs.push_to_hub(os.fspath(output), private=private)
-        return []
+        return _shown(pairs)
     wanted = "Parquet" if form == "parquet" else "JSON Lines"
     if output_kind(output) != wanted:
         raise ValueError(
@@ -96,8 +100,17 @@ def export_pairs(
         )
     if form == "parquet":
         save_pairs(pairs, output)
-        return []
-    return _write_talks(pairs, form, Path(output))
+        return _shown(pairs)
+    return [*_write_talks(pairs, form, Path(output)), *_shown(pairs)]
+
+
+def _shown(pairs: datasets.Dataset) -> list[str]:
+    columns = [name for name in TEACHER_PROMPT if name in pairs.column_names]
+    count = max(
+        (len(pairs) - table.null_count for table in pairs.select_columns(columns).with_format("arrow")[:].columns),
+        default=0,
+    )
+    return [_SHOWN.format(count=count)] if count else []
 
 
 def _write_talks(pairs: datasets.Dataset, form: str, target: Path) -> list[str]:

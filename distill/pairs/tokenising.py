@@ -69,7 +69,8 @@ def tokenised(
         tokenizer: the student's.
         turns: of a conversation, which turns carry loss: `"last"`, `"all"`, or `"each"` as a row of its own.
         name: of the data set, for messages.
-        teacher_rows: a `teacher_prompt` without ids is tokenised also where all else has them already.
+        teacher_rows: a `teacher_prompt` without ids is tokenised also where all else has them already. Without it, one beside several turns
+            that carry loss is not read.
 
     Raises:
         ValueError: a bad row (its number is named); text and no tokenizer.
@@ -87,7 +88,7 @@ def tokenised(
     if tokenizer is None:
         raise ValueError(f"{name} has text and no token ids; give processing_class=, the student's tokenizer.")
     _say_beside(rows, name)
-    return found(rows, tokenizer, turns, name)
+    return found(rows, tokenizer, turns, name, teacher_rows or turns == "last")
 
 
 def _say_beside(rows: Any, name: str) -> None:
@@ -129,25 +130,27 @@ def _lacks_shown_ids(rows: Any) -> bool:
     return nulls["teacher_prompt"] < nulls.get(_SHOWN, len(rows.data))
 
 
-def _listed(rows: list[Any], tokenizer: PreTrainedTokenizerBase, turns: str, name: str) -> list[dict[str, Any]]:
+def _listed(
+    rows: list[Any], tokenizer: PreTrainedTokenizerBase, turns: str, name: str, shown: bool
+) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
     for start in range(0, len(rows), ROWS_AT_ONCE):
-        for row, pairs in _encoded(rows[start : start + ROWS_AT_ONCE], tokenizer, turns, name, start):
+        for row, pairs in _encoded(rows[start : start + ROWS_AT_ONCE], tokenizer, turns, name, start, shown):
             made += [
                 beside(row, pair, n, len(pairs)) if _is_text(row) else {**row, **pair} for n, pair in enumerate(pairs)
             ]
     return made
 
 
-def _mapped(rows: Any, tokenizer: PreTrainedTokenizerBase, turns: str, name: str) -> Any:
-    shown, of_dataset = rows, isinstance(rows, datasets.Dataset)
+def _mapped(rows: Any, tokenizer: PreTrainedTokenizerBase, turns: str, name: str, shown: bool) -> Any:
+    given, of_dataset = rows, isinstance(rows, datasets.Dataset)
     rows = rows.with_format(None)  # arrays and tables are no messages
     features = rows.features
     # a stream may have forgotten its columns, and its first row need not have all of them
     columns = rows.column_names
     read = [column for column in _TOLD if columns is None or column in columns]
     # what was read is gone, but not where there were ids already and only a teacher's prompt is tokenised
-    told = list(read) if columns is None or _is_of_text(shown) else []
+    told = list(read) if columns is None or _is_of_text(given) else []
     if {"messages", "completion"} <= {*(columns or next(iter(rows), {}))} and "messages" in told:
         told.remove("messages")
     is_shown = columns is None or bool({"teacher_prompt", _SHOWN} & {*columns})
@@ -164,18 +167,18 @@ def _mapped(rows: Any, tokenizer: PreTrainedTokenizerBase, turns: str, name: str
             kept["finish_reason"] = datasets.Value("string")
         settings["features"] = datasets.Features(kept | made_of)
     if of_dataset:
-        settings |= {"desc": f"tokenising {name}", "new_fingerprint": _key(rows, tokenizer, turns)}
+        settings |= {"desc": f"tokenising {name}", "new_fingerprint": _key(rows, tokenizer, turns, shown)}
     encode = _Encode(
-        tokenizer, turns, name, others if turns == "each" else [], filled_columns(rows, read), list(made_of)
+        tokenizer, turns, name, others if turns == "each" else [], filled_columns(rows, read), list(made_of), shown
     )
     made = rows.map(encode, **settings)
     if of_dataset:
         return (
             made
-            if shown.format["type"] is None
-            else made.with_format(shown.format["type"], **shown.format["format_kwargs"])
+            if given.format["type"] is None
+            else made.with_format(given.format["type"], **given.format["format_kwargs"])
         )
-    return made if shown._formatting is None else made.with_format(shown._formatting.format_type)
+    return made if given._formatting is None else made.with_format(given._formatting.format_type)
 
 
 @dataclass
@@ -192,6 +195,7 @@ class _Encode:
     others: list[str] | None
     filled: list[str]
     made_of: list[str]
+    shown: bool
 
     def __call__(self, batch: Mapping[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
         others = [c for c in batch if c not in _TOLD] if self.others is None else self.others
@@ -207,7 +211,7 @@ class _Encode:
         ]
         ends = ["finish_reason"] if "finish_reason" in batch else []
         made: dict[str, list[Any]] = {column: [] for column in (*others, *ends, *self.made_of)}
-        for row, pairs in _encoded(rows, self.tokenizer, self.turns, self.name, int(numbers[0])):
+        for row, pairs in _encoded(rows, self.tokenizer, self.turns, self.name, int(numbers[0]), self.shown):
             for n, pair in enumerate(pairs):
                 whole = beside(row, pair, n, len(pairs))
                 for column in made:
@@ -216,10 +220,19 @@ class _Encode:
 
 
 def _encoded(
-    rows: list[Any], tokenizer: Any, turns: str, name: str, first: int
+    rows: list[Any], tokenizer: Any, turns: str, name: str, first: int, shown: bool
 ) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
-    """Each row with its pairs; a row that has ids is one."""
+    """Each row with its pairs; a row that has ids is one.
+
+    Args:
+        shown: what the teacher was shown is read, too; where nobody reads it, it may stand beside several turns.
+    """
     texts = [_said(row) for row in rows if _is_text(row)]
+    if not shown:
+        texts = [
+            {name: value for name, value in row.items() if name != "teacher_prompt"} if isinstance(row, dict) else row
+            for row in texts
+        ]
     good = iter(encode_rows([row for row in texts if isinstance(row, dict)], tokenizer, turns=turns))
     made = iter([next(good) if isinstance(row, dict) else row for row in texts])
     for number, row in enumerate(rows, first):
@@ -263,6 +276,6 @@ def _with_ids(row: Mapping[str, Any], tokenizer: Any) -> list[dict[str, Any]] | 
     return [{column: whole[column] for column in (*_MADE, _SHOWN, "finish_reason") if whole.get(column) is not None}]
 
 
-def _key(rows: datasets.Dataset, tokenizer: Any, turns: str) -> str:
+def _key(rows: datasets.Dataset, tokenizer: Any, turns: str, shown: bool) -> str:
     """What decides the tokens."""
-    return fingerprint(rows._fingerprint, *tokenizer_state(tokenizer), turns, _VERSION)
+    return fingerprint(rows._fingerprint, *tokenizer_state(tokenizer), turns, shown, _VERSION)

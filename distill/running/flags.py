@@ -189,6 +189,7 @@ def settings_of(args: Any, training: TrainingArguments) -> dict[str, Any]:
             "allow_refusals",
             "finish_reasons",
             "push_pairs",
+            "push_teacher_prompts",
         )
         and not is_place(k, value)
     }

@@ -8,6 +8,7 @@ import datasets
 from transformers import TrainingArguments
 
 from distill.basics.processes import is_main, say
+from distill.pairs.columns import TEACHER_PROMPT
 
 
 @dataclass
@@ -17,6 +18,12 @@ class PublishingArguments:
     push_pairs: bool = field(
         default=False,
         metadata={"help": "With --push_to_hub: upload the training pairs, too, as the data set HUB_MODEL_ID-pairs."},
+    )
+    push_teacher_prompts: bool = field(
+        default=False,
+        metadata={
+            "help": "With --push_pairs: upload also what only the teacher was shown, which is left out otherwise."
+        },
     )
 
 
@@ -29,18 +36,25 @@ class Publication:
     Args:
         training: its `push_to_hub` is turned off.
         push_pairs: upload the pairs, too.
+        push_teacher_prompts: with what only the teacher was shown, a system text say, which may be what is not to be published.
 
     Raises:
-        ValueError: pairs without `push_to_hub`.
+        ValueError: pairs without `push_to_hub`; teacher's prompts without pairs.
     """
 
-    def __init__(self, training: TrainingArguments, push_pairs: bool = False) -> None:
+    def __init__(
+        self, training: TrainingArguments, push_pairs: bool = False, push_teacher_prompts: bool = False
+    ) -> None:
         self.wanted, training.push_to_hub = bool(training.push_to_hub), False
         if push_pairs and not self.wanted:
             raise ValueError(
                 "push_pairs uploads the pairs beside a published student; give --push_to_hub True with it."
             )
-        self._pairs, self._token = push_pairs, training.hub_token
+        if push_teacher_prompts and not push_pairs:
+            raise ValueError(
+                "push_teacher_prompts uploads what the teacher was shown within the pairs; give --push_pairs True with it."
+            )
+        self._pairs, self._shown, self._token = push_pairs, push_teacher_prompts, training.hub_token
         self.private = training.hub_private_repo is not False  # unless said otherwise
         self.name = training.hub_model_id or Path(str(training.output_dir)).name
         self.repository = self.name
@@ -70,6 +84,7 @@ class Publication:
         """
         if not self.wanted or not is_main():
             return
+        hidden = [name for name in TEACHER_PROMPT if name in pairs.column_names and not self._shown]
         try:
             self._check(self.repository, "model")  # again: a training may take weeks
             self._hub().upload_folder(
@@ -77,15 +92,17 @@ class Publication:
             )
             if self._pairs:
                 self._check(f"{self.repository}-pairs", "dataset")
-                pairs.push_to_hub(f"{self.repository}-pairs", private=self.private, token=self._token)
+                pairs.remove_columns(hidden).push_to_hub(
+                    f"{self.repository}-pairs", private=self.private, token=self._token
+                )
         except Exception as error:
             raise ValueError(
                 f"The student is saved in {folder}, but could not be uploaded ({type(error).__name__}: {error}). Give the same "
                 f"command again, or: hf upload {self.repository} {folder}"
             ) from None
-        say(
-            f"Published to {self.repository} ({self._seen}): the student and its card{', and the pairs' * self._pairs}."
-        )
+        without = ", without what only the teacher was shown (--push_teacher_prompts)" if hidden else ""
+        also = f", and the pairs{without}" if self._pairs else ""
+        say(f"Published to {self.repository} ({self._seen}): the student and its card{also}.")
 
     @property
     def _seen(self) -> str:

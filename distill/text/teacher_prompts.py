@@ -88,7 +88,7 @@ def add_teachers_prompt(
     if len(plans) > 1 or sum(part.loss for part in plans[0].parts) > 1:
         raise ValueError(
             "a teacher_prompt beside several turns that carry loss: it says what stood before one completion only. Give one row a "
-            "completion, each with its own."
+            "completion, each with its own, or take the column teacher_prompt away."
         )
     (plan,) = plans
     try:

@@ -49,6 +49,16 @@ def test_the_teacher_speaks_behind_what_it_was_shown():
     assert other.measure(teacher, FP32).kl > 0.01, "not told so, the teacher itself is another"
 
 
+def test_what_the_teacher_is_shown_fits_its_positions():
+    """As in a training; the student's row may be short. No position is read beyond those that were trained."""
+    rows, tokenizer = build_pairs(3).to_list(), build_tokenizer()
+    rows[1] |= {"teacher_prompt": "more", "teacher_prompt_ids": [7] * 40}
+    pairs = pairs_from_rows(rows, where="test")
+    HeldOut(build_model(max_position_embeddings=80), pairs, tokenizer)
+    with pytest.raises(ValueError, match="row1.*teacher"):
+        HeldOut(build_model(max_position_embeddings=40), pairs, tokenizer)
+
+
 def test_the_error_of_four_times_as_many_pairs_is_half_as_large():
     """The same pairs again: the mean stays, and its error goes with one over the root of their number."""
     rows = build_pairs(12).to_list()

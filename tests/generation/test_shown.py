@@ -177,6 +177,16 @@ def test_another_system_text_is_another_run(tmp_path):
         run(teacher, output=path)
 
 
+def test_a_run_from_before_worked_examples_had_a_name_says_why_it_ends(tmp_path):
+    path, teacher, examples = tmp_path / "pairs.jsonl", local(), CHAIN_SUM[:1]
+    run(teacher, [with_examples("why", examples)], output=path)  # as the recipe once asked
+    with pytest.raises(
+        ValueError,
+        match="worked_examples: 'nothing' there.*cannot be continued: its pairs have other ids. Give another path, or folder",
+    ):
+        run(teacher, ["why"], teacher_prompt=WorkedExamples(examples), output=path)
+
+
 def test_processes_share_it(tmp_path):
     wanted = shared(None, str(tmp_path / "one.jsonl"), teacher_prompt=SYSTEM)
     assert wanted[0]["teacher_prompt"][0] == TURN

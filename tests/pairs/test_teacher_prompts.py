@@ -357,8 +357,10 @@ def test_other_tokens_and_other_forms_keep_it(tmp_path):
     assert again["teacher_prompt"][:] == pairs["teacher_prompt"][:]
     assert again["teacher_prompt_ids"][0] == asked(ROWS[0]["teacher_prompt"], other)[1]
     assert again["teacher_prompt_ids"][1] is None
+    assert "goes along in 2 rows" in export_pairs(pairs, "parquet", tmp_path / "pairs.parquet")[-1]
+    assert export_pairs(pairs.select([1]), "parquet", tmp_path / "bare.parquet") == []
     for form in ("messages", "sharegpt"):
-        export_pairs(pairs, form, tmp_path / f"{form}.jsonl")
+        assert "goes along in 2 rows" in export_pairs(pairs, form, tmp_path / f"{form}.jsonl")[-1]
         back = load_pairs(tmp_path / f"{form}.jsonl", TOKENIZER)
         for name in ("teacher_prompt", "teacher_prompt_ids", "prompt_ids", "completion_ids"):
             assert back[name][:] == pairs[name][:], (form, name)
@@ -425,7 +427,7 @@ def test_a_stream_that_has_forgotten_its_columns_has_them_all(turns):
 
     given = datasets.IterableDataset.from_generator(stream)
     assert given.column_names is None
-    found = list(tokenised(given, TOKENIZER, turns=turns))
+    found = list(tokenised(given, TOKENIZER, turns=turns, teacher_rows=True))
     assert [row["teacher_prompt_ids"] for row in found] == expected([{"teacher_prompt": None}, *ROWS, ROWS[0]])[1]
     assert [row.get("source") for row in found] == [None, "a", "b", "c", "a"]
     assert found[-1]["late"] == 1

@@ -11,6 +11,7 @@ from conftest import build_model, build_pairs, build_tokenizer, save_teacher
 from distill.recipes import black_box, compare, white_box
 from transformers import AutoModelForCausalLM, TrainingArguments
 
+from distill.pairs.schema import pairs_from_rows
 from distill.reports.card import write_card
 from distill.running.folder import save_student
 from distill.running.publishing import Publication
@@ -75,6 +76,22 @@ def test_only_the_student_goes_to_the_hub(hub, teacher, tmp_path, pairs):
     ]
     assert set(hub.files) == {p.name for p in (tmp_path / "run" / "student").iterdir()}
     assert [(name, private) for name, private, _ in hub.pairs] == [("me/it-pairs", True)] * pairs
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_what_only_the_teacher_was_shown_is_published_where_that_is_said(hub, tmp_path, monkeypatch, asked, capsys):
+    """The card hides a system text, and the pairs beside it do, too."""
+    sent = []
+    monkeypatch.setattr(datasets.Dataset, "push_to_hub", lambda self, *_, **__: sent.append(self.to_list()))
+    rows = [{**row, "teacher_prompt": "be short", "teacher_prompt_ids": [5]} for row in build_pairs(3).to_list()]
+    args = TrainingArguments(str(tmp_path), push_to_hub=True, hub_model_id="me/it", use_cpu=True)
+    publication = Publication(args, True, asked)
+    publication.prepare()
+    publication.publish(tmp_path, pairs_from_rows(rows, where="test"))
+    assert sent == [rows if asked else build_pairs(3).to_list()]
+    assert ("without what only the teacher was shown" in capsys.readouterr().out) is not asked
+    with pytest.raises(ValueError, match="give --push_pairs True with it"):
+        Publication(TrainingArguments(str(tmp_path), push_to_hub=True, use_cpu=True), push_teacher_prompts=True)
 
 
 def test_a_public_repository_is_used_only_where_that_is_said(hub, tmp_path):

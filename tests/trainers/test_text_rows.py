@@ -251,3 +251,22 @@ def test_an_own_collator_gets_the_rows_as_they_are(form, arguments, tmp_path):
     trainer.train()
     assert seen
     assert set(seen) <= {row["completion"] for row in TEXT}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("turns", ["all", "each"])
+def test_a_black_box_reads_no_teachers_prompt_beside_several_turns(form, turns, tmp_path):
+    """It learns what it learns without; where a teacher is asked behind it, it is refused, and the way out is said."""
+    talk = [{"role": role, "content": "the cat"} for role in ("user", "assistant") * 2]
+    rows = [{"messages": talk, "teacher_prompt": "the mat"}, {"messages": talk[:2], "teacher_prompt": None}]
+    bare = [{"messages": row["messages"]} for row in rows]
+    tokenizer = build_tokenizer()
+    learned = [list(tokenised(rows_as(form, given, tmp_path), tokenizer, turns=turns)) for given in (rows, bare)]
+    names = ("prompt_ids", "completion_ids", "loss_mask")
+    one, other = ([[row.get(name) for name in names] for row in found] for found in learned)
+    assert one == other
+    assert len(one) == (2 if turns == "all" else 3)
+    with pytest.raises(
+        ValueError, match="row 0: a teacher_prompt beside several turns .* take the column teacher_prompt away"
+    ):
+        list(tokenised(rows_as(form, rows, tmp_path), tokenizer, turns=turns, teacher_rows=True))
