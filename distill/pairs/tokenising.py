@@ -150,7 +150,7 @@ def _mapped(rows: Any, tokenizer: PreTrainedTokenizerBase, turns: str, name: str
     columns = rows.column_names
     read = [column for column in _TOLD if columns is None or column in columns]
     # what was read is gone, but not where there were ids already and only a teacher's prompt is tokenised
-    told = list(read) if columns is None or _is_of_text(given) else []
+    told = list(read) if _is_of_text(given) else []
     if {"messages", "completion"} <= {*(columns or next(iter(rows), {}))} and "messages" in told:
         told.remove("messages")
     is_shown = columns is None or bool({"teacher_prompt", _SHOWN} & {*columns})
