@@ -14,6 +14,7 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.models.load import load_tokenizer
+from distill.pairs.columns import TEACHER_PROMPT
 from distill.pairs.packing import PackedPairs
 from distill.pairs.row_limits import RowLimits
 from distill.pairs.signal_keys import SIZE, key_of_pair
@@ -213,7 +214,8 @@ class StoredSignals(SignalSource):
         """Say it where they were captured as the student sees them."""
         if "teacher_prompt_ids" not in pairs.column_names:
             return ""
-        some = pairs.select(range(min(len(pairs), 100))).remove_columns("teacher_prompt_ids")
+        shown = [name for name in TEACHER_PROMPT if name in pairs.column_names]
+        some = pairs.select(range(min(len(pairs), 100))).remove_columns(shown)
         try:
             there = self.index.find(rows_of(some, None, RowLimits()).keys) >= 0
         except ValueError:  # some are no pairs without it
