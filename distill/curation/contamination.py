@@ -98,6 +98,8 @@ def find_contamination(
     that occur in the text, too. A shorter one must occur whole, word for word; one of fewer than `shortest` words must be
     all of a prompt, because three words in a row are in everything. Case, punctuation and spacing do not count.
 
+    Looked at are `prompt` and `completion`, which a student is trained on; not `teacher_prompt`, of which it sees what its teacher said.
+
     Time: 100,000 pairs of 110 words against 1,000 questions take about 6 s of CPU time, half of it splitting
     the texts into words.
 

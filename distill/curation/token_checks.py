@@ -10,6 +10,7 @@ from distill.curation.look import Look
 from distill.models.eos import eos_ids
 from distill.models.positions import positions_of
 from distill.pairs.batches import batches
+from distill.text.messages import text_of
 
 _DECODED_ROWS = 256
 
@@ -77,6 +78,37 @@ def shown(look: Look) -> None:
         f"In {look.of(len(sizes))} the teacher was shown another prompt than the student is, of {most:,} tokens at most: a black box "
         "trains on the student's prompt and the completion, and a white box asks the teacher behind its own.",
     )  # fmt: skip
+    highest = max(
+        pc.max(pc.list_flatten(table["teacher_prompt_ids"])).as_py() or 0
+        for table in batches(look.pairs, ["teacher_prompt_ids"])
+    )
+    if highest >= (known := len(look.tokenizer)):
+        look.say(
+            "warning", "teacher's vocabulary",
+            f"In what the teacher was shown there is a token id {highest:,}, but the tokenizer has {known:,} tokens: it is another tokenizer's.",
+        )  # fmt: skip
+    if "teacher_prompt" in look.pairs.column_names:
+        _shown_words(look)
+
+
+def _shown_words(look: Look) -> None:
+    """Whether what the teacher was shown is in words what it is in tokens: its last turn, without what a template strips."""
+    at = np.unique(np.linspace(0, look.rows - 1, min(look.rows, _DECODED_ROWS)).astype(int))
+    columns = ["id", "teacher_prompt", "teacher_prompt_ids"]
+    rows = [row for row in look.pairs.select(at).select_columns(columns) if row["teacher_prompt"] is not None]
+    texts = look.tokenizer.batch_decode([row["teacher_prompt_ids"] for row in rows], skip_special_tokens=True)
+    said = [
+        row["teacher_prompt"] if isinstance(row["teacher_prompt"], str) else text_of(row["teacher_prompt"][-1])
+        for row in rows
+    ]
+    other = [i for i, (word, text) in enumerate(zip(said, texts, strict=True)) if word.strip() not in text]
+    if other:
+        first = other[0]
+        look.say(
+            "warning", "teacher's words",
+            f"In {look.of(len(other), len(rows))} looked at, teacher_prompt_ids do not decode to the teacher_prompt beside them (pair "
+            f"{rows[first]['id']}: {said[first].strip()[-40:]!r} is not in {texts[first][-60:]!r}); training reads the tokens, an export the words.",
+        )  # fmt: skip
 
 
 def ends(look: Look) -> None:

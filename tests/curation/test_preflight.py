@@ -13,6 +13,7 @@ from distill.pairs import are_tokens_of
 from distill.pairs.collate import IGNORE, PairCollator
 from distill.pairs.measures import PairArrays
 from distill.pairs.schema import pairs_from_rows
+from distill.text.encode import encode_prompt
 
 
 @pytest.fixture
@@ -54,6 +55,25 @@ def test_what_the_teacher_was_shown_is_said(tokenizer):
     bare = looked_at(tokenizer, row(tokenizer))
     assert "teacher_prompts" not in bare.figures
     assert bare.figures["tokens"] == looked_at(tokenizer, row(tokenizer, **shown[1])).figures["tokens"], "the student's"
+
+
+def test_what_the_teacher_was_shown_is_one_thing_in_words_and_in_tokens(tokenizer):
+    """A text, a chat, tokens alone; then tokens of other words, and of another tokenizer."""
+    talk = [{"role": "user", "content": "\nthe cat sat  "}]
+    chat = encode_prompt(talk, tokenizer)
+    ids = tokenizer("the cat sat")["input_ids"]
+    for words, shown in (("the cat sat", ids), (talk, chat), (None, ids), (None, None)):
+        more = {"teacher_prompt": words, "teacher_prompt_ids": shown}
+        assert names(looked_at(tokenizer, row(tokenizer, 0, **more))) == []
+    for words in ("a dog", [{"role": "user", "content": "a dog"}]):
+        report = looked_at(
+            tokenizer, row(tokenizer, 0, teacher_prompt=words, teacher_prompt_ids=chat), row(tokenizer, 1)
+        )
+        assert names(report) == ["teacher's words"]
+        assert "In 1 of 1 rows (100.0%) looked at, teacher_prompt_ids do not decode" in str(report)
+        assert "'a dog' is not in" in str(report)
+    beyond = {"teacher_prompt_ids": [*ids, len(tokenizer)]}
+    assert names(looked_at(tokenizer, row(tokenizer, 0, **beyond))) == ["teacher's vocabulary"]
 
 
 def test_good_pairs_give_no_warning(tokenizer):
