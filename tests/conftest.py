@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import json
 import os
 import signal
 import socket
@@ -114,6 +115,12 @@ def batch(side="right", count=5):
     inputs = PairCollator(build_tokenizer(), padding_side=side)(list(build_pairs(count)))
     rows = supervised_rows(inputs.pop("labels"))
     return inputs, rows
+
+
+def json_lines(path, rows):
+    """A file with a row in each line."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 def save_teacher(folder):

@@ -76,15 +76,18 @@ def next_token_divergence(
     Source: the order of the loops is ours; the gradient in the forward pass as in Liger Kernel (Hsu et al. 2024).
     """
     ours, theirs = cut(student), cut(teacher)
-    if isinstance(student, Tensor):
-        values, entropy = streamed(
-            lambda needed, weights: _of_own_logits(ours, theirs, comparison, labels, needed, weights), (student,)
-        )
-    else:
-        values, entropy = streamed(
-            lambda needed, weights: _value_and_grads(ours, theirs, comparison, labels, needed, weights),
-            (student.hidden, student.weight, student.bias),
-        )
+    vocabulary = comparison.vocabulary or (ours.shape[1] if isinstance(ours, Tensor) else len(ours.weight))
+
+    @torch.no_grad()
+    def go_through(needed: tuple[bool, ...], row_weights: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        work = _Work(ours, theirs, vocabulary, comparison, labels, row_weights)
+        side: Any = work.heads[0]
+        own = isinstance(ours, Tensor)
+        gradients = _in_own_logits(ours, work, needed[0]) if own else through_head(side, needed, work.chunk)
+        return work.values, work.entropy, gradients
+
+    inputs = (student,) if isinstance(student, Tensor) else (student.hidden, student.weight, student.bias)
+    values, entropy = streamed(go_through, inputs)
     return values, entropy if comparison.cross_entropy else None
 
 
@@ -98,41 +101,17 @@ def cut(signal: Any) -> Any:
     return HeadTap(signal.hidden.detach(), signal.weight.detach(), bias, signal.transform, signal.dtype)
 
 
-@torch.no_grad()
-def _of_own_logits(
-    student: Tensor,
-    teacher: Signal,
-    comparison: Comparison,
-    labels: Tensor | None,
-    needed: tuple[bool, ...],
-    row_weights: Tensor | None = None,
-) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    """As `_value_and_grads`, with the one gradient in the student's logits, which takes the slopes as they come."""
-    count, vocabulary = len(student), comparison.vocabulary or student.shape[1]
-    work = _Work(student, teacher, vocabulary, comparison, labels, row_weights)
-    gradient = torch.empty_like(student) if needed[0] else None
+def _in_own_logits(student: Tensor, work: "_Work", needed: bool) -> list[Tensor | None]:
+    """As `through_head`: the one gradient in the student's own logits, which takes the slopes as they come."""
+    count, vocabulary = len(student), work.vocabulary
+    gradient = torch.empty_like(student) if needed else None
     if gradient is not None:
         gradient[:, vocabulary:] = 0
     _, chunk = pieces(student.device.type, count, vocabulary, work.values.dtype)
     for start in range(0, count, chunk):
         rows = slice(start, min(start + chunk, count))
         work.chunk(rows, None if gradient is None else gradient[rows, :vocabulary])
-    return work.values, work.entropy, [gradient]
-
-
-@torch.no_grad()
-def _value_and_grads(
-    student: HeadTap,
-    teacher: Signal,
-    comparison: Comparison,
-    labels: Tensor | None,
-    needed: tuple[bool, ...],
-    row_weights: Tensor | None = None,
-) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    """Values `[N]`, cross-entropies `[N]`, and the gradients of sum(row_weights * values) in hidden, weight, bias."""
-    work = _Work(student, teacher, comparison.vocabulary or len(student.weight), comparison, labels, row_weights)
-    side: Any = work.heads[0]
-    return work.values, work.entropy, through_head(side, needed, work.chunk)
+    return [gradient]
 
 
 def through_head(

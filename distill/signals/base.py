@@ -106,8 +106,8 @@ def teachers_inputs(batch: Mapping[str, Any], rows: SupervisedRows) -> tuple[dic
             f"A batch has {', '.join(f'teacher_{name}' for name in own)}; rows of the teacher's own have teacher_input_ids and teacher_labels "
             "(and teacher_attention_mask, or teacher_position_ids), as PairCollator(teacher_rows=True) makes them."
         )
-    where = batch.get(_PLACES) or SupervisedRows.of(supervised_rows(own.pop("labels")))
-    own.pop("labels", None)
+    labels = own.pop("labels")
+    where = batch[_PLACES] if _PLACES in batch else SupervisedRows.of(supervised_rows(labels))
     if len(where) != len(rows):
         pairs = f" (pairs {'; '.join(map(str, batch['ids']))})" if "ids" in batch else ""
         raise ValueError(

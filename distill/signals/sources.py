@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -30,20 +30,37 @@ from distill.teachers.local import LocalTeacher
 SELF = "self"  # the word for: the student, with its adapter off
 
 
-def _signals(
-    forward: Any, model: PreTrainedModel, batch: Mapping[str, Any], rows: SupervisedRows, request: SignalRequest
-) -> Signals:
-    inputs, where = teachers_inputs(batch, rows)
-    if where is not rows and request.attention:
-        raise ValueError(
-            "Some pairs say what the teacher was shown (teacher_prompt_ids), so its rows have other positions than the student's, and "
-            "attention maps over different positions cannot be compared; leave AttentionMaps out, or these prompts."
-        )
-    labels = where.next_tokens(batch["labels" if where is rows else "teacher_labels"])
-    return run_with_taps(forward, model, inputs, where, request, labels)
+class RunningTeacher(SignalSource):
+    """A source that runs a model here, on the teacher's rows where a batch has them, else on the student's.
+
+    Attributes:
+        model: that is tapped; after `prepare`.
+    """
+
+    model: PreTrainedModel
+
+    def forward_pass(self) -> AbstractContextManager[Any]:
+        """Within it the teacher may be run, in evaluation mode and without gradients; yields what is to be called."""
+        raise NotImplementedError
+
+    def signals(self, batch: Mapping[str, Any], rows: SupervisedRows, request: SignalRequest) -> Signals:
+        """See `SignalSource`."""
+        inputs, where = teachers_inputs(batch, rows)
+        if where is not rows and request.attention:
+            raise ValueError(
+                "Some pairs say what the teacher was shown (teacher_prompt_ids), so its rows have other positions than the student's, and "
+                "attention maps over different positions cannot be compared; leave AttentionMaps out, or these prompts."
+            )
+        labels = where.next_tokens(batch["labels" if where is rows else "teacher_labels"])
+        with self.forward_pass() as forward:
+            return run_with_taps(forward, self.model, inputs, where, request, labels)
+
+    def models(self) -> list[PreTrainedModel]:
+        """See `SignalSource`; of a student, too, what it is shown as a teacher may be longer."""
+        return [self.model]
 
 
-class LiveTeacher(SignalSource):
+class LiveTeacher(RunningTeacher):
     """A model of its own that runs here. It keeps the precision of its weights, whatever the student is trained in.
 
     Args:
@@ -64,7 +81,7 @@ class LiveTeacher(SignalSource):
         if isinstance(model, LocalTeacher):
             model, tokenizer = model.model, tokenizer or model.tokenizer
         check_no_virtual_tokens(model)
-        self.model: PreTrainedModel = base_of(model)
+        self.model = base_of(model)
         self.tokenizer = tokenizer
         self.facts: TeacherFacts = ModelFacts(self.model)
         self._device_type = "cpu"
@@ -83,22 +100,13 @@ class LiveTeacher(SignalSource):
 
     @contextmanager
     def forward_pass(self) -> Iterator[Any]:
-        """Within it the teacher may be run, in evaluation mode and without gradients; yields what is to be called."""
+        """See `RunningTeacher`."""
         with torch.autocast(self._device_type, enabled=False), torch.no_grad():
             yield self.model
-
-    def signals(self, batch: Mapping[str, Any], rows: SupervisedRows, request: SignalRequest) -> Signals:
-        """See `SignalSource`."""
-        with self.forward_pass() as forward:
-            return _signals(forward, self.model, batch, rows, request)
 
     def identity(self, student: Any) -> Any:
         """See `SignalSource`."""
         return describe_model(self.model, student)
-
-    def models(self) -> list[PreTrainedModel]:
-        """See `SignalSource`."""
-        return [self.model]
 
 
 class ShardedTeacher(LiveTeacher):
@@ -161,7 +169,7 @@ def _place(model: Any, device: torch.device) -> None:
         )
 
 
-class SelfTeacher(SignalSource):
+class SelfTeacher(RunningTeacher):
     """The student with its adapter off: no second copy, no dropout, no gradients, and in the student's own precision.
 
     With pairs that say what the teacher was shown, this is self-distillation from privileged context (Snell et al. 2022): the model learns to
@@ -190,7 +198,7 @@ class SelfTeacher(SignalSource):
 
     @contextmanager
     def forward_pass(self) -> Iterator[Any]:
-        """See `LiveTeacher.forward_pass`. What was in training is in training again when it ends."""
+        """See `RunningTeacher`. What was in training is in training again when it ends."""
         # looked for once, and again when one is added
         if self._adapters != (adapters := list(self.student.peft_config)):
             self._adapters = adapters
@@ -198,18 +206,9 @@ class SelfTeacher(SignalSource):
         with evaluating(self.student, self._modules), adapter_off(self.student, self._switches), torch.no_grad():
             yield self.student
 
-    def signals(self, batch: Mapping[str, Any], rows: SupervisedRows, request: SignalRequest) -> Signals:
-        """See `SignalSource`."""
-        with self.forward_pass() as forward:
-            return _signals(forward, self.model, batch, rows, request)
-
     def identity(self, student: Any) -> Any:
         """See `SignalSource`."""
         return describe_model(self.model, self.model)
-
-    def models(self) -> list[PreTrainedModel]:
-        """See `SignalSource`: what it is shown may be longer than what the student is shown."""
-        return [self.model]
 
 
 def is_students_own(teacher: Any, student: Any) -> bool:

@@ -32,7 +32,7 @@ def check_pairs(
         )
     if len(pairs) == 0:
         raise ValueError(f"{name} has no rows.")
-    facts = _facts_of(pairs, name, max_length)
+    facts = facts_of_pairs(pairs, name, max_length)
     if limits.positions is not None and facts.kept > limits.positions:
         raise ValueError(f"{name} has a row of {facts.longest} tokens, but {limits.too_long()}")
     if say_what_is_cut and facts.cut:
@@ -48,7 +48,7 @@ def check_pairs(
 
 
 @dataclass(frozen=True)
-class _Facts:
+class PairFacts:
     """Of pairs that can be learned from, in tokens.
 
     Args:
@@ -66,7 +66,7 @@ class _Facts:
 
 
 # limits of student, teacher and labels come one after the other: rows are read for the first of them
-_known: WeakKeyDictionary[datasets.Dataset, dict[int | None, _Facts]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[datasets.Dataset, dict[int | None, PairFacts]] = WeakKeyDictionary()
 
 
 def known_length(pairs: datasets.Dataset) -> int | None:
@@ -74,7 +74,7 @@ def known_length(pairs: datasets.Dataset) -> int | None:
     return next((facts.longest for facts in _known.get(pairs, {}).values()), None)
 
 
-def _facts_of(pairs: datasets.Dataset, name: str, max_length: int | None) -> _Facts:
+def facts_of_pairs(pairs: datasets.Dataset, name: str, max_length: int | None) -> PairFacts:
     """What limits are held against; the pairs are read once.
 
     Raises:
@@ -104,7 +104,7 @@ def _facts_of(pairs: datasets.Dataset, name: str, max_length: int | None) -> _Fa
             "Remove them, or raise max_length."
         )
     cut, longest = length > limit, int(length.max())
-    known[max_length] = _Facts(
+    known[max_length] = PairFacts(
         longest,
         int(min(longest, limit)),
         int(cut.sum()),

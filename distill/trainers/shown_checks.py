@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from distill.pairs.batches import batches, counted
 from distill.pairs.row_limits import RowLimits
 from distill.pairs.teachers_tokens import called, check_teachers_tokens
+from distill.trainers.pair_checks import PairFacts, facts_of_pairs
 
 
 def check_shown(
@@ -33,7 +34,7 @@ def check_shown(
     if own_rows:
         check_teachers_tokens(pairs, name)
     own_rows = "teacher_prompt_ids" in names
-    if not own_rows and limits == RowLimits():
+    if not own_rows and _is_within(facts_of_pairs(pairs, name, max_length), limits):
         return
     columns = ["prompt_ids", "completion_ids"]
     if own_rows:
@@ -63,6 +64,12 @@ def check_shown(
     highest = max(one.highest for one in found.values())
     if limits.vocabulary is not None and highest >= limits.vocabulary:
         raise ValueError(f"{name} has token id {highest}, but {limits.unknown_token()}")
+
+
+def _is_within(facts: PairFacts, limits: RowLimits) -> bool:
+    """Whether a teacher can take all of the student's rows; these were read when they were held against the student's limits."""
+    positions, vocabulary = (np.inf if one is None else one for one in (limits.positions, limits.vocabulary))
+    return facts.kept <= positions and max(facts.highest) < vocabulary
 
 
 def teacher_prompts_in(rows: Any) -> int:

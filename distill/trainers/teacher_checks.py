@@ -19,14 +19,10 @@ def needed_of(teacher: Any, collator: Any) -> dict[str, Any]:
         teacher: a source, or what one is made of.
         collator: the caller's, or None.
     """
-    own = (
-        (getattr(collator, "columns", ()), getattr(collator, "documents", False))
-        if isinstance(collator, PairCollator)
-        else ((), False)
-    )
+    both = [one for one in (collator, teacher) if isinstance(one, PairCollator) or one is teacher]
     return {
-        "columns": tuple(dict.fromkeys((*own[0], *getattr(teacher, "columns", ())))),
-        "documents": bool(own[1] or getattr(teacher, "documents", False)),
+        "columns": tuple(dict.fromkeys(column for one in both for column in getattr(one, "columns", ()))),
+        "documents": any(getattr(one, "documents", False) for one in both),
     }
 
 

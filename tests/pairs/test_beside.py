@@ -1,10 +1,8 @@
 """What stands beside what is read: shown to the template, carried along, or refused; never lost unsaid."""
 
-import json
-
 import datasets
 import pytest
-from conftest import TEMPLATE, build_tokenizer
+from conftest import TEMPLATE, build_tokenizer, json_lines
 
 from distill.pairs import load_pairs, retokenize
 from distill.pairs.prompts import read_asked, read_prompts
@@ -27,27 +25,22 @@ SHAPES = {
 }
 
 
-def lines(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 @pytest.mark.parametrize("other", SHAPES)
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_another_shape_beside_prompt_and_completion_is_carried_along_and_said(tmp_path, tokenizer, capsys, other, kind):
     """`messages` beside them were lost without a word."""
     row = {**PAIR, other: SHAPES[other]}
-    path = lines(tmp_path / "p.jsonl", [row] * 2)
+    path = json_lines(tmp_path / "p.jsonl", [row] * 2)
     if kind == "parquet":
         path = tmp_path / "p.parquet"
         datasets.Dataset.from_list([row] * 2).to_parquet(str(path))
     pairs = load_pairs(path, tokenizer)
     said = capsys.readouterr().out
-    wanted = load_pairs(lines(tmp_path / "plain.jsonl", [PAIR] * 2), tokenizer)
+    wanted = load_pairs(json_lines(tmp_path / "plain.jsonl", [PAIR] * 2), tokenizer)
     assert pairs.select_columns(wanted.column_names).to_list() == wanted.to_list()
     assert pairs[other][0] == SHAPES[other]
     assert f"prompt/completion. Carried along: {other}." in said
-    again = load_pairs(lines(tmp_path / "again.jsonl", pairs.to_list()))
+    again = load_pairs(json_lines(tmp_path / "again.jsonl", pairs.to_list()))
     assert again.to_list() == pairs.to_list()
 
 
@@ -56,7 +49,7 @@ def test_every_column_of_a_text_row_is_somewhere(tmp_path, tokenizer, capsys):
     for taken in ("messages", "conversations", "question", "instruction"):
         for other in SHAPES:
             row = {taken: SHAPES[taken], "answer": "sat", "output": "sat", other: SHAPES[other], "difficulty": 3}
-            pairs = load_pairs(lines(tmp_path / "p.jsonl", [row]), tokenizer)
+            pairs = load_pairs(json_lines(tmp_path / "p.jsonl", [row]), tokenizer)
             said = capsys.readouterr().out
             for name in row:
                 assert name in pairs.column_names or name in said, (taken, other, name)
@@ -68,14 +61,14 @@ def test_every_column_of_a_text_row_is_somewhere(tmp_path, tokenizer, capsys):
 )
 def test_a_system_text_under_either_name_is_shown_beside_every_shape(tmp_path, tokenizer, capsys, name, shape):
     """`system_prompt` beside `prompt` and `completion` was not."""
-    pairs = load_pairs(lines(tmp_path / "p.jsonl", [{**shape, name: "be short"}]), tokenizer)
+    pairs = load_pairs(json_lines(tmp_path / "p.jsonl", [{**shape, name: "be short"}]), tokenizer)
     assert pairs["prompt"][0] == [{"role": "system", "content": "be short"}, USER]
     assert name not in pairs.column_names
     assert f"Shown to the chat template: {name}" in capsys.readouterr().out
 
 
 def test_two_system_texts_that_differ_are_refused(tmp_path, tokenizer):
-    path = lines(tmp_path / "p.jsonl", [{**PAIR, "system": "be short", "system_prompt": "be long"}])
+    path = json_lines(tmp_path / "p.jsonl", [{**PAIR, "system": "be short", "system_prompt": "be long"}])
     for read in (lambda: load_pairs(path, tokenizer), lambda: read_prompts(path)):
         with pytest.raises(ValueError, match=r"p\.jsonl:1: system and system_prompt differ"):
             read()
@@ -95,7 +88,7 @@ def test_two_system_texts_that_differ_are_refused(tmp_path, tokenizer):
 )
 def test_functions_that_no_template_would_see_are_refused(tmp_path, tokenizer, beside, words):
     with pytest.raises(ValueError, match=rf"p\.jsonl:1: {words}"):
-        load_pairs(lines(tmp_path / "p.jsonl", [{"messages": [USER, SAID], **beside}]), tokenizer)
+        load_pairs(json_lines(tmp_path / "p.jsonl", [{"messages": [USER, SAID], **beside}]), tokenizer)
 
 
 @pytest.mark.parametrize("name", ["tools", "functions", "chat_template_kwargs"])
@@ -104,14 +97,14 @@ def test_what_a_prompt_cannot_be_asked_with_is_refused(tmp_path, name, question)
     """Variables of the template and functions were dropped without a word."""
     value = {"enable_thinking": False} if name == "chat_template_kwargs" else [{"name": "f"}]
     with pytest.raises(ValueError, match=rf"p\.jsonl:1: the row has {name}, which cannot be asked"):
-        read_prompts(lines(tmp_path / "p.jsonl", [{**question, name: value}]))
+        read_prompts(json_lines(tmp_path / "p.jsonl", [{**question, name: value}]))
     for empty in (None, [], "", {}):
-        read_prompts(lines(tmp_path / "p.jsonl", [{**question, name: empty}]))
+        read_prompts(json_lines(tmp_path / "p.jsonl", [{**question, name: empty}]))
 
 
 def test_messages_beside_a_prompt_are_not_what_is_asked(tmp_path, capsys):
     """UltraChat has both; the shape that is said is the one that is read."""
-    path = lines(tmp_path / "p.jsonl", [{"prompt": "q", "messages": [USER, SAID]}])
+    path = json_lines(tmp_path / "p.jsonl", [{"prompt": "q", "messages": [USER, SAID]}])
     assert read_asked(path) == ["q"]
     assert "Left out, because pairs have their own: messages." in capsys.readouterr().out
 
@@ -126,7 +119,7 @@ def test_columns_beside_prompts_go_along_or_are_said_to_be_left_out(tmp_path, ca
         "completion": "old",
         "teacher": "x",
     }
-    path = lines(tmp_path / "p.jsonl", [row])
+    path = json_lines(tmp_path / "p.jsonl", [row])
     (found,) = read_asked(path)
     assert found == {"prompt": "q", "context": "the mat", "source": "web", "answer": "4", "prompt_id": "7"}
     said = capsys.readouterr().out
@@ -135,7 +128,7 @@ def test_columns_beside_prompts_go_along_or_are_said_to_be_left_out(tmp_path, ca
     assert said.count("\n") == 1
     assert read_prompts(path) == ["q"]
     assert "Left out of prompts alone: id, context, source, answer, completion, teacher." in capsys.readouterr().out
-    lines(path, [{"prompt": "q"}])
+    json_lines(path, [{"prompt": "q"}])
     assert read_asked(path) == ["q"]
     assert capsys.readouterr().out == ""
 
@@ -167,7 +160,7 @@ def test_nulls_of_arrow_are_no_arguments_of_a_call_in_a_prompt(tmp_path):
 def test_a_table_with_columns_that_nobody_filled_is_of_the_shape_that_is_filled(tmp_path, tokenizer):
     """One schema for all: ids, messages and answers that are null in every row."""
     row = {**PAIR, "prompt_ids": None, "completion_ids": None, "messages": None, "question": None, "answer": None}
-    path = lines(tmp_path / "p.jsonl", [row])
+    path = json_lines(tmp_path / "p.jsonl", [row])
     assert load_pairs(path, tokenizer)["prompt"][0] == [USER]
     assert read_prompts(path) == ["what is a cat"]
 
@@ -209,7 +202,7 @@ def test_a_prompt_beside_messages_is_said_to_be_left_out_of_a_training(tokenizer
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("shape", [PAIR, {"messages": [USER, SAID]}])
 def test_a_training_is_shown_a_system_text_under_either_name_as_a_file_is(tmp_path, tokenizer, form, shape):
-    wanted = ids(load_pairs(lines(tmp_path / "p.jsonl", [{**shape, "system": "be short"}]), tokenizer))
+    wanted = ids(load_pairs(json_lines(tmp_path / "p.jsonl", [{**shape, "system": "be short"}]), tokenizer))
     assert wanted != ids(tokenised([shape], tokenizer))
     for name in ("system", "system_prompt"):
         assert ids(tokenised(FORMS[form]([{**shape, name: "be short"}]), tokenizer)) == wanted

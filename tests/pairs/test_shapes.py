@@ -4,7 +4,7 @@ import json
 
 import datasets
 import pytest
-from conftest import build_pairs
+from conftest import build_pairs, json_lines
 
 from distill.pairs import load_pairs, retokenize, save_pairs
 from distill.pairs.prompts import read_prompts
@@ -27,22 +27,17 @@ SHAPES = {
 }
 
 
-def lines(path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_the_shapes_of_the_field_become_one_pair(tmp_path, name, kind, tokenizer, capsys):
     row = {**SHAPES[name], "source": "web", "difficulty": 3}
-    path = lines(tmp_path / "p.jsonl", [row] * 2)
+    path = json_lines(tmp_path / "p.jsonl", [row] * 2)
     if kind == "parquet":
         path = tmp_path / "p.parquet"
         datasets.Dataset.from_list([row] * 2).to_parquet(str(path))
     pairs = load_pairs(path, tokenizer)
     said = capsys.readouterr().out
-    wanted = load_pairs(lines(tmp_path / "plain.jsonl", [SHAPES["prompt/completion"]] * 2), tokenizer)
+    wanted = load_pairs(json_lines(tmp_path / "plain.jsonl", [SHAPES["prompt/completion"]] * 2), tokenizer)
     for column in wanted.column_names:
         assert pairs[column][:] == wanted[column][:], column
     assert pairs["source"][:] == ["web"] * 2
@@ -57,12 +52,12 @@ def test_prompts_are_read_from_the_same_shapes(tmp_path, name):
     expected = [USER] if any(n in SHAPES[name] for n in ("messages", "conversation", "conversations")) or isinstance(
         SHAPES[name].get("prompt"), list
     ) else USER["content"]  # fmt: skip
-    assert read_prompts(lines(tmp_path / "p.jsonl", [SHAPES[name]] * 2)) == [expected] * 2
+    assert read_prompts(json_lines(tmp_path / "p.jsonl", [SHAPES[name]] * 2)) == [expected] * 2
 
 
 def test_what_stands_below_an_instruction_is_asked_with_it(tmp_path, tokenizer, capsys):
     row = {"instruction": "say it again", "input": "the cat", "output": "the cat"}
-    path = lines(tmp_path / "alpaca.jsonl", [row])
+    path = json_lines(tmp_path / "alpaca.jsonl", [row])
     assert load_pairs(path, tokenizer)["prompt"][0][0]["content"] == "say it again\nthe cat"
     assert "instruction/input/output (Alpaca)" in capsys.readouterr().out
     assert read_prompts(path) == ["say it again\nthe cat"]
@@ -72,8 +67,8 @@ def test_a_system_text_beside_a_question_is_shown_to_the_template(tmp_path, toke
     """OpenOrca has system_prompt, question and response."""
     row = {"system_prompt": "be short", "question": "what is a cat", "response": "the dog"}
     asked = [{"role": "system", "content": "be short"}, USER]
-    wanted = load_pairs(lines(tmp_path / "q.jsonl", [{"prompt": asked, "completion": "the dog"}]), tokenizer)
-    assert load_pairs(lines(tmp_path / "p.jsonl", [row]), tokenizer).to_list() == wanted.to_list()
+    wanted = load_pairs(json_lines(tmp_path / "q.jsonl", [{"prompt": asked, "completion": "the dog"}]), tokenizer)
+    assert load_pairs(json_lines(tmp_path / "p.jsonl", [row]), tokenizer).to_list() == wanted.to_list()
 
 
 def test_a_turn_of_sharegpt_keeps_what_it_says(tmp_path):
@@ -105,7 +100,7 @@ def test_a_turn_of_sharegpt_keeps_what_it_says(tmp_path):
 
 
 def test_columns_are_named(tmp_path, tokenizer):
-    path = lines(tmp_path / "p.jsonl", [{"q": "the cat", "a": "sat", "id": 7, "prompt": "old"}])
+    path = json_lines(tmp_path / "p.jsonl", [{"q": "the cat", "a": "sat", "id": 7, "prompt": "old"}])
     pairs = load_pairs(path, tokenizer, chat=False, columns="prompt=q,completion=a")
     assert (pairs["prompt"][0], pairs["completion"][0], pairs["id"][0]) == ("the cat", "sat", "7")
     assert read_prompts(path, columns={"prompt": "q"}) == read_prompts(path, "q") == ["the cat"]
@@ -120,7 +115,7 @@ def test_columns_are_named(tmp_path, tokenizer):
 
 
 def test_rows_of_no_known_shape_are_refused_with_their_columns(tmp_path, tokenizer):
-    path = lines(tmp_path / "p.jsonl", [{"chosen": "a", "rejected": "b"}])
+    path = json_lines(tmp_path / "p.jsonl", [{"chosen": "a", "rejected": "b"}])
     for read in (lambda: load_pairs(path, tokenizer), lambda: read_prompts(path)):
         with pytest.raises(ValueError, match=r"it has chosen, rejected.*prompt=q"):
             read()
@@ -141,7 +136,7 @@ def test_the_shape_is_decided_once_a_file_and_never_a_row(tmp_path, tokenizer):
         ),
         (SHAPES["messages"], SHAPES["Alpaca"], "no messages; the row has instruction"),
     ):
-        path = lines(tmp_path / "p.jsonl", [first] * 150 + [second])
+        path = json_lines(tmp_path / "p.jsonl", [first] * 150 + [second])
         with pytest.raises(ValueError, match=rf"p\.jsonl:151: {words}"):
             load_pairs(path, tokenizer)
 
@@ -149,7 +144,7 @@ def test_the_shape_is_decided_once_a_file_and_never_a_row(tmp_path, tokenizer):
 def test_a_column_that_pairs_make_themselves_is_said_to_be_left_out(tmp_path, tokenizer, capsys):
     """UltraChat has the first question beside the messages."""
     row = {"prompt": "what is a cat", "prompt_id": "x1", **SHAPES["messages"]}
-    pairs = load_pairs(lines(tmp_path / "p.jsonl", [row]), tokenizer)
+    pairs = load_pairs(json_lines(tmp_path / "p.jsonl", [row]), tokenizer)
     assert pairs["prompt"][0] == [USER]
     assert pairs["prompt_id"][0] == "x1"
     assert "Left out, because pairs have their own: prompt." in capsys.readouterr().out
@@ -170,7 +165,7 @@ def test_own_columns_go_to_arrow_and_back_as_they_were(tmp_path, tokenizer, ids,
     rows = [
         {"prompt": "p", "completion": "c", **had, **{key: values[i] for key, values in OWN.items()}} for i in range(3)
     ]
-    pairs = load_pairs(lines(tmp_path / "p.jsonl", rows), tokenizer)
+    pairs = load_pairs(json_lines(tmp_path / "p.jsonl", rows), tokenizer)
     save_pairs(pairs, tmp_path / name)
     for loaded in (pairs, load_pairs(tmp_path / name)):
         for key, values in OWN.items():
@@ -185,7 +180,7 @@ def test_own_columns_go_to_arrow_and_back_as_they_were(tmp_path, tokenizer, ids,
 def test_values_of_several_kinds_in_one_column_are_text(tmp_path):
     values = ["a", 1, True, {"k": [1]}, 2**70, None]
     rows = [{**build_pairs(1)[0], "mixed": value} for value in values]
-    pairs = load_pairs(lines(tmp_path / "p.jsonl", rows))
+    pairs = load_pairs(json_lines(tmp_path / "p.jsonl", rows))
     assert pairs["mixed"][:] == ["a", "1", "true", '{"k": [1]}', str(2**70), None]
 
 
@@ -193,7 +188,7 @@ def test_a_column_that_comes_late_or_changes_its_kind(tmp_path, tokenizer):
     """Beyond the rows that are looked at first, and beyond the block in which they stand."""
     rows = [{**build_pairs(1)[0], "id": f"r{i}", "level": i} for i in range(2500)]
     rows[1500]["late"], rows[2400]["level"] = "x", "hard"
-    pairs = load_pairs(lines(tmp_path / "p.jsonl", rows))
+    pairs = load_pairs(json_lines(tmp_path / "p.jsonl", rows))
     assert pairs["late"][1499:1502] == [None, "x", None]
     assert pairs["level"][2399:2402] == ["2399", "hard", "2401"]
     assert pairs["id"][:] == [f"r{i}" for i in range(2500)]
@@ -201,7 +196,7 @@ def test_a_column_that_comes_late_or_changes_its_kind(tmp_path, tokenizer):
 
 def test_another_tokenizer_keeps_what_stands_beside_a_pair(tmp_path, tokenizer):
     row = {"prompt": "what is a cat", "completion": "the dog", "source": "web", "tags": ["a"], "score": 1.0}
-    pairs = load_pairs(lines(tmp_path / "p.jsonl", [row]), tokenizer)
+    pairs = load_pairs(json_lines(tmp_path / "p.jsonl", [row]), tokenizer)
     again = retokenize(pairs, tokenizer)
     assert again.column_names == pairs.column_names
     assert again.to_list() == pairs.to_list()
@@ -211,8 +206,8 @@ def test_nulls_of_a_table_are_as_good_as_none(tmp_path):
     """What was never said is null in a table that was exported."""
     full = dict.fromkeys(("id", "finish_reason", "sample", "teacher", "token_source", "score", "loss_mask"))
     row = {"prompt": "p", "completion": "c", "prompt_ids": [5], "completion_ids": [6, 2]}
-    wanted = load_pairs(lines(tmp_path / "p.jsonl", [row])).to_list()
-    assert load_pairs(lines(tmp_path / "q.jsonl", [{**row, **full}])).to_list() == wanted
+    wanted = load_pairs(json_lines(tmp_path / "p.jsonl", [row])).to_list()
+    assert load_pairs(json_lines(tmp_path / "q.jsonl", [{**row, **full}])).to_list() == wanted
     said = {**row, "id": wanted[0]["id"], "finish_reason": "stop", "sample": 0, "teacher": "unknown"}
     datasets.Dataset.from_list([{**row, **full}, said]).to_parquet(str(tmp_path / "q.parquet"))
     assert load_pairs(tmp_path / "q.parquet").to_list() == wanted * 2
@@ -250,7 +245,7 @@ def test_nothing_but_bad_rows_is_an_error_that_counts_them(tmp_path, tokenizer):
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_below_one_is_refused(tmp_path, limit):
-    path = lines(tmp_path / "p.jsonl", build_pairs(3).to_list())
+    path = json_lines(tmp_path / "p.jsonl", build_pairs(3).to_list())
     for read in (load_pairs, read_prompts):
         with pytest.raises(ValueError, match=f"limit is {limit}; it must be at least 1"):
             read(path, limit=limit)
@@ -258,7 +253,7 @@ def test_a_limit_below_one_is_refused(tmp_path, limit):
 
 def test_a_system_text_stands_before_a_prompt(tmp_path):
     rows = [{"system": "be short", "instruction": "what is a cat"}, {"system": "", "instruction": "a dog"}]
-    assert read_prompts(lines(tmp_path / "p.jsonl", rows)) == [
+    assert read_prompts(json_lines(tmp_path / "p.jsonl", rows)) == [
         [{"role": "system", "content": "be short"}, USER],
         "a dog",
     ]
@@ -273,7 +268,7 @@ def test_prompts_that_cannot_be_asked_whole_are_refused(tmp_path):
         ({"prompt": ""}, "the prompt is empty"),
     ):
         with pytest.raises(ValueError, match=rf"p\.jsonl:1: {words}"):
-            read_prompts(lines(tmp_path / "p.jsonl", [row]))
+            read_prompts(json_lines(tmp_path / "p.jsonl", [row]))
 
 
 def test_a_file_that_begins_with_a_hundred_bad_rows_keeps_the_good_ones(tmp_path, tokenizer):
@@ -294,7 +289,7 @@ def test_a_row_without_a_completion_is_refused_by_its_line(tmp_path, tokenizer):
     path = tmp_path / "rows.jsonl"
     first = {"prompt": "what is a cat", "completion": "the dog"}
     for bad in ({"prompt": "q"}, {"prompt": "q", "completion": None}):
-        lines(path, [first, bad])
+        json_lines(path, [first, bad])
         with pytest.raises(ValueError, match=r":2: no completion"):
             load_pairs(path, tokenizer, chat=False)
         assert len(load_pairs(path, tokenizer, chat=False, skip_bad=tmp_path / "bad.jsonl")) == 1
@@ -308,7 +303,7 @@ def test_a_row_without_a_completion_is_refused_by_its_line(tmp_path, tokenizer):
 def test_a_row_that_ended_under_any_known_name_is_read(tmp_path, tokenizer, ids, said, means):
     """`text/ends.py` knew them, and `load_pairs` refused them."""
     row = {"prompt": "what is a cat", "completion": "the dog", **ids, "finish_reason": said}
-    assert load_pairs(lines(tmp_path / "p.jsonl", [row] * 2), tokenizer)["finish_reason"][:] == [means] * 2
-    lines(tmp_path / "p.jsonl", [row, {**row, "finish_reason": "gone"}])
+    assert load_pairs(json_lines(tmp_path / "p.jsonl", [row] * 2), tokenizer)["finish_reason"][:] == [means] * 2
+    json_lines(tmp_path / "p.jsonl", [row, {**row, "finish_reason": "gone"}])
     with pytest.raises(ValueError, match=r"p\.jsonl:2: finish_reason is 'gone'"):
         load_pairs(tmp_path / "p.jsonl", tokenizer)

@@ -8,7 +8,7 @@ from processes import run_processes
 from transformers import MistralConfig, MistralForCausalLM
 
 from distill import AttentionMaps, Logits, WhiteBoxTrainer
-from distill.trainers import pair_checks
+from distill.trainers import pair_checks, shown_checks
 
 
 def white_box(arguments, pairs, teacher=None, objectives=None, student=None, **given):
@@ -31,7 +31,8 @@ def test_a_dataset_is_read_once_whatever_limits_there_are(arguments, monkeypatch
         read.append(args[1])
         return plain(*args)
 
-    monkeypatch.setattr(pair_checks, "counted", watched)
+    for module in (pair_checks, shown_checks):
+        monkeypatch.setattr(module, "counted", watched)
     pairs = build_pairs(20)
     white_box(arguments, pairs)
     assert read == [("prompt_ids", "completion_ids")]

@@ -11,17 +11,16 @@ from torch import Tensor
 from distill.signals.encodings.base import Blob, SparseEncoding
 from distill.signals.encodings.drawing import in_blocks, inverted
 from distill.signals.encodings.layout import (
-    STEPS,
     Column,
     Reader,
-    codes_of,
     column,
     count_dtype,
+    entropies,
+    entropy_codes,
     ids_dtype,
     padded,
     size_of,
 )
-from distill.signals.encodings.threshold import lowest
 from distill.signals.sparse import Atoms
 
 
@@ -75,7 +74,7 @@ class Draws(SparseEncoding):
         counts = torch.zeros_like(tokens).scatter_add_(1, run, torch.ones_like(tokens))
         kinds = count_dtype(self.n)
         return [
-            column(codes_of(negentropy[:, None], lowest(negentropy, self.vocabulary))[:, 0], "<u2"),
+            column(entropy_codes(negentropy, self.vocabulary), "<u2"),
             column(first.sum(dim=1), kinds),
             column(tokens, ids_dtype(self.vocabulary), first),
             column(counts, kinds, counts > 0),
@@ -105,6 +104,6 @@ class Draws(SparseEncoding):
         return Atoms(
             torch.from_numpy(tokens).to(device),
             torch.from_numpy(weights).to(device),
-            torch.from_numpy((negentropy / STEPS * -np.log(self.vocabulary)).astype(np.float32)).to(device),
+            entropies(negentropy, self.vocabulary).to(device),
             self.temperature,
         )

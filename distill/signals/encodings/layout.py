@@ -68,6 +68,17 @@ def codes_of(log_p: Tensor, low: Tensor) -> Tensor:
     return (log_p.double() / low.clamp(max=-1e-30)[:, None]).mul_(STEPS).round_().clamp_(0, STEPS).to(torch.int32)
 
 
+def entropy_codes(negentropy: Tensor, vocabulary: int) -> Tensor:
+    """16-bit codes of sum p log p, `[n]`, between its least value, -log V, and 0."""
+    least = torch.full_like(negentropy, -float(np.log(vocabulary)))
+    return codes_of(negentropy[:, None], least)[:, 0]
+
+
+def entropies(codes: NDArray[Any], vocabulary: int) -> Tensor:
+    """`[n]` float32: what `entropy_codes` stand for."""
+    return torch.from_numpy((codes / STEPS * -np.log(vocabulary)).astype(np.float32))
+
+
 def blobs_of(parts: Sequence[Sequence[Column]], counts: Sequence[int]) -> list[NDArray[np.uint8]]:
     """A blob for each document.
 

@@ -10,7 +10,16 @@ from torch import Tensor
 
 from distill.signals.encodings.base import Blob, SparseEncoding
 from distill.signals.encodings.drawing import BLOCK, in_blocks, inverted, largest
-from distill.signals.encodings.layout import STEPS, Column, Reader, codes_of, column, rows_column
+from distill.signals.encodings.layout import (
+    STEPS,
+    Column,
+    Reader,
+    codes_of,
+    column,
+    entropies,
+    entropy_codes,
+    rows_column,
+)
 from distill.signals.encodings.sorted_ids import SortedIds
 from distill.signals.sparse import Atoms
 
@@ -75,7 +84,7 @@ class Threshold(SparseEncoding):
         return [
             # its sign tells that nothing was drawn beside those kept
             column(torch.where(few, -cut, cut), "<f4"),
-            column(codes_of(negentropy[:, None], lowest(negentropy, self.vocabulary))[:, 0], "<u2"),
+            column(entropy_codes(negentropy, self.vocabulary), "<u2"),
             rows_column(SortedIds(self.vocabulary, self.held()).pack(ids.cpu().numpy())),
             rows_column(np.packbits(is_kept.cpu().numpy(), axis=1, bitorder="little")),
             column(codes, "<u2", is_kept),
@@ -110,14 +119,9 @@ class Threshold(SparseEncoding):
         return Atoms(
             torch.from_numpy(tokens.unpack(ids)).to(device),
             torch.from_numpy(weights).to(device),
-            torch.from_numpy((negentropy / STEPS * -np.log(self.vocabulary)).astype(np.float32)).to(device),
+            entropies(negentropy, self.vocabulary).to(device),
             self.temperature,
         )
-
-
-def lowest(like: Tensor, vocabulary: int) -> Tensor:
-    """`[n]`: the least that sum p log p can be."""
-    return torch.full_like(like, -float(np.log(vocabulary)))
 
 
 def chosen(p: Tensor, n: int, drawn: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
