@@ -27,6 +27,7 @@ ROOMS = [
     "objectives",
     "trainers",
     "evaluation",
+    "retrieval",
     "planning",
     "reports",
     "equivalence",

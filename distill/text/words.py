@@ -7,7 +7,7 @@ from typing import Any
 
 # Written without spaces: Chinese, Japanese, and in South-East Asia Thai, Lao, Burmese and Khmer. There, every character with the marks
 # upon it counts as a word.
-_NO_SPACES = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff"
+NO_SPACES = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff"
 # The same for texts without marks and such scripts, in half the time.
 _ASCII_WORD, _LATIN_WORD, _FIRST_MARK = re.compile(r"[a-z0-9_]+"), re.compile(r"\w+"), "\u0300"
 _NUMBER = re.compile(r"(?:[-+*/^=<>×÷]\s*)?\d+(?:[.,]\d+)*")
@@ -48,7 +48,7 @@ def _word() -> Any:
     """For `regex` a word has marks and joiners in it; for `re` they end one."""
     import regex
 
-    return regex.compile(rf"[^\W{_NO_SPACES}]+|\w\p{{M}}*")
+    return regex.compile(rf"[^\W{NO_SPACES}]+|\w\p{{M}}*")
 
 
 @lru_cache(maxsize=1)
