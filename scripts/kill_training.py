@@ -2,11 +2,13 @@
 
     python scripts/kill_training.py                # 30 kills over the two trainers, about five minutes on two cores
     python scripts/kill_training.py --kills 2      # one of each trainer
+    python scripts/kill_training.py --kills 10 --trainers on_policy     # a white box whose student writes three in five rows itself
 
 Each life of a run is a child of the process in `nursery.py`: it makes its trainer, calls `train(resume_from_checkpoint=True)`,
 is killed by its id, and the next one goes on. Every second kill is aimed at a step, the others into the writing of a
 checkpoint, at a random one of its file operations. At the end the last checkpoint of the run has to be that of an
-unbroken run byte for byte: weights, learned projections, optimiser, scheduler, random states, and the log but for its times.
+unbroken run byte for byte: weights, learned projections, optimiser, scheduler, random states, and the log but for its times. Of an
+on-policy run, the journal of its rollouts, too.
 
 Ends with status 1 if anything differs. Needs the `dev` extra.
 """
@@ -28,7 +30,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from nursery import Nursery, serve
 
-TRAINERS = ("black_box", "white_box")
+TRAINERS = ("black_box", "white_box", "on_policy")
 STEPS = 24
 FILES = ("model.safetensors", "objectives.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 OPERATIONS = (
@@ -45,7 +47,8 @@ STEP, WRITE = b"s", b"w"  # what a life tells through its pipe
 def main() -> None:
     """Kill both trainers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=30, help="over the two trainers")
+    parser.add_argument("--kills", type=int, default=30, help="over all trainers")
+    parser.add_argument("--trainers", nargs="+", default=TRAINERS[:2], choices=TRAINERS)
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
     print(f"## kill -9: {flags.kills} times in runs of {STEPS} optimiser steps\n")
@@ -56,8 +59,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     good = True
     with tempfile.TemporaryDirectory() as folder, Nursery(__file__, "lives") as nursery:
-        for i, trainer in enumerate(TRAINERS):
-            share = flags.kills // 2 + (i < flags.kills % 2)
+        for i, trainer in enumerate(flags.trainers):
+            share = flags.kills // len(flags.trainers) + (i < flags.kills % len(flags.trainers))
             good &= _one_trainer(Path(folder), trainer, nursery, share, random.Random(flags.seed + i), flags.seed + i)
     print(
         "\nIn runs: a run that finishes before all kills were made is begun anew for the rest of them. Half-written checkpoints: "
@@ -135,7 +138,8 @@ def _same_end(one: Path, other: Path) -> bool:
         ]
         for end in ends
     ]
-    return len(files[0]) >= 4 and files[0] == files[1] and logs[0] == logs[1]
+    written = [path.read_bytes() if (path := folder / "rollouts.jsonl").exists() else b"" for folder in (one, other)]
+    return len(files[0]) >= 4 and files[0] == files[1] and logs[0] == logs[1] and written[0] == written[1]
 
 
 def _lives() -> None:
@@ -146,6 +150,7 @@ def _lives() -> None:
 
     from distill import AttentionMaps, BlackBoxTrainer, HiddenStates, Logits, WhiteBoxTrainer
     from distill.objectives import Schedule
+    from distill.trainers import Rollouts
 
     tokenizer, pairs = build_tokenizer(), build_pairs(26)
 
@@ -204,7 +209,10 @@ def _lives() -> None:
                 ),  # of another width: projections are learned
                 AttentionMaps(relations=("query", "key", "value"), weight=0.1),
             ]
-            trainer = WhiteBoxTrainer(**common, teacher=build_model(layers=3, seed=1), objectives=objectives)
+            rollouts = Rollouts(share=0.6, max_new_tokens=8) if kind == "on_policy" else None
+            trainer = WhiteBoxTrainer(
+                **common, teacher=build_model(layers=3, seed=1), objectives=objectives, rollouts=rollouts
+            )
         sys.addaudithook(hook)
         trainer.train(resume_from_checkpoint=True, or_start=True)
 

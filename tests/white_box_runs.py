@@ -28,6 +28,7 @@ def trainer(
     peft_config=None,
     eval_pairs=None,
     route_by=None,
+    rollouts=None,
     **changes,
 ):
     return WhiteBoxTrainer(
@@ -42,6 +43,7 @@ def trainer(
         shard_teacher=shard_teacher,
         peft_config=peft_config,
         route_by=route_by,
+        rollouts=rollouts,
     )
 
 

@@ -65,6 +65,7 @@ class PairCollator:
         documents: add `documents`, for each row a list of its documents: `(key, positions)`, the name of what a teacher says about the
             whole pair (`distill.pairs.signal_keys.key_of_pair`) and how many supervised positions of it are in this batch; they are
             its first ones.
+        with_pairs: add `pairs`, the rows themselves as they came, a list of mappings (for trainers that put others in the place of some).
         columns: further columns of pairs, as `columns[name]`: for each row a list of the values of its documents.
         limits: what the models can take of a row, after `max_length`; trainers fill it in.
         teacher_limits: what the teacher can take of the row that it is shown.
@@ -88,6 +89,7 @@ class PairCollator:
     supervised_only: bool = False
     teacher_rows: bool = False
     documents: bool = False
+    with_pairs: bool = False
     columns: tuple[str, ...] = ()
     limits: RowLimits = field(default_factory=RowLimits)
     teacher_limits: RowLimits = field(default_factory=RowLimits)
@@ -121,6 +123,8 @@ class PairCollator:
                 ", ".join(str(pair.get("id", f"row {i} of the batch")) for pair in pairs)
                 for i, pairs in enumerate(bins)
             ]
+        if self.with_pairs:
+            batch["pairs"] = list(items)
         if self.documents:
             batch["documents"] = [
                 [

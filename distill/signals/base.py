@@ -18,7 +18,7 @@ from distill.signals.rows import SupervisedRows
 _OWN_ROWS = ("input_ids", "attention_mask", "position_ids", "labels")  # of the teacher, under the names teacher_...
 _PLACES = "teacher_rows"  # in a part of a batch: where the teacher's supervised positions are, already looked up
 # of a batch, what no model is given
-_NO_INPUTS = {"labels", "ids", "documents", "columns", _PLACES, *(f"teacher_{name}" for name in _OWN_ROWS)}
+_NO_INPUTS = {"labels", "ids", "pairs", "documents", "columns", _PLACES, *(f"teacher_{name}" for name in _OWN_ROWS)}
 
 
 class SignalSource:
@@ -29,6 +29,7 @@ class SignalSource:
         columns: of a pair, what it needs in the batch beside ids: `batch["columns"][name]`.
         documents: whether it needs `batch["documents"]`, which say what each document is (`distill.pairs.signal_keys`).
         tokenizer: the teacher's, where it is known.
+        any_text: whether it can be asked about any text; False: about pairs that it knows beforehand alone.
         together: whether every process must ask at the same time (weights that are divided over them).
     """
 
@@ -36,6 +37,7 @@ class SignalSource:
     columns: tuple[str, ...] = ()
     documents: bool = False
     tokenizer: PreTrainedTokenizerBase | None = None
+    any_text: bool = True
     together: bool = False
 
     def prepare(self, student: Any, device: torch.device) -> None:

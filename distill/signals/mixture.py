@@ -87,6 +87,11 @@ class Mixture(SignalSource):
         """Whether one of them needs it."""
         return any(getattr(one, "documents", False) for one in self._given.values())
 
+    @property
+    def any_text(self) -> bool:  # type: ignore[override]
+        """Whether all of them can be asked about any text."""
+        return all(getattr(one, "any_text", True) for one in self._given.values())
+
     def prepare(self, student: Any, device: torch.device) -> None:
         """See `SignalSource`."""
         if any(isinstance(one, Mixture | Routed) for one in self._given.values()):

@@ -61,6 +61,11 @@ class Routed(SignalSource):
         others = (column for one in self._given.values() for column in getattr(one, "columns", ()))
         return tuple(dict.fromkeys((self.column, *others)))
 
+    @property
+    def any_text(self) -> bool:  # type: ignore[override]
+        """Whether all of them can be asked about any text."""
+        return all(getattr(one, "any_text", True) for one in self._given.values())
+
     def prepare(self, student: Any, device: torch.device) -> None:
         """See `SignalSource`."""
         self.sources = prepared(self._given, student, device)

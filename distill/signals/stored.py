@@ -64,7 +64,7 @@ class StoredSignals(SignalSource):
     """
 
     columns: tuple[str, ...] = ()
-    documents = True
+    documents, any_text = True, False
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder).expanduser()

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from distill.basics.fingerprint import fingerprint
 from distill.models.adapters import active_adapters, base_of, is_adapted, is_adapter_folder, load_adapted
 from distill.models.eos import eos_ids
 from distill.models.evaluating import evaluating
+from distill.models.generating import left_padded, own_generation_config, up_to_end
 from distill.models.load import fast_dtype, load_model, load_tokenizer, weights_fingerprint
 from distill.models.positions import positions_of
 from distill.models.quantising import is_dispatched, is_quantised
@@ -158,13 +158,8 @@ class LocalTeacher:
                 raise ValueError(f"A completion cannot be had: {refusal.reason}.")
         stops = self.eos_ids() if stop_ids is None else stop_ids
         pad_id = min(stops, default=0)
-        longest = max(map(len, prompts))
         device = self.model.device
-        input_ids = torch.full((len(prompts), longest), pad_id, device=device)
-        mask = torch.zeros_like(input_ids)
-        for i, ids in enumerate(prompts):
-            input_ids[i, longest - len(ids) :] = torch.tensor(ids, device=device)
-            mask[i, longest - len(ids) :] = 1
+        input_ids, mask = left_padded(prompts, pad_id, device)
         settings: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
             # an explicit top_k, because generate() otherwise keeps only the 50 most likely tokens
@@ -178,36 +173,17 @@ class LocalTeacher:
             **settings, max_new_tokens=sampling.max_new_tokens, pad_token_id=pad_id, eos_token_id=sorted(stops) or None
         )
         devices = [device] if device.type == "cuda" else []
-        own_config = _own_generation_config([self.model, base_of(self.model)], config)
+        own_config = own_generation_config([self.model, base_of(self.model)], config)
         with torch.random.fork_rng(devices=devices), own_config, evaluating(self.model):
             torch.manual_seed(seed)
             generate: Any = self.model.generate
             output = generate(input_ids=input_ids, attention_mask=mask, generation_config=config)
-        return [self._completion(row, stops) for row in output[:, longest:].tolist()]
+        return [self._completion(row, stops) for row in output[:, input_ids.shape[1] :].tolist()]
 
     def _completion(self, ids: list[int], stops: set[int]) -> Completion:
-        end = next((i for i, token in enumerate(ids) if token in stops), None)
-        if end is not None:
-            ids = ids[: end + 1]  # what follows is padding; the EOS itself was emitted and is kept
-        text = str(self.tokenizer.decode(ids if end is None else ids[:-1], skip_special_tokens=True))
-        return Completion(ids=ids, text=text, finish_reason="length" if end is None else "stop")
-
-
-@contextmanager
-def _own_generation_config(models: Sequence[Any], config: GenerationConfig) -> Iterator[None]:
-    """generate() fills every unset value from the model's own generation config; hide that one meanwhile.
-
-    Args:
-        models: the model, and the one below its adapter: peft copies the config of the one to the other.
-    """
-    before = [model.generation_config for model in models]
-    for model in models:
-        model.generation_config = config
-    try:
-        yield
-    finally:
-        for model, own in zip(models, before, strict=True):
-            model.generation_config = own
+        ids, ended = up_to_end(ids, stops)
+        text = str(self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True))
+        return Completion(ids=ids, text=text, finish_reason="stop" if ended else "length")
 
 
 def _weights_fingerprint(model: PreTrainedModel, quantised: bool = False) -> str:

@@ -72,6 +72,7 @@ MEMBERS = {
     "_globalstep_last_logged": Member(None, "the step of the last log; the logged loss is divided by the steps since"),
     "_signature_columns": Member(None, "names of the columns that are kept; None: not known yet"),
     "_total_loss_scalar": Member(None, "the sum of losses up to the last log, for train_loss"),
+    "_train_batch_size": Member(None, "rows that the training's loader gives a process at once"),
     "_tr_loss": Member(
         None,
         "a tensor, the sum of losses since the last log; 0 at on_train_begin; not finite if one of them was, without logging_nan_inf_filter",

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from distill.trainers.base import PairTrainer
 from distill.trainers.checks import check_names, check_other_losses, compared_with, longest_row
 from distill.trainers.fsdp import check_teacher_is_everywhere
 from distill.trainers.identity import describe_terms
+from distill.trainers.on_policy import OnPolicy, check_any_text
 from distill.trainers.packing_check import check_packing
 from distill.trainers.projections import Projections
+from distill.trainers.rollouts import Rollouts
 from distill.trainers.router_loss import ROUTER_LOSS, check_one_batch_a_step, router_coefficient
 from distill.trainers.shown_checks import check_same_positions
 from distill.trainers.teacher_checks import check_labels, check_source, loses_teacher_prompts, needed_of
@@ -59,6 +62,7 @@ class WhiteBoxTrainer(PairTrainer):
             behind that prompt (context distillation), and the student learns to do without.
         processing_class: the student's tokenizer.
         shard_teacher: divide the teacher's weights over all processes; each layer is gathered when it runs.
+        rollouts: put the student's own text in the place of some rows (on-policy distillation), see `distill.trainers.rollouts.Rollouts`.
         route_by: with `teacher={value: teacher, ...}`, the column of the pairs by which each row finds its own (`Routed`).
         kwargs: `max_length`, `packing`, `peft_config` as for `PairTrainer`; and as for `transformers.Trainer`, without
             `compute_loss_func` and `compute_metrics`.
@@ -91,6 +95,7 @@ class WhiteBoxTrainer(PairTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         shard_teacher: bool = False,
         route_by: str | None = None,
+        rollouts: Rollouts | None = None,
         **kwargs: Any,
     ) -> None:
         for name in ("compute_loss_func", "compute_metrics"):
@@ -103,6 +108,9 @@ class WhiteBoxTrainer(PairTrainer):
             teacher = LocalTeacher(teacher)
         teacher = routed_by(route_by, teacher)
         self.collated = {**self.collated, **needed_of(teacher, kwargs.get("data_collator"))}
+        if rollouts is not None:
+            check_any_text(teacher)
+            self.collated |= {"with_pairs": True}
         super().__init__(
             model=model,
             args=args,
@@ -113,7 +121,7 @@ class WhiteBoxTrainer(PairTrainer):
         )
         check_other_losses(self.args)
         check_teacher_is_everywhere(self.args)
-        self.objectives = tuple(objectives)
+        self.objectives, self.rollouts = tuple(objectives), rollouts
         self.source = source_of(teacher, self.model, shard_teacher)
         self.bind()
 
@@ -129,6 +137,7 @@ class WhiteBoxTrainer(PairTrainer):
         self.student: PreTrainedModel = base_of(self.model)  # unwrapped; self.model may be or come to be a wrapper
         self.source.prepare(self.model, self.args.device)
         check_source(self)
+        self.on_policy = None if self.rollouts is None else OnPolicy(self, self.rollouts)
         self._needs_teachers_rows = loses_teacher_prompts(self)
         vocabulary = compared_with(self.source, self.student, self.processing_class)
         if any(isinstance(o, Logits) and o.cross_entropy for o in self.objectives):
@@ -136,6 +145,8 @@ class WhiteBoxTrainer(PairTrainer):
         # FSDP2 keeps the head whole from the forward pass until its gradient is there; FSDP1 and ZeRO do not
         whole = not (self.is_deepspeed_enabled or (self.is_fsdp_enabled and not self.accelerator.is_fsdp2))
         student, longest = ModelFacts(self.student), longest_row(self)
+        if longest is not None and self.on_policy is not None:
+            longest = max(longest, self.on_policy.longest)
         bound = [
             bound_to_all(o, student, self.source.facts, vocabulary=vocabulary, whole_weights=whole, longest=longest)
             for o in self.objectives
@@ -228,6 +239,13 @@ class WhiteBoxTrainer(PairTrainer):
             loss = loss * self.accelerator.num_processes  # DDP averages gradients; items counts all processes
         return (loss, {}) if return_outputs else loss
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, *args: Any, **kwargs: Any) -> Any:
+        """As `PairTrainer`'s; before the batches of a step are counted, rollouts take the places of some rows."""
+        if self.on_policy is not None:
+            self.rates.begin()
+            epoch_iterator = iter(self.on_policy.replaced(list(islice(epoch_iterator, num_batches))))
+        return super().get_batch_samples(epoch_iterator, num_batches, *args, **kwargs)
+
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As Trainer's; at the end of a step the projections have the mean gradient over processes, as the student has."""
         loss = super().training_step(*args, **kwargs)
@@ -287,6 +305,8 @@ class WhiteBoxTrainer(PairTrainer):
         """Adds the value of every objective to Trainer's training logs."""
         if "loss" in logs:
             logs.update(self._sums.training_means())
+            if self.on_policy is not None:
+                logs.update(self.on_policy.close())
             scheduled = [
                 o.name for o in self.objectives if isinstance(o.weight, Schedule) and o.name in self._last_weights
             ]
@@ -335,18 +355,25 @@ class WhiteBoxTrainer(PairTrainer):
     def identity(self) -> dict[str, Any]:
         """As for the black box, and which teacher and objectives."""
         mine = {"teacher": self.source.identity(self.student), "objectives": describe_terms(self.terms)}
+        if self.on_policy is not None:
+            mine["rollouts"] = self.on_policy.identity()
         return super().identity() | mine
 
     def begin_window(self) -> None:
         """As `PairTrainer.begin_window`."""
         super().begin_window()
         self._sums.begin_training_window()
+        if self.on_policy is not None:
+            self.on_policy.begin(self.state.global_step)
 
     def open_window(self) -> dict[str, Any]:
         """As `PairTrainer.open_window`, and the sums of the terms."""
-        return super().open_window() | self._sums.open_window()
+        rollouts = {} if self.on_policy is None else {"rollouts": self.on_policy.open_window()}
+        return super().open_window() | self._sums.open_window() | rollouts
 
     def take_up_window(self, window: dict[str, Any], last_logged: int) -> None:
         """As `PairTrainer.take_up_window`, and the sums of the terms."""
         super().take_up_window(window, last_logged)
         self._sums.take_up_window(window)
+        if self.on_policy is not None and "rollouts" in window:
+            self.on_policy.take_up_window(window["rollouts"])

@@ -1,0 +1,320 @@
+"""On-policy steps: a share of each step's rows replaced by what the student writes now, before anybody counts them."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from transformers.utils import logging
+
+from distill.basics.settings import plain
+from distill.models.eos import eos_ids
+from distill.pairs.collate import PairCollator
+from distill.pairs.labels import EMPTY
+from distill.pairs.row_limits import RowLimits
+from distill.signals import Routed
+from distill.trainers.rollout_journal import RolloutJournal
+from distill.trainers.rollout_prompts import check_lengths, prompt_lengths, prompt_rows
+from distill.trainers.rollouts import Answer, Ask, Rollouts, chosen, prompt_of_row
+from distill.trainers.sampling import sample
+
+logger = logging.get_logger(__name__)
+_STEPS_WITHOUT_END = 10
+
+
+class OnPolicy:
+    """Rollouts of a `WhiteBoxTrainer`.
+
+    Args:
+        trainer: its source prepared, its rows checked.
+        settings: what the user asked for.
+
+    Attributes:
+        longest: tokens of the longest row that a rollout can become, as far as it is known.
+
+    Raises:
+        ValueError: a teacher that knows some texts only; packed rows; sharded weights; prompts that do not fit.
+    """
+
+    def __init__(self, trainer: Any, settings: Rollouts) -> None:
+        self.trainer, self.settings = trainer, settings
+        _check_trainer(trainer)
+        self.tokenizer = trainer.data_collator.tokenizer
+        self.prompts = (
+            None if settings.prompts is None else prompt_rows(settings.prompts, self.tokenizer, settings.chat)
+        )
+        self.longest = self._check_prompts()
+        self.vocabulary = min((limit for limit in self._vocabularies() if limit is not None), default=None)
+        self.sampler = settings.sampler or sample
+        self.journal = RolloutJournal(Path(str(trainer.args.output_dir)), trainer.args.process_index)
+        self._sums = [0.0, 0.0, 0.0]  # rollouts, those that ended, their tokens; since the last log
+        self._seconds, self._written = 0.0, 0.0  # of drawing, and tokens in them, in this process's life
+        self._without_end = [0, 0]  # steps in a row, and their rollouts
+
+    def _check_prompts(self) -> int:
+        trainer, new = self.trainer, self.settings.max_new_tokens
+        collator = trainer.data_collator
+        shown = collator.teacher_limits
+        if isinstance(trainer.source, Routed):
+            for limits in trainer.source.limits.values():
+                shown = shown.tightened(RowLimits(positions=limits.positions, whose=limits.whose))
+        rows, name = (
+            (trainer.train_dataset, "train_dataset")
+            if self.prompts is None
+            else (self.prompts, "the rollouts' prompts")
+        )
+        check_lengths(rows, name, new, collator.limits, shown, collator.max_length)
+        if self.prompts is not None:
+            lacking = [
+                (number, column)
+                for column in trainer.source.columns
+                for number, row in enumerate(self.prompts)
+                if column not in row
+            ]
+            if lacking:
+                raise ValueError(
+                    f"Prompt {lacking[0][0]} of the rollouts has no column {lacking[0][1]!r}, which the teacher reads; give each prompt as a row: "
+                    f"{{'prompt': ..., {lacking[0][1]!r}: ...}}."
+                )
+            if isinstance(trainer.source, Routed):
+                trainer.source.split(self.prompts, "the rollouts' prompts")
+        lengths = prompt_lengths(rows)
+        longest = int(lengths.max()) + new if len(lengths) else 0
+        return longest if collator.max_length is None else min(longest, collator.max_length)
+
+    def _vocabularies(self) -> Iterator[int | None]:
+        collator, source = self.trainer.data_collator, self.trainer.source
+        for limits in (collator.limits, collator.teacher_limits):
+            yield from (limits.vocabulary, limits.labels)
+        if isinstance(source, Routed):
+            yield from (limits.vocabulary for limits in source.limits.values())
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the rollouts, as plain values."""
+        own = {
+            name: value
+            for name, value in vars(self.settings).items()
+            if name not in ("prompts", "journal", "rows_together")
+        }
+        digest = hashlib.sha256()
+        for row in self.prompts or ():
+            for name in ("prompt_ids", "teacher_prompt_ids", *self.trainer.source.columns):
+                value = row.get(name)
+                digest.update(
+                    repr(value if value is None or isinstance(value, str) else list(np.atleast_1d(value))).encode()
+                )
+        prompts = "of the pairs" if self.prompts is None else f"{len(self.prompts)}, sha256 {digest.hexdigest()[:16]}"
+        return plain(own) | {"prompts": prompts}
+
+    def replaced(self, batches: list[Any]) -> list[Any]:
+        """The micro-batches of a step, some of their rows written anew by the student."""
+        trainer, settings = self.trainer, self.settings
+        step, seed = trainer.state.global_step, trainer.args.seed
+        pairs = [batch.pop("pairs") for batch in batches]
+        share = settings.share_at(step, trainer.state.max_steps)
+        if share <= 0:
+            return batches
+        places = self._places(pairs)
+        taken = chosen(seed, step, [number for *_, number in places], share)
+        places = [place for place, is_taken in zip(places, taken, strict=True) if is_taken]
+        rows = [self._prompt(pairs[batch][i], step, number) for batch, i, number in places]
+        with trainer.rates.pause(), self._timed():
+            answers = self._answers(
+                [Ask(row["prompt_ids"], (seed, step, place[2])) for row, place in zip(rows, places, strict=True)]
+            )
+        made = []
+        for (batch, i, number), row, answer in zip(places, rows, answers, strict=True):
+            made.append(self._pair(row, answer, step, number))
+            pairs[batch][i] = made[-1]
+        for batch in {batch for batch, *_ in places}:
+            batches[batch] = send_to_device(trainer.data_collator(pairs[batch]), trainer.args.device)
+            batches[batch].pop("pairs")
+        self._count(made)
+        self._write(made, step)
+        return batches
+
+    def _places(self, pairs: Sequence[Sequence[Any]]) -> list[tuple[int, int, int]]:
+        """Micro-batch, place in it, and number in the step of each row of this process: the same row has the same number in any split."""
+        args, config = self.trainer.args, self.trainer.accelerator
+        size = self.trainer._train_batch_size // (args.world_size if config.split_batches else 1)
+        return [
+            (batch, i, (batch * args.world_size + args.process_index) * size + i)
+            for batch, rows in enumerate(pairs)
+            for i, pair in enumerate(rows)
+            if pair.get("id") != EMPTY["id"]
+        ]
+
+    def _prompt(self, pair: Any, step: int, number: int) -> dict[str, Any]:
+        """The row that a rollout is for: its prompt, and what a teacher reads beside it."""
+        trainer = self.trainer
+        if self.prompts is None:
+            return {name: value for name, value in pair.items() if name not in ("completion_ids", "loss_mask")}
+        together = trainer._train_batch_size * trainer.args.gradient_accumulation_steps
+        together *= 1 if trainer.accelerator.split_batches else trainer.args.world_size
+        which = prompt_of_row(trainer.args.seed, step * together + number, len(self.prompts))
+        return {"id": f"prompt {which}", **self.prompts[which]}
+
+    def _answers(self, asks: list[Ask]) -> list[Answer]:
+        trainer, answers = self.trainer, list[Answer]()
+        student = getattr(trainer.model, "_orig_mod", trainer.model)  # of torch.compile, which does not know generate()
+        stops = eos_ids(student, self.tokenizer)
+        # prompts of like length together, so that little is padded
+        order = sorted(range(len(asks)), key=lambda i: len(asks[i].prompt_ids))
+        for first in range(0, len(order), self.settings.rows_together):
+            some = [asks[i] for i in order[first : first + self.settings.rows_together]]
+            given = self.sampler(student, some, self.settings.sampling, stops, self.vocabulary)
+            _check_answers(given, some, self.settings.max_new_tokens, stops, self.vocabulary)
+            answers += given
+        back = dict(zip(order, answers, strict=True))
+        return [back[i] for i in range(len(asks))]
+
+    def _pair(self, row: dict[str, Any], answer: Answer, step: int, number: int) -> dict[str, Any]:
+        ids = np.asarray(answer.completion_ids, np.int64)
+        made = {**row, "id": f"{row.get('id', 'row')}, rollout of step {step}, row {number}", "completion_ids": ids}
+        mask = self.settings.has_loss(len(ids))
+        return made if mask is None else {**made, "loss_mask": mask}
+
+    def _count(self, made: Sequence[dict[str, Any]]) -> None:
+        stops = eos_ids(self.trainer.model, self.tokenizer)
+        ended = sum(int(row["completion_ids"][-1]) in stops for row in made)
+        tokens = sum(len(row["completion_ids"]) for row in made)
+        for i, value in enumerate((len(made), ended, tokens)):
+            self._sums[i] += value
+        self._written += tokens
+        steps, rollouts = self._without_end
+        self._without_end = [0, 0] if ended else [steps + bool(made), rollouts + len(made)]
+        if self._without_end[0] == _STEPS_WITHOUT_END:
+            logger.warning_once(
+                f"In {_STEPS_WITHOUT_END} steps none of {self._without_end[1]} rollouts ended: 0% have an EOS, all were cut at max_new_tokens="
+                f"{self.settings.max_new_tokens}. The student learns nothing about how to end from them; raise max_new_tokens, give prompts with its "
+                "chat template, or begin with a student that was fine-tuned on whole answers."
+            )
+
+    def _write(self, made: Sequence[dict[str, Any]], step: int) -> None:
+        stops, name = (
+            eos_ids(self.trainer.model, self.tokenizer),
+            str(getattr(self.trainer.student.config, "name_or_path", "")),
+        )
+        rows = []
+        for row in made[: self.settings.journal]:
+            prompt, ids = (np.asarray(row[column]).tolist() for column in ("prompt_ids", "completion_ids"))
+            ended = ids[-1] in stops
+            rows.append(
+                {
+                    "id": row["id"],
+                    "prompt": self.tokenizer.decode(prompt, skip_special_tokens=True),
+                    "completion": self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True),
+                    "prompt_ids": prompt,
+                    "completion_ids": ids,
+                    "finish_reason": "stop" if ended else "length",
+                    "sample": 0,
+                    "teacher": name or "the student",
+                    "step": step,
+                }
+            )
+        self.journal.write(rows)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        if self.trainer.args.device.type == "cuda":
+            torch.cuda.synchronize(self.trainer.args.device)
+        self._seconds += time.perf_counter() - begun
+
+    def begin(self, step: int) -> None:
+        """A training begins at this step."""
+        self._sums, self._seconds, self._written = [0.0, 0.0, 0.0], 0.0, 0.0
+        self.journal.begin(step)
+
+    def open_window(self) -> list[float]:
+        """Sums of this process since the last log, for a checkpoint."""
+        return list(self._sums)
+
+    def take_up_window(self, sums: Sequence[float]) -> None:
+        """Put back what `open_window` gave."""
+        self._sums = list(sums)
+
+    def close(self) -> dict[str, float]:
+        """What the log shows of the rollouts since the last one, over all processes; every process has to call it."""
+        trainer = self.trainer
+        mine = torch.tensor([*self._sums, self._written, self._seconds], dtype=torch.float64)
+        if trainer.args.world_size > 1:
+            wide = mine if trainer.args.device.type != "mps" else mine.float()
+            mine = trainer.accelerator.reduce(wide.to(trainer.args.device), "sum").cpu()
+        rollouts, ended, tokens, written, seconds = mine.tolist()
+        self._sums, self._seconds, self._written = [0.0, 0.0, 0.0], 0.0, 0.0
+        if not rollouts:
+            return {}
+        shown = {"rollouts": rollouts, "rollouts_ended": ended / rollouts, "rollout_tokens": tokens / rollouts}
+        if seconds:
+            shown["rollout_tokens_per_second"] = written / (seconds / trainer.args.world_size)
+        return shown
+
+
+def check_any_text(source: Any) -> None:
+    """Refuse a teacher that knows beforehand about which texts it will be asked.
+
+    Raises:
+        ValueError: names it.
+    """
+    if not getattr(source, "any_text", True):
+        raise ValueError(
+            f"Rollouts are new text, and {type(source).__name__} holds what a teacher said about the pairs that were captured: it knows nothing "
+            "of others. Give the teacher itself (a model or its name), or leave rollouts out."
+        )
+
+
+def _check_trainer(trainer: Any) -> None:
+    if not isinstance(trainer.data_collator, PairCollator):
+        raise ValueError(
+            f"Rollouts are rows like all others, made into batches by PairCollator; {type(trainer.data_collator).__name__} is another collator. Leave "
+            "data_collator out, or rollouts."
+        )
+    if trainer.has_bins():
+        raise ValueError(
+            "Rows are packed, and how long a rollout will be is not known when rows are packed; leave packing out, or rollouts."
+        )
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ValueError(
+            "The student's weights are divided over processes (FSDP or DeepSpeed), and to generate with them every process would have to take the same "
+            "number of steps; train with DDP (accelerate launch without a sharding plugin), or leave rollouts out."
+        )
+
+
+def _check_answers(answers: Any, asks: Sequence[Ask], most: int, stops: set[int], vocabulary: int | None) -> None:
+    """What a sampler of somebody's own may do wrong.
+
+    Raises:
+        ValueError: another number of answers, another prompt than was asked, no token, too many, something behind the end, an unknown id.
+    """
+    if len(answers) != len(asks):
+        raise ValueError(
+            f"The sampler was asked for {len(asks)} rollouts and gave {len(answers)}; it has to give one for each, in their order."
+        )
+    for number, (answer, ask) in enumerate(zip(answers, asks, strict=True)):
+        place = f"Rollout {number} (seed {ask.seed})"
+        if list(answer.prompt_ids) != list(ask.prompt_ids):
+            raise ValueError(
+                f"{place}: the sampler continued other tokens than it was asked to ({list(answer.prompt_ids)[:8]}... of {len(answer.prompt_ids)}, where "
+                f"{list(ask.prompt_ids)[:8]}... of {len(ask.prompt_ids)} were given). Send token ids, not text that is encoded again."
+            )
+        ids = list(answer.completion_ids)
+        if not ids:
+            raise ValueError(
+                f"{place} is empty: the sampler gave no token, not even the EOS. It has to give the tokens that were emitted, the EOS among them."
+            )
+        if len(ids) > most:
+            raise ValueError(f"{place} has {len(ids)} tokens, where max_new_tokens is {most}.")
+        if any(token in stops for token in ids[:-1]):
+            raise ValueError(f"{place} has tokens behind its end (one of {sorted(stops)}); a completion ends with it.")
+        wrong = [token for token in ids if token < 0 or (vocabulary is not None and token >= vocabulary)]
+        if wrong:
+            raise ValueError(
+                f"{place} has token id {wrong[0]}, where ids are from 0 to {vocabulary} (not included) for both models."
+            )
