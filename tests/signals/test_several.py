@@ -425,7 +425,8 @@ def test_a_source_of_ones_own_is_a_subclass(arguments):
             return None
 
     with pytest.raises(
-        ValueError, match=r"Half has signals\(\), but not any_text, check, columns.*subclass of distill.signals.SignalSource"
+        ValueError,
+        match=r"Half has signals\(\), but not any_text, check, columns.*subclass of distill.signals.SignalSource",
     ):
         trainer(arguments, [Logits()], teacher=Half())
 
