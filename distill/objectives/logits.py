@@ -1,13 +1,20 @@
 """Match the teacher's next-token distributions."""
 
 import math
-from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from transformers.utils import logging
 
 from distill.objectives import divergences
+from distill.objectives.aligned_next_token import (
+    Columns,
+    aligned_next_token_divergence,
+    head_size,
+    top_in_students_tokens,
+)
 from distill.objectives.base import Objective, Term
 from distill.objectives.sparse_next_token import (
     SPARSE,
@@ -16,8 +23,13 @@ from distill.objectives.sparse_next_token import (
     sparse_next_token_divergence,
 )
 from distill.objectives.streamed_next_token import Comparison, next_token_divergence
-from distill.signals import LogitTransform, SignalRequest, Signals, facts_of
+from distill.objectives.streaming import made_of
+from distill.signals import LogitTransform, MixedHead, SignalRequest, Signals, facts_of
 from distill.signals.facts import Side
+from distill.signals.head_logits import LOWEST
+from distill.signals.sparse import Top
+from distill.text.alignment import SharedTokens, shared_tokens
+from distill.text.token_bytes import TokenBytes
 
 logger = logging.get_logger(__name__)
 
@@ -39,6 +51,11 @@ class Logits(Objective):
         skew: of `"skew_forward_kl"` and `"skew_reverse_kl"` (0.1 if not given).
         cross_entropy: weight of cross-entropy on the labels (at temperature 1), added to the divergence. The log then shows
             `divergence` and `cross_entropy` by themselves, and their sum as `logits` (under another name: `NAME_divergence`, ...).
+        tokens: `"same"`: student and teacher have one vocabulary. `"aligned"`: they have two tokenizers. Then positions are compared where one
+            token of each covers the same bytes of the completion (`distill.text.alignment`), over the tokens that both know by their bytes and one
+            bucket a side for all others (`distill.objectives.aligned_next_token`). Other positions count 0, and are divided by as all are;
+            cross-entropy is of every position. The log shows `aligned`, the share of positions that are compared.
+        least_aligned: with `"aligned"`: a training in which fewer positions align is refused.
         weight, name: of this term; see `Objective`.
 
     Raises:
@@ -59,6 +76,8 @@ class Logits(Objective):
     beta: float | None = None
     skew: float | None = None
     cross_entropy: float = 0.0
+    tokens: str = "same"
+    least_aligned: float = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,6 +87,12 @@ class Logits(Objective):
             raise ValueError(
                 f"cross_entropy is {self.cross_entropy}; it is a weight and must be a number of 0 or more."
             )
+        if self.tokens not in ("same", "aligned"):
+            raise ValueError(
+                f"tokens is {self.tokens!r}; it must be 'same' (one vocabulary) or 'aligned' (two tokenizers)."
+            )
+        if not 0 <= self.least_aligned <= 1:
+            raise ValueError(f"least_aligned is {self.least_aligned}; it is a share of positions, between 0 and 1.")
         divergences.by_name(self.divergence, beta=self.beta, skew=self.skew)
 
     def bind(
@@ -78,15 +103,25 @@ class Logits(Objective):
         vocabulary: int | None = None,
         whole_weights: bool = True,
         longest: int | None = None,
+        shared: SharedTokens | None = None,
     ) -> "LogitsTerm":
-        """See `Objective.bind`."""
+        """See `Objective.bind`; `shared`: the tokens that both tokenizers know, for `tokens="aligned"`; None: they are looked for."""
         facts = facts_of(teacher)
         check_sparse(facts.next_token, facts.temperature, self.divergence, self.temperature)
+        if self.tokens == "same":
+            shared = None
+        else:
+            if facts.next_token == "atoms":
+                raise ValueError(
+                    "The stored signals are drawn tokens with weights (encoding 'threshold' or 'draws'), and tokens='aligned' needs the mass of what "
+                    "the student has no token for: capture with encoding='hidden' (exact) or 'top'."
+                )
+            shared = _shared(student, teacher) if shared is None else shared
         ours, theirs = (facts_of(side).transform() if whole_weights else None for side in (student, teacher))
         if facts.next_token in SPARSE:
-            return LogitsTerm(self, vocabulary, (ours, None), sparse=True)
+            return LogitsTerm(self, vocabulary, (ours, None), sparse=True, shared=shared)
         if ours is not None and theirs is not None:
-            return LogitsTerm(self, vocabulary, (ours, theirs))
+            return LogitsTerm(self, vocabulary, (ours, theirs), shared=shared)
         logger.warning_once(
             "Logits uses the models' own logits of all supervised rows at once, which takes more memory: "
             + (
@@ -95,7 +130,20 @@ class Logits(Objective):
                 else "sharded weights are whole only inside the model."
             )
         )
-        return LogitsTerm(self, vocabulary)
+        return LogitsTerm(self, vocabulary, shared=shared)
+
+
+def _shared(student: Side, teacher: Side) -> SharedTokens:
+    """The tokens that both tokenizers know, these looked for where the models came from."""
+    found = [facts_of(side).find_tokenizer() for side in (student, teacher)]
+    ours, theirs = found
+    if ours is None or theirs is None:
+        whose = " and ".join(name for name, one in zip(("student", "teacher"), found, strict=True) if one is None)
+        raise ValueError(
+            f"tokens='aligned' pairs the tokens of two tokenizers, and that of the {whose} is not known. Give processing_class= and "
+            "teacher=LocalTeacher(model, tokenizer)."
+        )
+    return shared_tokens(TokenBytes(ours), TokenBytes(theirs))
 
 
 class LogitsTerm(Term):
@@ -106,6 +154,7 @@ class LogitsTerm(Term):
         vocabulary: compare this many first tokens; None: all.
         transforms: what student and teacher do to their logits; None: take the models' own logits.
         sparse: the teacher gives a few tokens of each distribution; None in place of the student's transform: take its own logits.
+        shared: the tokens that both know, where the tokenizers are two; None: they are one.
     """
 
     objective: Logits
@@ -116,6 +165,7 @@ class LogitsTerm(Term):
         vocabulary: int | None = None,
         transforms: tuple[LogitTransform | None, LogitTransform | None] | None = None,
         sparse: bool = False,
+        shared: SharedTokens | None = None,
     ) -> None:
         super().__init__(objective)
         self.vocabulary, self.transforms = vocabulary, transforms
@@ -126,12 +176,18 @@ class LogitsTerm(Term):
         )
         if sparse:
             self.teacher_request = SignalRequest()  # it has one thing to give
+        self.shared, self._columns = shared, dict[torch.device, Columns]()
         self.decided = {"vocabulary": vocabulary, "heads": transforms}
+        if shared is not None:
+            self.decided["aligned"] = shared.described()
 
     def forward(self, student: Signals, teacher: Signals) -> Tensor | dict[str, Tensor]:
         own = self.objective
         comparison = Comparison(self.divergence, own.temperature, self.factor, own.cross_entropy, self.vocabulary)
-        if teacher.sparse is not None:
+        aligned = None
+        if self.shared is not None:
+            rows, entropy, aligned = self._aligned(student, teacher, comparison, self.shared)
+        elif teacher.sparse is not None:
             if student.head is not None:
                 rows, entropy = sparse_next_token_divergence(student.head, teacher.sparse, comparison, student.labels)
             else:
@@ -147,11 +203,69 @@ class LogitsTerm(Term):
                 rows, entropy = next_token_divergence(student.logits, teacher.logits, comparison, student.labels)
             else:
                 rows, entropy = next_token_divergence(ours, theirs, comparison, student.labels)
+        prefix = "" if own.name == own.kind else f"{own.name}_"
+        shown = {own.name: rows} if aligned is None else {own.name: rows, f"{prefix}aligned": aligned}
         if entropy is None:
-            return rows
-        entropy, prefix = entropy.detach(), "" if own.name == own.kind else f"{own.name}_"
-        return {
-            own.name: rows,
+            return rows if aligned is None else shown
+        entropy = entropy.detach()
+        return shown | {
             f"{prefix}divergence": rows.detach() - own.cross_entropy * entropy,
             f"{prefix}cross_entropy": entropy,
         }
+
+    def _aligned(
+        self, student: Signals, teacher: Signals, comparison: Comparison, shared: SharedTokens
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Of all N rows: values, cross-entropies, and 1 where the teacher has the same position."""
+        assert teacher.aligned is not None, "whoever aligns the batch says which rows are the same"
+        ours: Any = student.head
+        theirs: Any = teacher.mixed or teacher.head
+        if ours is None or (theirs is None and teacher.sparse is None):
+            ours, theirs = student.logits, teacher.logits
+        order, places = teacher.aligned
+        count, known = len(order), len(places)
+        if not comparison.cross_entropy:
+            order = order[:known]  # no other row has anything to say
+        mine = _some_rows(ours, order)
+        labels = None if student.labels is None else student.labels.index_select(0, order)
+        if teacher.sparse is not None:
+            assert isinstance(teacher.sparse, Top)
+            there = teacher.sparse.ids
+            columns = self._on(there.device, shared, head_size(ours), max(shared.sizes[1], 1))
+            top = _padded(top_in_students_tokens(teacher.sparse, columns), places, len(order))
+            compare = sparse_divergence_of_logits if isinstance(mine, Tensor) else sparse_next_token_divergence
+            values, entropy = compare(mine, top, comparison, labels)  # type: ignore[operator]
+        else:
+            columns = self._on(order.device, shared, head_size(ours), head_size(theirs))
+            values, entropy = aligned_next_token_divergence(
+                mine, _some_rows(theirs, places), comparison, columns, labels
+            )
+        rows = values.new_zeros(count).index_copy(0, order, values)
+        made_of(rows, [values])
+        if entropy is not None:
+            entropy = entropy.new_zeros(count).index_copy_(0, order, entropy)
+        return rows, entropy, values.detach().new_zeros(count).index_fill_(0, order[:known], 1.0)
+
+    def _on(self, device: torch.device, shared: SharedTokens, student: int, teacher: int) -> Columns:
+        if device not in self._columns:
+            self._columns[device] = Columns.of(shared, student, teacher, device)
+        return self._columns[device]
+
+
+def _some_rows(signal: Any, index: Tensor) -> Any:
+    """Some rows of a head's tap, of a mixture of them, or of logits."""
+    if isinstance(signal, Tensor):
+        return signal.index_select(0, index)
+    if isinstance(signal, MixedHead):
+        return replace(signal, heads=tuple(_some_rows(head, index) for head in signal.heads))
+    return replace(signal, hidden=signal.hidden.index_select(0, index))
+
+
+def _padded(top: Top, places: Tensor, count: int) -> Top:
+    """These rows of it, and behind them rows that say nothing, up to so many."""
+    more = count - len(places)
+    ids = torch.cat([top.ids.index_select(0, places), top.ids.new_zeros((more, top.ids.shape[1]))])
+    log_probs = top.log_probs.index_select(0, places)
+    log_probs = torch.cat([log_probs, log_probs.new_full((more, log_probs.shape[1]), LOWEST)])
+    tail = top.tail.index_select(0, places)
+    return Top(ids, log_probs, torch.cat([tail, tail.new_full((more,), LOWEST)]), top.temperature)

@@ -83,7 +83,7 @@ def next_token_divergence(
         work = _Work(ours, theirs, vocabulary, comparison, labels, row_weights)
         side: Any = work.heads[0]
         own = isinstance(ours, Tensor)
-        gradients = _in_own_logits(ours, work, needed[0]) if own else through_head(side, needed, work.chunk)
+        gradients = in_own_logits(ours, work, needed[0]) if own else through_head(side, needed, work.chunk)
         return work.values, work.entropy, gradients
 
     inputs = (student,) if isinstance(student, Tensor) else (student.hidden, student.weight, student.bias)
@@ -101,7 +101,7 @@ def cut(signal: Any) -> Any:
     return HeadTap(signal.hidden.detach(), signal.weight.detach(), bias, signal.transform, signal.dtype)
 
 
-def _in_own_logits(student: Tensor, work: "_Work", needed: bool) -> list[Tensor | None]:
+def in_own_logits(student: Tensor, work: Any, needed: bool) -> list[Tensor | None]:
     """As `through_head`: the one gradient in the student's own logits, which takes the slopes as they come."""
     count, vocabulary = len(student), work.vocabulary
     gradient = torch.empty_like(student) if needed else None

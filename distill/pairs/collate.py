@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from distill.pairs.aligned_rows import WORDS, AlignedRow, AlignedRows
 from distill.pairs.columns import READ
 from distill.pairs.labels import EMPTY, IGNORE, ids_and_labels, shown_to_teacher
 from distill.pairs.row_limits import RowLimits
@@ -27,10 +28,11 @@ Row = tuple[NDArray[Any], NDArray[Any]]  # ids and labels, `[tokens]` each
 
 
 class Document(NamedTuple):
-    """A pair as it stands in a batch: its own row, and the one that its teacher is shown (the same, mostly)."""
+    """A pair as it stands in a batch: its own row, and the one that its teacher is shown (the same, mostly); where that is in other tokens, how."""
 
     own: Row
     shown: Row
+    aligned: AlignedRow | None = None
 
 
 @dataclass
@@ -50,6 +52,10 @@ class PairCollator:
     themselves. Each document of it is the teacher's prompt (the pair's, where it has no other) and the very tokens of the completion
     that stand in the student's row, with the same labels; so both sides have the same supervised tokens in the same order.
 
+    With `aligned`, the teacher has another tokenizer. A batch then has rows of the teacher's own whose supervised tokens are others than the
+    student's, and says which are the same: `aligned_rows`, `[N]`, the student's supervised positions by number, first those that are
+    compared; and `aligned_places`, `[A]`, the number of the teacher's for each of these.
+
     Args:
         tokenizer: gives the pad id (EOS where there is no pad token).
         max_length: longest row in tokens; a longer one loses the end of its completion (and with it the EOS: no EOS is
@@ -67,6 +73,7 @@ class PairCollator:
             its first ones.
         with_pairs: add `pairs`, the rows themselves as they came, a list of mappings (for trainers that put others in the place of some).
         columns: further columns of pairs, as `columns[name]`: for each row a list of the values of its documents.
+        aligned: makes the rows of a teacher with another tokenizer; a white box sets it.
         limits: what the models can take of a row, after `max_length`; trainers fill it in.
         teacher_limits: what the teacher can take of the row that it is shown.
 
@@ -91,6 +98,7 @@ class PairCollator:
     documents: bool = False
     with_pairs: bool = False
     columns: tuple[str, ...] = ()
+    aligned: AlignedRows | None = None
     limits: RowLimits = field(default_factory=RowLimits)
     teacher_limits: RowLimits = field(default_factory=RowLimits)
 
@@ -115,6 +123,8 @@ class PairCollator:
         if any(one.shown is not one.own for documents in rows for one in documents):
             shown = self._laid_out([[one.shown for one in documents] for documents in rows], packed)
             batch |= {f"teacher_{name}": tensor for name, tensor in shown.items()}
+        if self.aligned is not None:
+            batch |= _same_positions([one for documents in rows for one in documents])
         if self.supervised_only:
             keep = supervised_rows(batch["labels"])
             batch |= {"logits_to_keep": keep, "shift_labels": supervised_tokens(batch["labels"], keep)}
@@ -128,7 +138,10 @@ class PairCollator:
         if self.documents:
             batch["documents"] = [
                 [
-                    (key_of_pair(pair, f"row {i} of the batch"), int((one.own[1] != IGNORE).sum()))
+                    (
+                        key_of_pair(pair, f"row {i} of the batch") if one.aligned is None else one.aligned.key,
+                        int(((one.own if one.aligned is None else one.shown)[1] != IGNORE).sum()),
+                    )
                     for pair, one in zip(pairs, documents, strict=True)
                     if pair.get("id") != EMPTY["id"]
                 ]
@@ -144,7 +157,8 @@ class PairCollator:
     def reads(self) -> tuple[str, ...]:
         """The columns of a pair that decide a batch, and its id."""
         shown = self.teacher_rows or self.documents
-        return (*(name for name in READ if shown or name != "teacher_prompt_ids"), *self.columns)
+        words = () if self.aligned is None else WORDS
+        return (*(name for name in READ if shown or name != "teacher_prompt_ids"), *words, *self.columns)
 
     def _laid_out(self, rows: Sequence[Sequence[Row]], packed: bool) -> dict[str, torch.Tensor]:
         """Tensors `[B, T]` of rows of documents."""
@@ -182,12 +196,30 @@ class PairCollator:
         ids, labels = own = ids_and_labels(pair, self.max_length, place)
         where, supervised = f"Pair {pair.get('id', place)}", labels[labels != IGNORE]
         self.limits.check(where, ids, supervised)
+        if self.aligned is not None:
+            row = self.aligned.row(pair, ids, labels, place)
+            return Document(own, (row.ids, row.labels), row)
         shown = shown_to_teacher(pair, ids, labels, place) if self.teacher_rows else own
         if shown[0] is ids:
             self.teacher_limits.check(where, ids, supervised)
             return Document(own, own)
         self.teacher_limits.check(where, shown[0], supervised, shown=len(pair["teacher_prompt_ids"]))
         return Document(own, shown)
+
+
+def _same_positions(documents: Sequence[Document]) -> dict[str, torch.Tensor]:
+    """Which supervised positions of a batch are the teacher's, too, by their numbers among those of each side."""
+    ours, theirs = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    own = other = 0
+    for one in documents:
+        assert one.aligned is not None
+        ours.append(one.aligned.ours + own)
+        theirs.append(one.aligned.theirs + other)
+        own += int((one.own[1] != IGNORE).sum())
+        other += int((one.shown[1] != IGNORE).sum())
+    first = np.concatenate(ours)
+    order = np.concatenate([first, np.setdiff1d(np.arange(own), first)])
+    return {"aligned_rows": torch.from_numpy(order), "aligned_places": torch.from_numpy(np.concatenate(theirs))}
 
 
 def _values(name: str, pairs: Sequence[Mapping[str, Any]], row: int) -> list[Any]:

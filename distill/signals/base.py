@@ -1,7 +1,7 @@
 """Base of all signal sources: what a trainer knows of a teacher; and of a batch, what each side gets.
 
 Where a pair says what its teacher was shown (`teacher_prompt_ids`), the batch brings rows of the teacher's own, whose supervised positions are
-those of the student's rows, in the same order.
+those of the student's rows, in the same order. Rows of a teacher with another tokenizer have other positions, and the batch says which are the same.
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,18 @@ from distill.signals.rows import SupervisedRows
 
 _OWN_ROWS = ("input_ids", "attention_mask", "position_ids", "labels")  # of the teacher, under the names teacher_...
 _PLACES = "teacher_rows"  # in a part of a batch: where the teacher's supervised positions are, already looked up
+ALIGNED = ("aligned_rows", "aligned_places")  # of a teacher with another tokenizer: which positions are the same
 # of a batch, what no model is given
-_NO_INPUTS = {"labels", "ids", "pairs", "documents", "columns", _PLACES, *(f"teacher_{name}" for name in _OWN_ROWS)}
+_NO_INPUTS = {
+    "labels",
+    "ids",
+    "pairs",
+    "documents",
+    "columns",
+    _PLACES,
+    *ALIGNED,
+    *(f"teacher_{name}" for name in _OWN_ROWS),
+}
 
 
 class SignalSource:
@@ -52,7 +62,8 @@ class SignalSource:
         """
 
     def signals(self, batch: Mapping[str, Any], rows: SupervisedRows, request: SignalRequest) -> Signals:
-        """What the teacher says at the supervised positions of a batch, `[N, ...]` in the order of the student's.
+        """What the teacher says at the supervised positions of a batch, `[N, ...]` in the order of the student's; of a batch that was aligned
+        with another tokenizer (`aligned_rows`), at those of its own rows.
 
         Args:
             batch: as the collator made it, on the device.
@@ -110,7 +121,7 @@ def teachers_inputs(batch: Mapping[str, Any], rows: SupervisedRows) -> tuple[dic
         )
     labels = own.pop("labels")
     where = batch[_PLACES] if _PLACES in batch else SupervisedRows.of(supervised_rows(labels))
-    if len(where) != len(rows):
+    if len(where) != len(rows) and ALIGNED[0] not in batch:
         pairs = f" (pairs {'; '.join(map(str, batch['ids']))})" if "ids" in batch else ""
         raise ValueError(
             f"A batch{pairs} has {len(rows)} supervised tokens in the student's rows and {len(where)} in the teacher's; both must be the same "

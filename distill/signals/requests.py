@@ -81,6 +81,8 @@ class Signals:
         parts: of several teachers, one for each that has rows here; whoever reads them puts them together again by `order`.
         order: `[N]`: where each supervised row is, in the parts behind each other.
         mixed: of several teachers whose distributions are mixed, what all their logits are computed from, in place of `head`.
+        aligned: of a teacher with another tokenizer, whose N' rows are others than the student's N: `[N]`, the student's rows, first those
+            that are compared, and `[A]`, the teacher's row for each of these.
     """
 
     rows: Tensor
@@ -96,6 +98,7 @@ class Signals:
     parts: tuple["Part", ...] = ()
     order: Tensor | None = None
     mixed: MixedHead | None = None
+    aligned: tuple[Tensor, Tensor] | None = None
 
     def where(self) -> SupervisedRows:
         """The supervised positions as numbers."""

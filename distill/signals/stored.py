@@ -18,7 +18,7 @@ from distill.pairs.columns import TEACHER_PROMPT
 from distill.pairs.packing import PackedPairs
 from distill.pairs.row_limits import RowLimits
 from distill.pairs.signal_keys import SIZE, key_of_pair
-from distill.signals.base import SignalSource
+from distill.signals.base import ALIGNED, SignalSource, teachers_inputs
 from distill.signals.encodings import encoding_of
 from distill.signals.facts import TeacherFacts
 from distill.signals.head import HeadTap
@@ -140,6 +140,7 @@ class StoredSignals(SignalSource):
             )
         if request.hidden or request.attention:
             raise ValueError(self.refusal("hidden states" if request.hidden else "attention"))
+        rows = teachers_inputs(batch, rows)[1] if ALIGNED[0] in batch else rows
         found = [
             (key, wanted, self._name(batch, row, place, key))
             for row, documents in enumerate(batch["documents"])

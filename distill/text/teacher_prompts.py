@@ -123,7 +123,7 @@ def with_shown_ids(
             raise ValueError(EMPTY)
         system = None if has_own_system(words) else row.get("system")
         if (isinstance(words, str) and wrap is None) or system:
-            told, system = _how_it_was_asked(row, tokenizer, tools, values)
+            told, system = how_it_was_asked(row, tokenizer, tools, values)
             wrap = told if wrap is None else wrap
         asked, _ = teachers_prompt(words, system, chat_of(tokenizer), wrap, tools, values)
         return {**row, "teacher_prompt": asked, "teacher_prompt_ids": encode_prompt(asked, tokenizer, tools, values)}
@@ -131,7 +131,7 @@ def with_shown_ids(
         raise ValueError(f"teacher_prompt: {error}") from None
 
 
-def _how_it_was_asked(
+def how_it_was_asked(
     row: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase", tools: Any, values: Any
 ) -> tuple[bool, str | None]:
     """Whether the tokens of a row's own prompt are those of a chat or of the bare text, and its system text if they have that, too.

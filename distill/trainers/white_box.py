@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from distill.objectives.routed import bound_to_all
 from distill.objectives.streaming import only_summed
 from distill.pairs.collate import EMPTY, supervised_rows
 from distill.signals import ModelFacts, SignalRequest, Signals, SupervisedRows, run_with_taps
-from distill.signals.base import SignalSource, inputs_of
+from distill.signals.base import ALIGNED, SignalSource, inputs_of
 from distill.signals.several import routed_by
 from distill.signals.sources import SELF, source_of
 from distill.teachers.local import LocalTeacher
+from distill.trainers.alignment_checks import aligned_with, is_aligned, say_coverage
 from distill.trainers.base import PairTrainer
 from distill.trainers.checks import check_names, check_other_losses, compared_with, longest_row
 from distill.trainers.fsdp import check_teacher_is_everywhere
@@ -136,10 +138,12 @@ class WhiteBoxTrainer(PairTrainer):
         self.router_coefficient = router_coefficient(self.model)
         self.student: PreTrainedModel = base_of(self.model)  # unwrapped; self.model may be or come to be a wrapper
         self.source.prepare(self.model, self.args.device)
-        check_source(self)
+        if not is_aligned(self.objectives):
+            check_source(self)
         self.on_policy = None if self.rollouts is None else OnPolicy(self, self.rollouts)
         self._needs_teachers_rows = loses_teacher_prompts(self)
-        vocabulary = compared_with(self.source, self.student, self.processing_class)
+        shared = aligned_with(self)
+        vocabulary = {"": None} if shared else compared_with(self.source, self.student, self.processing_class)
         if any(isinstance(o, Logits) and o.cross_entropy for o in self.objectives):
             check_labels(self, vocabulary)
         # FSDP2 keeps the head whole from the forward pass until its gradient is there; FSDP1 and ZeRO do not
@@ -148,7 +152,15 @@ class WhiteBoxTrainer(PairTrainer):
         if longest is not None and self.on_policy is not None:
             longest = max(longest, self.on_policy.longest)
         bound = [
-            bound_to_all(o, student, self.source.facts, vocabulary=vocabulary, whole_weights=whole, longest=longest)
+            bound_to_all(
+                o,
+                student,
+                self.source.facts,
+                vocabulary=vocabulary,
+                whole_weights=whole,
+                longest=longest,
+                shared=shared,
+            )
             for o in self.objectives
         ]
         if any(term.teacher_request.has_attention() for term in bound):
@@ -172,6 +184,8 @@ class WhiteBoxTrainer(PairTrainer):
         self._last_weights: dict[str, float] = {}
         # so that Trainer counts the supervised positions whatever the model's forward accepts
         self.model_accepts_loss_kwargs = True
+        if shared:
+            say_coverage(self)
         self.source.release()
 
     def _begin_text(self, resume_from_checkpoint: str | bool | None) -> None:
@@ -179,7 +193,10 @@ class WhiteBoxTrainer(PairTrainer):
         before = self.train_dataset, self.eval_dataset
         super()._begin_text(resume_from_checkpoint)
         if self.train_dataset is not before[0] or self.eval_dataset is not before[1]:
-            check_source(self)
+            if is_aligned(self.objectives):
+                aligned_with(self)
+            else:
+                check_source(self)
 
     def call_model_init(self, trial: Any = None) -> Any:
         """As `PairTrainer`'s; the terms are bound to the new student."""
@@ -276,6 +293,9 @@ class WhiteBoxTrainer(PairTrainer):
         # The teacher first: what it needs while it runs is gone before the student's activations are there.
         with self.rates.teacher() if self.source.models() else nullcontext():
             teacher = self.source.signals(batch, rows, theirs)
+        if ALIGNED[0] in batch:
+            order, places = (batch[name] for name in ALIGNED)
+            teacher = replace(teacher, aligned=(order, places))
         student = run_with_taps(model, self.student, inputs_of(batch), rows, ours, rows.next_tokens(batch["labels"]))
         with torch.autocast(self.args.device.type, enabled=False):  # whatever the models run in, this is in float32
             for term in terms:
