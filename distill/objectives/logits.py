@@ -234,7 +234,7 @@ class LogitsTerm(Term):
             columns = self._on(there.device, shared, head_size(ours), max(shared.sizes[1], 1))
             top = _padded(top_in_students_tokens(teacher.sparse, columns), places, len(order))
             compare = sparse_divergence_of_logits if isinstance(mine, Tensor) else sparse_next_token_divergence
-            values, entropy = compare(mine, top, comparison, labels)  # type: ignore[operator]
+            values, entropy = compare(mine, top, comparison, labels)
         else:
             columns = self._on(order.device, shared, head_size(ours), head_size(theirs))
             values, entropy = aligned_next_token_divergence(

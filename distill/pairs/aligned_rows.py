@@ -254,7 +254,7 @@ class AlignedRows:
         if ended and self.teacher.ends:
             end = self.teacher.tokenizer.eos_token_id
             turn = chat and known.end is not None
-            made += known.encode([known.end])[0] if turn else [] if end is None else [int(end)]
+            made += known.encode([known.end or ""])[0] if turn else [] if end is None else [int(end)]
         return list(made)
 
     def _places(self, ours: NDArray[Any], said: int, theirs: Ids, text: str) -> tuple[Ids, Ids, int]:
@@ -269,9 +269,9 @@ class AlignedRows:
             words = int(np.searchsorted(others, length, side="right"))
             same = int(np.searchsorted(ends, length, side="right"))
         left, right = one_to_one(size[:same], other[:words])
-        if len(ours) == said + 1 and len(theirs) == words + 1 and same == said and ends[-1:].sum() == others[-1:].sum():
-            if (int(ours[said]), int(theirs[words])) in self._pairs:
-                left, right = np.append(left, said), np.append(right, words)
+        whole = len(ours) == said + 1 and len(theirs) == words + 1 and same == said
+        if whole and size.sum() == other[:words].sum() and (int(ours[said]), int(theirs[words])) in self._pairs:
+            left, right = np.append(left, said), np.append(right, words)
         return left, right, same
 
     def _words(self, theirs: Ids) -> int:

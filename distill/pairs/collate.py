@@ -73,6 +73,7 @@ class PairCollator:
             its first ones.
         with_pairs: add `pairs`, the rows themselves as they came, a list of mappings (for trainers that put others in the place of some).
         columns: further columns of pairs, as `columns[name]`: for each row a list of the values of its documents.
+        words: read the words of prompts, too, of which rows in other tokens are made.
         aligned: makes the rows of a teacher with another tokenizer; a white box sets it.
         limits: what the models can take of a row, after `max_length`; trainers fill it in.
         teacher_limits: what the teacher can take of the row that it is shown.
@@ -98,6 +99,7 @@ class PairCollator:
     documents: bool = False
     with_pairs: bool = False
     columns: tuple[str, ...] = ()
+    words: bool = False
     aligned: AlignedRows | None = None
     limits: RowLimits = field(default_factory=RowLimits)
     teacher_limits: RowLimits = field(default_factory=RowLimits)
@@ -157,7 +159,7 @@ class PairCollator:
     def reads(self) -> tuple[str, ...]:
         """The columns of a pair that decide a batch, and its id."""
         shown = self.teacher_rows or self.documents
-        words = () if self.aligned is None else WORDS
+        words = WORDS if self.words else ()
         return (*(name for name in READ if shown or name != "teacher_prompt_ids"), *words, *self.columns)
 
     def _laid_out(self, rows: Sequence[Sequence[Row]], packed: bool) -> dict[str, torch.Tensor]:

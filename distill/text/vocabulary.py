@@ -72,5 +72,5 @@ def describe_difference(ours: dict[str, int], theirs: dict[str, int]) -> str:
     shown = "; ".join(f"{t!r}: {ours.get(t, 'none')} and {theirs.get(t, 'none')}" for t in differing[:3])
     return (
         f"Student and teacher have different vocabularies: {len(differing)} tokens differ, e.g. {shown} (ids of student and "
-        "teacher). White box compares token by token; use a student with the teacher's tokenizer, or black box."
+        "teacher). White box compares token by token; use a student with the teacher's tokenizer, Logits(tokens='aligned'), or black box."
     )

@@ -69,7 +69,7 @@ def aligned_with(trainer: Any) -> SharedTokens | None:
         limits = limits.tightened(limits_of(model, "the teacher"))
     known = collator.aligned
     if known is None or (known.student.tokenizer, known.teacher.tokenizer) != tuple(tokenizers):
-        known = AlignedRows(*tokenizers, limits.positions)
+        known = AlignedRows(tokenizers[0], tokenizers[1], limits.positions)
     known.positions = limits.positions
     collator.aligned = known
     if not len(known.shared):
@@ -133,7 +133,7 @@ def _some(rows: Any) -> list[Mapping[str, Any]]:
     """Pairs spread evenly over a dataset; none of a stream, whose rows are met when they come."""
     rows = rows.pairs if isinstance(rows, PackedPairs) else rows
     if isinstance(rows, datasets.Dataset):
-        places = np.unique(np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).astype(int)) if len(rows) else []
+        places = np.unique(np.linspace(0, max(len(rows) - 1, 0), min(ROWS, len(rows))).astype(int))
         return [rows[int(place)] for place in places]
     if not isinstance(rows, list | tuple):
         return []

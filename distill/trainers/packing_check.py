@@ -88,7 +88,7 @@ def check_keeps_documents_apart(
         [1 + (start + 7 * i) % (size - 1) for i in range(n)] for start, n in ((3, 5), (11, 5), (6, 7))
     )
     collator = copy.copy(collator)
-    collator.documents, collator.columns = False, ()  # these documents are nobody's
+    collator.documents, collator.columns, collator.aligned = False, (), None  # these documents are nobody's
     documents = [{"prompt_ids": ids[:2], "completion_ids": ids[2:]} for ids in (one, second, other)]
     bins = [[documents[0], documents[1]], [documents[2], documents[1], documents[2]]]
     with evaluating(model), torch.no_grad(), autocast or nullcontext():

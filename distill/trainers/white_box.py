@@ -109,7 +109,8 @@ class WhiteBoxTrainer(PairTrainer):
         if isinstance(teacher, str | os.PathLike) and teacher != SELF:
             teacher = LocalTeacher(teacher)
         teacher = routed_by(route_by, teacher)
-        self.collated = {**self.collated, **needed_of(teacher, kwargs.get("data_collator"))}
+        needed = needed_of(teacher, kwargs.get("data_collator"))
+        self.collated = {**self.collated, **needed, "words": is_aligned(objectives)}
         if rollouts is not None:
             check_any_text(teacher)
             self.collated |= {"with_pairs": True}

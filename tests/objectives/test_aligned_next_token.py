@@ -91,12 +91,16 @@ def test_it_is_never_above_the_whole_divergence_and_0_at_equality():
         assert (part < whole - 1e-3).any()
         same = aligned_next_token_divergence(student, student, comparison, columns_of(pairs, 12, 12))[0]
         assert float(same.abs().max()) < 1e-12
-        assert max(float(one.abs().max()) for one in of(same, student)) < 1e-12
+        if name != "total_variation":  # whose slope is a sign, here of what was rounded
+            assert max(float(one.abs().max()) for one in of(same, student)) < 1e-12
 
 
 def test_a_toy_vocabulary_with_merged_tokens_is_enumerated():
     """Student: a, b, ab, end. Teacher: end, b, a, ba: `a`, `b` and the end are shared, `ab` and `ba` are the rests."""
-    q, p = torch.tensor([[0.4, 0.1, 0.3, 0.2]]).double(), torch.tensor([[0.1, 0.2, 0.6, 0.1]]).double()
+    q, p = (
+        torch.tensor([[0.4, 0.1, 0.3, 0.2]], dtype=torch.float64),
+        torch.tensor([[0.1, 0.2, 0.6, 0.1]], dtype=torch.float64),
+    )
     pairs = [(0, 2), (1, 1), (3, 0)]
     got = aligned_next_token_divergence(
         q.log(), p.log(), Comparison(divergences.by_name("forward_kl")), columns_of(pairs, 4, 4)

@@ -6,14 +6,17 @@ import torch
 from conftest import build_model
 from tokenizers import normalizers
 from transformers import TrainingArguments
-from two_tokenizers import byte_level, pair, sentence_piece
+from two_tokenizers import WORDS, byte_level, pair, sentence_piece
 
 from distill import HiddenStates, Logits, WhiteBoxTrainer
 from distill.pairs.aligned_rows import AlignedRows, in_teachers_tokens
 from distill.signals import LiveTeacher, Mixture, Routed, capture
 from distill.teachers import LocalTeacher
+from distill.trainers import Rollouts
 
-OURS, THEIRS = byte_level(), sentence_piece()
+# each has words that the other has not
+OURS = byte_level([*WORDS, "zebra zebra quilt quilt"], 330)
+THEIRS = sentence_piece([*WORDS, "xylophone xylophone"], 110)
 TEXTS = [" sat on the mat", " and the dog ran after it", " of it all", " thecat satmat", " café, 12"]
 PAIRS = datasets.Dataset.from_list([pair(OURS, text, number=i, ended=i != 2) for i, text in enumerate(TEXTS)])
 
@@ -166,3 +169,13 @@ def test_what_cannot_be_compared_is_refused_before_any_step(tmp_path):
     few = capture(source, in_teachers_tokens(PAIRS.select([0]), OURS, THEIRS), output=tmp_path / "few", progress=False)
     with pytest.raises(ValueError, match="lacks 4 of 5 pairs of train_dataset, in the teacher's tokens"):
         trainer_of(tmp_path, few)
+
+
+def test_the_students_own_text_is_aligned_as_it_comes(tmp_path):
+    """Rollouts of a random student are bytes that are no text, mostly: what can be shown is compared, cross-entropy needs nothing."""
+    objective = Logits("reverse_kl", tokens="aligned", least_aligned=0.3)
+    trainer = trainer_of(tmp_path, objective=objective, rollouts=Rollouts(share=1.0, max_new_tokens=8))
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "aligned" in log]
+    assert len(logs) == 2
+    assert all(0 < log["aligned"] <= 1 and log["logits"] > 0 for log in logs)
