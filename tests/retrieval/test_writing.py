@@ -1,0 +1,165 @@
+"""Facts written out of documents: what is asked, what is turned down and counted, and what each check lets through."""
+
+import re
+from collections import Counter
+
+import pytest
+from test_rows import Reader
+
+from distill.retrieval import verifying as v
+from distill.retrieval.documents import Document
+from distill.retrieval.row_modes import Setting, rows_of_facts
+from distill.retrieval.rows import answered
+from distill.retrieval.writing import facts_of_documents, sentences_of
+
+TEXT = "# Oden\n\nOden is a village in the hills. Its mayor is Pia Holm. It has 412 inhabitants. A bell rings there at noon.\n"
+DOCUMENT = Document("oden.md", TEXT, "oden.md", "Oden")
+ABOUT = {
+    "Oden is a village in the hills.": "Question: Where is Oden?\nAnswer: in the hills.",
+    "Its mayor is Pia Holm.": "Question: Who is the mayor of Oden?\nAnswer: Pia Holm",
+    "It has 412 inhabitants.": "Question: How many inhabitants does Oden have?\nAnswer: 412",
+    "A bell rings there at noon.": "Question: When does it ring?\nAnswer: at noon",
+}
+REVERSE = {"Who is the mayor of Oden?": "Question: Which village has Pia Holm as its mayor?\nAnswer: Oden"}
+ANSWERS = {"Who": "Pia Holm", "What is the name": "Pia Holm", "How many": "There are 412.", "Which village": "Oden", "Where": "I do not know."}  # fmt: skip
+
+
+def say(text):
+    """A teacher that writes one usable question about most sentences, and answers most of them."""
+    turn = text.rsplit("user", 1)[1].split("<|im_end|>")[0]
+    if "Write a question about this sentence" in turn:
+        return ABOUT[turn.rsplit("in its words: ", 1)[1].strip()]
+    if "Ask the same in other words: " in turn:
+        return "What is the name of the mayor of Oden?" if "mayor" in turn else "I cannot."
+    if "Turn this round" in turn:
+        question = turn.rsplit("Question: ", 1)[1].split("\n")[0]
+        return REVERSE.get(question, "Question: How so?\nAnswer: Oden")
+    question = turn.rsplit("Question: ", 1)[1].strip()
+    return next(said for start, said in ANSWERS.items() if question.startswith(start))
+
+
+def written(**settings):
+    return facts_of_documents(Reader(say), [DOCUMENT], **{"samples": 1, "progress": False, **settings})
+
+
+def test_facts_are_written_verified_and_counted():
+    facts, coverage = written()
+    assert [(f.kind, f.answer, f.questions) for f in facts] == [
+        ("who", "Pia Holm", ("Who is the mayor of Oden?", "What is the name of the mayor of Oden?")),
+        ("how many", "412", ("How many inhabitants does Oden have?",)),
+    ]
+    assert facts[0].reverse == (("Which village has Pia Holm as its mayor?", "Oden"),)
+    assert facts[1].altered
+    assert facts[1].altered[0][0] in facts[1].altered[0][1].text
+    told = Counter[tuple[str, str]]()
+    for (check, fault, _), number in coverage.faults.items():
+        told[check, fault] += number
+    assert told[("questions", v.NAMES_NOTHING)] == 1
+    assert told[("asked back", v.WRONG)] == 1
+    assert told[("turned round", v.NOT_TURNED)] == 2
+    assert told[("wordings", v.NO_QUESTION)] > 8
+    coverage.count(rows_of_facts(facts, Setting()))
+    assert coverage.lost_kinds == ["when", "where"], "what a check removed whole has a name"
+    assert "No row is left of 2 kinds of facts: when, where." in coverage.table()
+
+
+def test_the_same_teacher_answers_the_rows(tmp_path):
+    facts, coverage = written(ask_back=False, output=tmp_path / "pairs.jsonl")
+    assert {f.name for f in tmp_path.iterdir() if f.name.endswith("ed.jsonl") or f.name.endswith("s.jsonl")} == {
+        "pairs.jsonl.questions.jsonl", "pairs.jsonl.wordings.jsonl", "pairs.jsonl.reversed.jsonl",
+    }  # fmt: skip
+    rows = answered(Reader(say), rows_of_facts(facts, Setting()), coverage, progress=False)
+    assert {row["answer"] for row in rows.rows} == {"Pia Holm", "412", "Oden"}
+    assert coverage.lost_kinds == ["when", "where"]
+
+
+def test_some_passages_alone_are_asked_about():
+    others = [Document(f"{i}.md", TEXT.replace("Oden", f"Oden{i}"), f"{i}.md", f"Oden{i}") for i in range(6)]
+
+    def anything(text):
+        turn = text.rsplit("user", 1)[1]
+        name = re.findall(r"Oden\d", turn)[-1]
+        return f"Question: Who is the mayor of {name}?\nAnswer: Pia Holm" if "Write a question" in turn else "Pia Holm"
+
+    made = [facts_of_documents(Reader(anything), others, chunks=2, samples=1, progress=False)[0] for _ in range(2)]
+    assert made[0] == made[1]
+    assert len({fact.passage.document for fact in made[0]}) == 2
+
+
+def test_nothing_that_can_be_used_is_refused_with_the_reasons():
+    with pytest.raises(
+        ValueError, match=r"(?s)none can be used; a larger teacher is needed.*not of the form asked for"
+    ):
+        facts_of_documents(Reader(lambda _: "no"), [DOCUMENT], samples=1, progress=False)
+
+
+def test_documents_without_a_sentence_are_refused():
+    table = Document("t.md", "# Heading of a page\n\n| a | b |\n|---|---|\n| 1 | 2 |\n", "t.md")
+    with pytest.raises(ValueError, match="no sentence of 4 words or more to ask about"):
+        facts_of_documents(Reader(say), [table], progress=False)
+
+
+@pytest.mark.parametrize("wrong", [{"wordings": 0}, {"samples": 0}, {"alterations": -1}, {"chunks": 0}])
+def test_numbers_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match="they are at least 1"):
+        written(**wrong)
+
+
+def test_headings_tables_and_code_are_no_sentences():
+    text = "# A heading of five words\n\nThe mill is old. It turns at night!\nShort one.\n\n| a cell of a table |\n```\nx\n```\n"
+    assert sentences_of(text) == ["The mill is old.", "It turns at night!"]
+
+
+GOOD = ("Who is the mayor of Oden?", "Pia Holm")
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "fault"),
+    [
+        (*GOOD, None),
+        ("How many people live there, in Oden?", "412", None),
+        (GOOD[0], "Pia", None),
+        (GOOD[0], "Pia Holmes", v.NOT_SAID),
+        ("How many inhabitants does Oden have?", "41", v.NOT_SAID),
+        (GOOD[0], "", v.NOT_SAID),
+        ("What is Oden?", TEXT.split("\n\n")[1][:-1], v.LONG),
+        ("Is Pia Holm the mayor of Oden?", "Pia Holm", v.GIVEN_AWAY),
+        ("Who is the mayor of Oden", "Pia Holm", v.NO_QUESTION),
+        ("Who in Oden?", "Pia Holm", None),
+        ("Oden?", "Pia Holm", v.NO_QUESTION),
+        ("Who is Oden's mayor in this passage?", "Pia Holm", v.OF_THE_PASSAGE),
+        ("Who is the mayor?", "Pia Holm", v.NAMES_NOTHING),
+        ("Who is the mayor of Berlin?", "Pia Holm", v.NAMES_NOTHING),
+    ],
+)
+def test_a_question_is_used_only_if_it_can_be_learned(question, answer, fault):
+    assert v.fault_of_question(question, answer, TEXT, "Oden") == fault
+
+
+def test_another_wording_keeps_names_and_numbers():
+    original = "Who was the mayor of Oden in 1874?"
+    assert v.fault_of_wording("In 1874, who led Oden as mayor?", "Pia Holm", original) is None
+    assert v.fault_of_wording("Who led the village in 1874?", "Pia Holm", original) == v.OTHER_NAMES
+    assert v.fault_of_wording("Who led Oden?", "Pia Holm", original) == v.OTHER_NAMES
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Question: Who is it?\nAnswer: Pia Holm.\n\nQuestion: more", ("Who is it?", "Pia Holm")),
+        ("Who is it?\nAnswer: Pia", ("Who is it?", "Pia")),
+        ("Question: Who is it?", None),
+        ("Question: Who is it?\nAnswer: ", None),
+        ("Answer: Pia", None),
+        ("", None),
+    ],
+)
+def test_what_was_written_is_read_in_its_form_alone(text, found):
+    assert v.question_and_answer(text) == found
+
+
+def test_a_verifier_is_of_the_same_form_as_others():
+    assert v.supported({"answer": "412"}, "It has 412 inhabitants.")
+    assert not v.supported({"answer": "412"}, "It has 4120 inhabitants.")
+    with pytest.raises(ValueError, match="the row's answer is None"):
+        v.supported({}, "412")
