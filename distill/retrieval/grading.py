@@ -1,0 +1,136 @@
+"""Grading of short answers by their words, what chance alone would give, and intervals with facts as the units."""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from distill.text.words import words
+
+_THOUSANDS = re.compile(r"(?<=\d)[,'\u2019\u202f\u00a0](?=\d{3}(?!\d))")
+_POINT = re.compile(r"(?<=\d)[.,](?=\d)")
+DRAWS = 10_000  # of a bootstrap
+
+
+def said_at(text: str, value: str) -> int | None:
+    """Where a text first says a value in whole words: the number of its first word there. None where it does not.
+
+    Case, punctuation and spacing do not count, nor marks between thousands. A number is one word: "84.5" does not say 84.
+
+    Raises:
+        ValueError: a value without a word.
+
+    Example:
+        >>> said_at("It is 1,084 metres long.", "1084"), said_at("It is 84.5 metres long.", "84")
+        (2, None)
+    """
+    wanted, there = _words(value), _words(text)
+    if not wanted:
+        raise ValueError(f"The value {value!r} has no word, so no answer can be seen to say it.")
+    places = range(len(there) - len(wanted) + 1)
+    return next((i for i in places if there[i : i + len(wanted)] == wanted), None)
+
+
+def first_said(text: str, values: Sequence[str]) -> str | None:
+    """Which of some values a text says first; of two at one place the longer one. None where it says none."""
+    found = [(place, -len(_words(value)), value) for value in values if (place := said_at(text, value)) is not None]
+    return min(found)[2] if found else None
+
+
+class Interval(NamedTuple):
+    """A mean with its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def over_facts(values: Sequence[Mapping[str, float]], *, draws: int = DRAWS, seed: int = 0) -> Interval:
+    """Mean over facts with a bootstrap interval; the units are the facts, and the trainings where there are several.
+
+    Wordings of one fact stand and fall together, so a fact counts once, with the mean of its wordings. For a difference of
+    two arms give the differences per fact (`paired`): what is hard about a fact is then in neither.
+
+    Args:
+        values: of each training (seed) what each fact got; the same facts in all.
+        draws: resamples.
+        seed: of the resamples.
+
+    Raises:
+        ValueError: no values, or other facts in another training.
+
+    Source: Efron 1979; facts and trainings are drawn each by themselves.
+    """
+    if not values or not values[0]:
+        raise ValueError("There are no values to take a mean of.")
+    facts = list(values[0])
+    if any(one.keys() != values[0].keys() for one in values):
+        raise ValueError("Each training has other facts; a mean over trainings is of the same facts.")
+    table = np.array([[one[fact] for fact in facts] for one in values])
+    random_state = np.random.default_rng(seed)
+    trainings, count = table.shape
+    # how often each is drawn: of 10,000 draws a table of draws x facts, and no copies of the values
+    facts_drawn = random_state.multinomial(count, np.full(count, 1 / count), size=draws) / count
+    trainings_drawn = random_state.multinomial(trainings, np.full(trainings, 1 / trainings), size=draws) / trainings
+    means = np.einsum("ds,sf,df->d", trainings_drawn, table, facts_drawn)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(float(table.mean()), float(low), float(high))
+
+
+def paired(one: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, float]]) -> Interval:
+    """`one` minus `other`, fact by fact and training by training; an arm without trainings (one row) stands for each.
+
+    Raises:
+        ValueError: other facts, or other numbers of trainings.
+    """
+    count = max(len(one), len(other))
+    if len(one) not in (1, count) or len(other) not in (1, count):
+        raise ValueError(f"There are {len(one)} trainings on one side and {len(other)} on the other; give as many.")
+    rows = [(one[i % len(one)], other[i % len(other)]) for i in range(count)]
+    if any(a.keys() != b.keys() for a, b in rows):
+        raise ValueError("Both sides of a paired difference must be about the same facts.")
+    return over_facts([{fact: a[fact] - b[fact] for fact in a} for a, b in rows])
+
+
+def by_chance(answers: Sequence[tuple[str, str, str]]) -> float:
+    """Share of answers that say the value of *another* fact of their kind: what a grader gives to no knowledge at all.
+
+    The control that must be low: a model that says every number, or a grader that finds values in any text, shows here.
+    Every answer is held against every other value of its kind, which is the mean over all permutations.
+
+    Args:
+        answers: (kind, expected value, text). Kinds with one value alone are held against all values.
+
+    Raises:
+        ValueError: no answers, or one value only.
+    """
+    values = {(kind, expected) for kind, expected, _ in answers}
+    if len({tuple(_words(value)) for _, value in values}) < 2:
+        raise ValueError("The control holds answers against the values of other facts; there is one value only.")
+    shares = []
+    for kind, expected, text in answers:
+        others = [v for k, v in values if k == kind and _words(v) != _words(expected)]
+        others = others or [v for _, v in values if _words(v) != _words(expected)]
+        shares.append(sum(said_at(text, other) is not None for other in others) / len(others))
+    return sum(shares) / len(shares)
+
+
+def permuted(facts: Sequence[str], seed: int = 0) -> dict[str, str]:
+    """For each fact another one, none itself: a permutation in one cycle (Sattolo 1986).
+
+    Raises:
+        ValueError: fewer than two facts.
+    """
+    if len(facts) < 2:
+        raise ValueError(f"{len(facts)} facts cannot be exchanged; give two or more.")
+    drawn, order = random.Random(seed), list(facts)
+    for i in range(len(order) - 1, 0, -1):
+        j = drawn.randrange(i)
+        order[i], order[j] = order[j], order[i]
+    return dict(zip(facts, order, strict=True))
+
+
+def _words(text: str) -> list[str]:
+    return words(_POINT.sub("_", _THOUSANDS.sub("", text)))
