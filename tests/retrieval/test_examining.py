@@ -56,7 +56,15 @@ def test_every_answer_is_the_one_its_prompt_alone_would_get(tokenizer):
         (retriever, [with_passages(one.text, retriever.passages, system="sat") for one in questions]),
     ):
         found = examine(
-            model, tokenizer, questions, retriever=given, k=2, system="sat", max_new_tokens=6, batch_size=3, progress=False
+            model,
+            tokenizer,
+            questions,
+            retriever=given,
+            k=2,
+            system="sat",
+            max_new_tokens=6,
+            batch_size=3,
+            progress=False,
         )
         ids = [speaker.resolve_prompt(prompt)[1] for prompt in prompts]
         alone = [speaker.complete([one], sampling, seed=0)[0].text.strip() for one in ids]
@@ -103,8 +111,14 @@ def test_what_cannot_be_asked_is_refused(model, tokenizer):
 
 
 def test_an_examination_is_read_back_and_counted_per_fact():
-    asked = [question(0, kind="n", traps=("7",)), question(1, fact="f0", kind="n"), question(2, kind="n", expected="12")]
-    found = [Examined(one, text, *graded(one, text), 10, 0.1) for one, text in zip(asked, ("90", "no", "12"), strict=True)]
+    asked = [
+        question(0, kind="n", traps=("7",)),
+        question(1, fact="f0", kind="n"),
+        question(2, kind="n", expected="12"),
+    ]
+    found = [
+        Examined(one, text, *graded(one, text), 10, 0.1) for one, text in zip(asked, ("90", "no", "12"), strict=True)
+    ]
     assert [Examined.of(one.as_dict()) for one in found] == found
     assert shares(found) == {"f0": 0.5, "f2": 1.0}
     assert shares(found, "took_old") == {"f0": 0.0, "f2": 0.0}
