@@ -318,6 +318,11 @@ class PairTrainer(Trainer):
             logs.update(self.rates.close())
         super().log(logs, start_time)
 
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """As Trainer's, and seen: a gradient that is not finite is not to be stepped with."""
+        self.finite.norm = super()._get_grad_norm(model, grad_norm)
+        return self.finite.norm
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As Trainer's, and marked as begun, sealed, and flushed to the disk before older ones are removed."""
         with self.rates.pause(), self.resumption.saving(Path(self._get_output_dir(trial=trial))) as checkpoint:

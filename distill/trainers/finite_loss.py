@@ -1,4 +1,4 @@
-"""A loss that is not finite stops a run: before the optimiser's step, in every process, and before anything is written."""
+"""A loss or a gradient that is not finite stops a run: before the optimiser's step, in every process, and before anything is written."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,9 +33,10 @@ class FiniteLoss(TrainerCallback):
 
     Trainer itself would log such a loss as 0, train on, and save what became of the weights over the last good checkpoint. In
     several processes all of them stop: gradients are reduced by then, so whoever went on would take a step with what the others
-    found. A loss in float16 that overflows stops a run, too; a gradient that does is the gradient scaler's matter, and a gradient
-    that is not finite under a finite loss is noticed by the loss of the next step. (DeepSpeed takes its step within the backward
-    pass: there the black box stops when its weights in memory are spoiled, before anything is written.)
+    found. A gradient may be no number under a loss that is one: its norm, which Trainer takes in every step, is looked at in the
+    same wait. A loss in float16 that overflows stops a run, too; a gradient that does is the gradient scaler's matter.
+    (DeepSpeed takes its step within the backward pass: there the black box stops when its weights in memory are spoiled, before
+    anything is written.)
 
     Args:
         trainer: whose callback this becomes.
@@ -45,6 +46,9 @@ class FiniteLoss(TrainerCallback):
         self.trainer = trainer
         self._details: list[tuple[dict[str, Found], Any]] = []  # of the micro-batches of the step under way
         self._kept: FloatingPointError | None = None  # what an evaluation has found so far
+        self.norm: Tensor | float | None = (
+            None  # of the gradient of the step under way, over all processes; the trainer writes it
+        )
         trainer.add_callback(self)
 
     @contextmanager
@@ -61,12 +65,23 @@ class FiniteLoss(TrainerCallback):
         """What a message about a micro-batch needs: `[N]` of each term that counts, `[B, T]` supervised positions, names of its rows."""
         self._details.append(({name: Found.of(value.detach(), rows) for name, value in values.items()}, ids))
 
-    def check(self, loss: Tensor) -> None:
-        """Raises FloatingPointError if a loss of this process, or a sum of losses, is not finite."""
+    def check(self, loss: Tensor, norm: Tensor | float | None = None) -> None:
+        """Raises FloatingPointError if a loss of this process, or a sum of losses, or the gradient's norm, is not finite."""
         details, self._details = self._details, []
-        if torch.isfinite(loss):
+        if torch.isfinite(loss if norm is None else loss + 0 * norm):
             return
         step = self.trainer.state.global_step
+        if norm is not None and torch.isfinite(loss):
+            several = self.trainer.accelerator.num_processes > 1
+            raise FloatingPointError(
+                f"The gradient at step {step} is not finite (its norm is {float(norm)}), while the loss is"
+                + (
+                    ", in this process; the message of another process may say more. "
+                    if several
+                    else f" ({float(loss):.4g}). "
+                )
+                + _ADVICE
+            )
         for values, ids in details:
             if any(found.bad.any() for found in values.values()):
                 raise FloatingPointError(describe_non_finite(values, ids, step))
@@ -96,8 +111,10 @@ class FiniteLoss(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """All gradients are there, and nothing has been changed by them."""
         loss, failure = self.trainer._tr_loss, None
+        # with a scaler, a norm that is none is what it has to see to find its scale
+        norm, self.norm = None if self.trainer.accelerator.scaler else self.norm, None
         try:
-            self.check(loss)
+            self.check(loss, norm)
         except FloatingPointError as error:
             failure = error
         several = self.trainer.accelerator.num_processes > 1

@@ -29,7 +29,7 @@ MEMBERS = {
     ),
     "_get_grad_norm": Member(
         ("model", "grad_norm"),
-        "asks `model` for its parameters and nothing else; called after clipping, if it was clipped",
+        "asks `model` for its parameters and nothing else; called in every step after clipping, if it was clipped, and before on_pre_optimizer_step",
     ),
     "_get_dataloader": Member(
         ("dataset", "description", "batch_size", "sampler_fn", "is_training", "dataloader_key"),

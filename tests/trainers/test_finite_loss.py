@@ -47,6 +47,33 @@ def test_no_step_is_taken_and_the_last_good_checkpoint_stays(arguments, tmp_path
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-2"]
 
 
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("build", [black_box_trainer, white])
+def test_no_step_is_taken_with_a_gradient_that_is_no_number(arguments, tmp_path, build, clip):
+    """Under a loss that is one: its step would spoil the weights, and they were saved over the last good ones."""
+    run = build(
+        arguments, max_steps=6, save_strategy="steps", save_steps=1, save_total_limit=1, max_grad_norm=clip,
+        output_dir=str(tmp_path / "out"),
+    )  # fmt: skip
+    before = {}
+
+    def spoiled(gradient):
+        if run.state.global_step != 2:
+            return gradient
+        before.update({name: tensor.clone() for name, tensor in run.model.state_dict().items()})
+        return torch.full_like(gradient, float("inf"))
+
+    run.model.model.layers[0].mlp.down_proj.weight.register_hook(spoiled)
+    with pytest.raises(
+        FloatingPointError,
+        match=r"The gradient at step 2 is not finite \(its norm is (inf|nan)\), while the loss is \(",
+    ):
+        run.train()
+    assert before
+    assert all(torch.equal(tensor, before[name]) for name, tensor in run.model.state_dict().items())
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
 def test_a_run_that_failed_can_be_tried_again_by_the_same_trainer(arguments):
     """Nothing of the failed step is left: neither gradients of projections nor sums for the log."""
     student = build_model(seed=7, hidden_size=16, num_attention_heads=2)
