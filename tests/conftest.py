@@ -1,5 +1,7 @@
 """Tiny random models and a small tokenizer with a chat template; and the embedded model, for tests marked `real`."""
 
+import copy
+import functools
 import gc
 import importlib
 import json
@@ -34,9 +36,11 @@ from distill.pairs.collate import PairCollator, supervised_rows
 from distill.pairs.schema import pairs_from_rows
 from distill.signals import run_with_taps
 
-# Trainer collects garbage at the start of every training; walking through all imported modules each time was most of the
-# time of a small one.
-gc.freeze()
+# Without a device torch keeps each seed, with a picture of the stack, for the day it finds one: a millisecond and more of every
+# seeding, of which a training has many.
+for unseen in (torch.cuda, torch.xpu, torch.mtia):
+    if not unseen.is_available():
+        unseen.manual_seed_all = lambda seed: None
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -86,7 +90,12 @@ def build_model(layers: int = 2, seed: int = 0, **changes) -> LlamaForCausalLM:
 
 
 def build_pairs(count: int = 12, seed: int = 0, vocabulary: int = 300):
-    """Pairs of unequal lengths from random tokens."""
+    """Pairs of unequal lengths from random tokens. Made once; a copy of one's own may be given another format."""
+    return copy.copy(_pairs(count, seed, vocabulary))
+
+
+@functools.lru_cache(maxsize=64)
+def _pairs(count, seed, vocabulary):
     generator = torch.Generator().manual_seed(seed)
 
     def draw(low: int, high: int) -> list[int]:
@@ -214,6 +223,12 @@ def no_alarm_left():
 def pytest_collection_modifyitems(items):
     """The longest first, so that of two workers none waits for it at the end."""
     items.sort(key=lambda item: item.name != "test_the_readmes_script_runs")
+
+
+def pytest_collection_finish():
+    """Trainer collects garbage at the start of every training: what is loaded by now lives to the end, and is not walked through."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
