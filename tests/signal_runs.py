@@ -64,8 +64,11 @@ def share_of_a_capture(output, count=30, batch_tokens=8192):
     return len(found)
 
 
+ENDLESS = 600  # pairs: more than a test waits for
+
+
 def endless(output):
-    """A capture that writes a shard of a few rows again and again, for a minute."""
+    """A capture that writes a shard of a few rows again and again, for some seconds."""
     small_shards(1)
     usual = shard_writer.write_shard
 
@@ -74,4 +77,4 @@ def endless(output):
         usual(path, rows)
 
     shard_writer.write_shard = slowly
-    captured(output, build_pairs(3000), batch_tokens=40)
+    captured(output, build_pairs(ENDLESS), batch_tokens=40)

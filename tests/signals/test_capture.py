@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import build_model, build_pairs, build_tokenizer, family, save_teacher, wait_until
 from processes import run_processes, start_processes
-from signal_runs import batch_of, captured, contents, endless, live, share_of_a_capture, small_shards, teacher
+from signal_runs import ENDLESS, batch_of, captured, contents, endless, live, share_of_a_capture, small_shards, teacher
 from white_box_runs import fill
 
 from distill.basics import processes
@@ -507,10 +507,11 @@ def test_a_killed_capture_goes_on_to_the_rows_of_an_unbroken_one(tmp_path):
         seen.append(len(shards_in(folder)))
         contents(folder)
     assert seen == sorted(seen)
-    small = build_pairs(3000)
+    small = build_pairs(ENDLESS)
     found = captured(folder, small, batch_tokens=40)
     wanted = contents(captured(tmp_path / "whole", small, batch_tokens=40).folder)
     assert contents(folder) == wanted
+    assert seen[-1] < len(shards_in(folder)), "each was killed before its end"
     assert sum(map(len, _keys_by_shard(folder))) == len(found) == len(wanted), "no pair twice"
 
 

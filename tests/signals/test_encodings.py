@@ -82,8 +82,8 @@ def peaked(rows=6, vocabulary=300, seed=0, spread=3.0):
 
 
 def weights_at(p, n, start):
-    """`[rows, V]` of threshold sampling with that start in every row."""
-    drawn = torch.full((len(p), 1), start, dtype=torch.float64)
+    """`[rows, V]` of threshold sampling with that start in every row, or with one of its own in each."""
+    drawn = torch.as_tensor(start, dtype=torch.float64).expand(len(p))[:, None].clone()
     ids, kept, cut, few = chosen(p.clone(), n, drawn)
     place = torch.arange(ids.shape[1])
     weights = torch.where(place < kept[:, None], p.gather(1, ids), torch.where(few, 0, cut)[:, None])
@@ -108,10 +108,10 @@ def test_threshold_weights_are_the_probabilities_in_expectation(n, spread):
     """Enumerated: all starts between two borders draw the same, so the expectation is a finite sum."""
     p = peaked(spread=spread)
     middles, lengths = starts_of(p, n)
-    mean = torch.zeros_like(p)
-    for start, length in zip(middles.tolist(), lengths.tolist(), strict=True):
-        if length > 1e-13:
-            mean += length * weights_at(p, n, start)[0]
+    mean, long = torch.zeros_like(p), lengths > 1e-13
+    for starts, length in zip(middles[long].split(100), lengths[long].split(100), strict=True):
+        weights, *_ = weights_at(p.repeat(len(starts), 1), n, starts.repeat_interleave(len(p)))
+        mean += (length[:, None, None] * weights.view(-1, *p.shape)).sum(0)
     torch.testing.assert_close(mean, p, rtol=1e-9, atol=1e-11)
 
 
