@@ -63,13 +63,13 @@ class Index:
         path = Path(folder).expanduser()
         there = settings_in(path) or {}
         self._encoder = as_encoder(encoder, there.get("encoder"), path)
-        made = {
+        made: dict[str, Any] = {
             "words": WORDS,
             "overlap": OVERLAP,
             **{name: there[name] for name in ("words", "overlap") if name in there},
         }
         given = {"words": words, "overlap": overlap}
-        self._cut = {name: made[name] if value is None else value for name, value in given.items()}
+        self._cut: Any = {name: made[name] if value is None else value for name, value in given.items()}
         chunks_of(Document("check", "A few words.", "check"), **self._cut)  # before anything is made
         self._store: Store | None = Store(
             path,
