@@ -36,6 +36,10 @@ from distill.pairs.collate import PairCollator, supervised_rows
 from distill.pairs.schema import pairs_from_rows
 from distill.signals import run_with_taps
 
+# Trainer collects garbage at the start of every training; walking through all imported modules each time was most of the
+# time of a small one. Here for processes that are forked or started; `pytest_collection_finish` for the tests' own.
+gc.freeze()
+
 # Without a device torch keeps each seed, with a picture of the stack, for the day it finds one: a millisecond and more of every
 # seeding, of which a training has many.
 for unseen in (torch.cuda, torch.xpu, torch.mtia):
@@ -226,7 +230,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Trainer collects garbage at the start of every training: what is loaded by now lives to the end, and is not walked through."""
+    """What the tests import lives to the end, too, and is not walked through."""
     gc.collect()
     gc.freeze()
 
