@@ -5,6 +5,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := $(VENV)/bin
 
+# Byte code is kept, whatever the environment says: the next process, and the next run, compiles nothing again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check bench gpu clean
 
 demo: $(VENV)/.demo
