@@ -152,12 +152,12 @@ def index(
 
 
 def fts5(folder: Path, documents: list[Document], rare: bool = False) -> tuple[Found, Callable[[Document], Any], Any]:
-    """SQLite, its words stemmed by its own Porter."""
+    """SQLite; a word counts as it stands, so that exhaustive BM25 counts the same ones."""
     db = sqlite3.connect(folder / "fts.db")
     for line in (
         "pragma journal_mode=wal", "pragma synchronous=normal", "pragma cache_size=-65536",
         f"create table chunks(n integer primary key, {', '.join(FIELDS)})", "create index of_document on chunks(document)",
-        "create virtual table found using fts5(words, tokenize=\"porter unicode61 remove_diacritics 2\")",
+        "create virtual table found using fts5(words, tokenize=\"unicode61 remove_diacritics 0 tokenchars '_'\")",
         "create virtual table counts using fts5vocab(found, row)",
     ):  # fmt: skip
         db.execute(line)
@@ -204,7 +204,7 @@ def bm25s(folder: Path, documents: list[Document]) -> tuple[Found, Callable[[Doc
     build(documents)
 
     def search(query: str) -> list[str]:
-        known = [word for word in words(query) if word in made.vocab_dict]
+        known = [word for word in dict.fromkeys(words(query)) if word in made.vocab_dict]
         return [ids[i] for i in made.retrieve([known], k=K, show_progress=False)[0][0]] if known else []
 
     def change(document: Document) -> None:
