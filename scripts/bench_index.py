@@ -4,7 +4,7 @@
     python scripts/bench_index.py --documents FOLDER --chunks 20000 --stores index fts5
 
 Stores: `index` is `distill.retrieval.Index` (LanceDB), `fts5` SQLite's full text, `fts5-rare` the same without words that stand in more
-than one chunk of twenty, `bm25s` arrays of scores. Each runs in a process of its own. Queries are runs of 5 to 12 words of a chunk; every second one
+than one chunk of twenty, `bm25s` arrays of scores (pip install bm25s). Each runs in a process of its own. Queries are runs of 5 to 12 words of a chunk; every second one
 has half of them in another order behind three words of a question. Recall is against BM25 written out over the words that the store itself
 counts: the share of its five best that are among the store's five (`agree`), and how often the chunk that the query was drawn from is among them
 (`own`, beside what exhaustive BM25 finds).
