@@ -22,11 +22,11 @@ from distill.objectives.streamed_next_token import (
     Signal,
     before_transform,
     cut,
-    in_own_logits,
-    through_head,
+    in_chunks,
+    log_softmax_at,
     tiles,
+    with_cross_entropy,
 )
-from distill.objectives.streaming import streamed
 from distill.signals import HeadTap
 from distill.signals.head_logits import LOWEST, side_of
 from distill.signals.sparse import Top
@@ -87,19 +87,10 @@ def aligned_next_token_divergence(
     Source: the coarsening is the data-processing inequality (Cover and Thomas 2006, 2.8); aligned tokens in place of aligned ranks, which
     universal logit distillation compares (Boizard et al. 2024).
     """
-    ours, theirs = cut(student), cut(teacher)
-
-    @torch.no_grad()
-    def go_through(needed: tuple[bool, ...], row_weights: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-        work = _Work(ours, theirs, comparison, columns, labels, row_weights)
-        side: Any = work.heads[0]
-        own = isinstance(ours, Tensor)
-        gradients = in_own_logits(ours, work, needed[0]) if own else through_head(side, needed, work.chunk)
-        return work.values, work.entropy, gradients
-
-    inputs = (student,) if isinstance(student, Tensor) else (student.hidden, student.weight, student.bias)
-    values, entropy = streamed(go_through, inputs)
-    return values, entropy if comparison.cross_entropy else None
+    theirs = cut(teacher)
+    return in_chunks(
+        student, lambda ours, weights: _Work(ours, theirs, comparison, columns, labels, weights), comparison
+    )
 
 
 def head_size(signal: Any) -> int:
@@ -165,22 +156,18 @@ class _Work:
         own = self.comparison
         slope = None
         if theirs is not None:
-            log_q = _log_softmax(logits, own.temperature)
+            log_q = log_softmax_at(logits, own.temperature)
             log_p = self._laid_out(theirs if own.temperature == 1 else theirs / own.temperature, log_q)
             value, slope = own.divergence.value_and_grad(log_q, log_p, slope=wanted)
             self.values[at] = value if own.factor == 1 else value * own.factor
             scale = own.factor / own.temperature
             slope = slope if slope is None or scale == 1 else slope.mul_(scale)
-        if self.labels is None:
-            return torch.zeros_like(logits) if slope is None and wanted else slope
-        log_q = logits.log_softmax(dim=-1)
-        column = self.labels[at, None]
-        self.entropy[at] = -log_q.gather(1, column).squeeze(1)
-        self.values[at] += own.cross_entropy * self.entropy[at]
-        if not wanted:
-            return None
-        extra = log_q.exp_().scatter_add_(1, column, log_q.new_full(column.shape, -1.0))
-        return extra.mul_(own.cross_entropy) if slope is None else slope.add_(extra, alpha=own.cross_entropy)
+        if slope is None and wanted:
+            slope = torch.zeros_like(logits)
+        if self.labels is not None:
+            self.entropy[at], slope = with_cross_entropy(logits, slope, self.labels[at], own.cross_entropy)
+            self.values[at] += own.cross_entropy * self.entropy[at]
+        return slope
 
     def _laid_out(self, theirs: Tensor, log_q: Tensor) -> Tensor:
         """The teacher's log-probabilities in the student's columns."""
@@ -209,10 +196,6 @@ def _rows_in(signal: Any) -> int:
     if isinstance(signal, Tensor):
         return len(signal)
     return len((signal.heads[0] if hasattr(signal, "heads") else signal).hidden)
-
-
-def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    return (logits if temperature == 1 else logits / temperature).log_softmax(dim=-1)
 
 
 def top_in_students_tokens(top: Top, columns: Columns) -> Top:

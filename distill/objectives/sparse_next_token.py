@@ -16,7 +16,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distill.objectives.streamed_next_token import Comparison, before_transform, cut, through_head, tiles
+from distill.objectives.streamed_next_token import (
+    Comparison,
+    before_transform,
+    cut,
+    log_softmax_at,
+    through_head,
+    tiles,
+)
 from distill.objectives.streaming import streamed
 from distill.signals import HeadTap
 from distill.signals.head_logits import LOWEST, Side
@@ -193,7 +200,7 @@ def _rows(
     logits: Tensor, teacher: "Atoms | _Top", comparison: Comparison, labels: Tensor | None, wanted: bool
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Values `[n]`, their slopes `[n, V]` in the student's transformed logits if they are wanted, and cross-entropies `[n]`."""
-    log_q = (logits if comparison.temperature == 1 else logits / comparison.temperature).log_softmax(dim=-1)
+    log_q = log_softmax_at(logits, comparison.temperature)
     entropy, beside = torch.zeros_like(log_q[:, 0]), None
     if comparison.cross_entropy:
         assert labels is not None

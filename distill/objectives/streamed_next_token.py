@@ -75,15 +75,36 @@ def next_token_divergence(
 
     Source: the order of the loops is ours; the gradient in the forward pass as in Liger Kernel (Hsu et al. 2024).
     """
-    ours, theirs = cut(student), cut(teacher)
-    vocabulary = comparison.vocabulary or (ours.shape[1] if isinstance(ours, Tensor) else len(ours.weight))
+    theirs = cut(teacher)
+
+    def work_of(ours: Any, row_weights: Tensor | None) -> _Work:
+        vocabulary = comparison.vocabulary or (ours.shape[1] if isinstance(ours, Tensor) else len(ours.weight))
+        return _Work(ours, theirs, vocabulary, comparison, labels, row_weights)
+
+    return in_chunks(student, work_of, comparison)
+
+
+def in_chunks(
+    student: HeadTap | Tensor, work_of: Callable[[Any, Tensor | None], Any], comparison: Comparison
+) -> tuple[Tensor, Tensor | None]:
+    """What a comparison of whole rows gives, gone through chunk by chunk, with its gradient to the student.
+
+    Args:
+        student: tap of its head, or its own logits.
+        work_of: given the student outside of any graph and the rows' weights in slopes, makes the work: `heads`, `vocabulary`, `values`,
+            `entropy` and `chunk`, as of `_Work`.
+        comparison: whether cross-entropy is asked for.
+
+    Returns:
+        See `next_token_divergence`.
+    """
+    ours = cut(student)
 
     @torch.no_grad()
     def go_through(needed: tuple[bool, ...], row_weights: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-        work = _Work(ours, theirs, vocabulary, comparison, labels, row_weights)
-        side: Any = work.heads[0]
+        work = work_of(ours, row_weights)
         own = isinstance(ours, Tensor)
-        gradients = in_own_logits(ours, work, needed[0]) if own else through_head(side, needed, work.chunk)
+        gradients = in_own_logits(ours, work, needed[0]) if own else through_head(work.heads[0], needed, work.chunk)
         return work.values, work.entropy, gradients
 
     inputs = (student,) if isinstance(student, Tensor) else (student.hidden, student.weight, student.bias)
@@ -223,7 +244,9 @@ class _Work:
             )
             value, slope = self._divergence(ours, theirs, slopes is not None)
             if self.labels is not None:
-                self.entropy[at], slope = self._with_cross_entropy(ours, slope, self.labels[at])
+                self.entropy[at], slope = with_cross_entropy(
+                    self.heads[0].transformed(ours), slope, self.labels[at], self.comparison.cross_entropy
+                )
                 value = value + self.comparison.cross_entropy * self.entropy[at]
             self.values[at] = value
             if slopes is None or slope is None:
@@ -246,7 +269,7 @@ class _Work:
         """Value and slope of the divergence, the slope in the student's transformed logits."""
         comparison = self.comparison
         both = [
-            _log_softmax(side.transformed(logits), comparison.temperature)
+            log_softmax_at(side.transformed(logits), comparison.temperature)
             for side, logits in zip(self.heads, (ours, theirs), strict=True)
         ]
         value, slope = comparison.divergence.value_and_grad(*both, slope=wanted)
@@ -255,14 +278,18 @@ class _Work:
         scale = comparison.factor / comparison.temperature
         return value, slope if slope is None or scale == 1 else slope.mul_(scale)
 
-    def _with_cross_entropy(self, ours: Tensor, slope: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        log_q = self.heads[0].transformed(ours).log_softmax(dim=-1)
-        column = labels[:, None]
-        entropy = -log_q.gather(1, column).squeeze(1)
-        if slope is None:
-            return entropy, None
-        extra = log_q.exp_().scatter_add_(1, column, log_q.new_full(column.shape, -1.0))
-        return entropy, slope.add_(extra, alpha=self.comparison.cross_entropy)
+
+def with_cross_entropy(
+    logits: Tensor, slope: Tensor | None, labels: Tensor, weight: float
+) -> tuple[Tensor, Tensor | None]:
+    """Cross-entropies `[n]` of transformed logits `[n, V]`, and the slope with theirs, times `weight`, added in place; None stays None."""
+    log_q = logits.log_softmax(dim=-1)
+    column = labels[:, None]
+    entropy = -log_q.gather(1, column).squeeze(1)
+    if slope is None:
+        return entropy, None
+    extra = log_q.exp_().scatter_add_(1, column, log_q.new_full(column.shape, -1.0))
+    return entropy, slope.add_(extra, alpha=weight)
 
 
 def tiles(rows: slice, vocabulary: int, device: str) -> Iterator[slice]:
@@ -272,7 +299,8 @@ def tiles(rows: slice, vocabulary: int, device: str) -> Iterator[slice]:
         yield slice(start, min(start + height, count))
 
 
-def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+def log_softmax_at(logits: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities at a temperature."""
     return (logits if temperature == 1 else logits / temperature).log_softmax(dim=-1)
 
 

@@ -1,6 +1,6 @@
 """Examining a model about facts: questions, its most likely answers with or without passages, and which of them are right.
 
-Owned by the recipe of retrieval; grading and intervals are in `distill.retrieval.grading`.
+Grading and intervals are in `distill.retrieval.grading`.
 """
 
 import time

@@ -63,13 +63,10 @@ class Index:
         path = Path(folder).expanduser()
         there = settings_in(path) or {}
         self._encoder = as_encoder(encoder, there.get("encoder"), path)
-        made: dict[str, Any] = {
-            "words": WORDS,
-            "overlap": OVERLAP,
-            **{name: there[name] for name in ("words", "overlap") if name in there},
+        given = {"words": (words, WORDS), "overlap": (overlap, OVERLAP)}
+        self._cut: Any = {
+            name: there.get(name, default) if value is None else value for name, (value, default) in given.items()
         }
-        given = {"words": words, "overlap": overlap}
-        self._cut: Any = {name: made[name] if value is None else value for name, value in given.items()}
         chunks_of(Document("check", "A few words.", "check"), **self._cut)  # before anything is made
         self._store: Store | None = Store(
             path,
@@ -96,7 +93,7 @@ class Index:
             changed = [document for document in listed if there.get(document.id) != document.identity]
             chunks = [(document, chunk) for document in changed for chunk in chunks_of(document, **self._cut)]
             if changed:
-                store.replace([document.id for document in changed], self._rows(chunks))
+                store.replace([document.id for document in changed], self._rows(chunks), there)
         replaced = sum(document.id in there for document in changed)
         return Updated(len(changed) - replaced, replaced, len(listed) - len(changed), len(chunks))
 
@@ -116,7 +113,7 @@ class Index:
                     + f"; it has {len(there)} documents, whose ids are in `documents`."
                 )
             if listed:
-                store.replace(listed, self._rows([]))
+                store.replace(listed, self._rows([]), there)
 
     def search(self, query: str, k: int = 3) -> list[Passage]:
         """The chunks that fit a question best, the best first; none where no word of it is in any.

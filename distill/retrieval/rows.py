@@ -92,11 +92,11 @@ def rows_of_world(
     known = known_facts(world, facts, wordings=wordings, reverse=reverse, alterations=alterations)
     setting.setdefault("examples", examples_like(world))
     rows = rows_of_facts(known, Setting(mode, seed, **setting))
+    coverage = Coverage({fact.id: fact.kind for fact in known})
     if teacher is None:
-        coverage = Coverage({fact.id: fact.kind for fact in known})
         coverage.count(rows)
         return Rows(rows, coverage)
-    return answered(teacher, rows, Coverage({fact.id: fact.kind for fact in known}), output=output, progress=progress)
+    return answered(teacher, rows, coverage, output=output, progress=progress)
 
 
 def examples_like(world: World) -> tuple[Answered, ...]:

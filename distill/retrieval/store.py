@@ -77,28 +77,28 @@ class Store:
         table = self._table.search().select(["document", "version"]).limit(max(1, len(self))).to_arrow()
         return dict(zip(table["document"].to_pylist(), table["version"].to_pylist(), strict=True))
 
-    def replace(self, documents: Sequence[str], rows: dict[str, list[Any]]) -> None:
+    def replace(self, documents: Sequence[str], rows: dict[str, list[Any]], there: Collection[str]) -> None:
         """Put these rows in place of all rows of these documents, in one commit; the caller is `writing`.
 
         Args:
             documents: ids of documents; those without rows are removed.
             rows: columns: `FIELDS`, `words`, and `vector` where there are vectors.
+            there: ids of the documents that are kept, since `writing` began (`versions`).
         """
         table = pa.table(rows, schema=self._table.schema)
-        there = self.versions()
         known = [name for name in documents if name in there]
-        if known and len(known) > _NAMED:
+        merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+        if len(known) > _NAMED:
             # A condition with very many names is slow to read, so all that stays is written again instead.
             kept = self._table.search().limit(len(self)).to_arrow().select(self._table.schema.names)
             changed = pa.array(documents, pa.string())
             stays = pa.compute.invert(pa.compute.is_in(kept["document"], value_set=changed))
             rest = kept.filter(stays).cast(self._table.schema)
-            new = pa.concat_tables([rest, table])
-            self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().when_not_matched_by_source_delete().execute(new)  # fmt: skip
+            merge.when_not_matched_by_source_delete().execute(pa.concat_tables([rest, table]))
         elif known:
             gone = f"document IN ({', '.join(map(_quoted, known))})"
             if table.num_rows:
-                self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().when_not_matched_by_source_delete(gone).execute(table)  # fmt: skip
+                merge.when_not_matched_by_source_delete(gone).execute(table)
             else:
                 self._table.delete(gone)
         elif table.num_rows:

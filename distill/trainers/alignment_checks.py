@@ -13,7 +13,7 @@ from distill.objectives import Logits
 from distill.objectives.aligned_next_token import Columns, head_size
 from distill.pairs.aligned_rows import AlignedRows, Coverage
 from distill.pairs.collate import PairCollator, supervised_rows
-from distill.pairs.labels import EMPTY, ids_and_labels
+from distill.pairs.labels import EMPTY
 from distill.pairs.packing import PackedPairs
 from distill.pairs.row_limits import RowLimits
 from distill.signals import Routed, SignalRequest, SupervisedRows, run_with_taps
@@ -83,7 +83,7 @@ def aligned_with(trainer: Any) -> SharedTokens | None:
         some = _some(rows)
         if not some:
             continue
-        found = _coverage(known, some, collator.max_length)
+        found = known.coverage(some, collator.max_length)
         if found.share < least:
             raise ValueError(
                 f"{name}: {found}, and least_aligned is {least}: too few to learn from.{_why(known, found)} Choose a teacher whose tokenizer is nearer, "
@@ -119,14 +119,6 @@ def _why(known: AlignedRows, found: Coverage) -> str:
     if not changes:
         return ""
     return f" The teacher's tokenizer ({known.teacher.name}) does not keep {', '.join(changes)}: bytes behind such a place are others."
-
-
-def _coverage(known: AlignedRows, some: list[Any], max_length: int | None) -> Coverage:
-    total = Coverage()
-    for number, pair in enumerate(some):
-        place = f"row {number}"
-        total += known.row(pair, *ids_and_labels(pair, max_length, place), place).coverage
-    return total
 
 
 def _some(rows: Any) -> list[Mapping[str, Any]]:

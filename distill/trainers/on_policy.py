@@ -52,9 +52,12 @@ class OnPolicy:
         self.vocabulary = min((limit for limit in self._vocabularies() if limit is not None), default=None)
         self.sampler = settings.sampler or sample
         self.journal = RolloutJournal(Path(str(trainer.args.output_dir)), trainer.args.process_index)
+        self._forget()
+        self._without_end = [0, 0]  # steps in a row, and their rollouts
+
+    def _forget(self) -> None:
         self._sums = [0.0, 0.0, 0.0]  # rollouts, those that ended, their tokens; since the last log
         self._seconds, self._written = 0.0, 0.0  # of drawing, and tokens in them, in this process's life
-        self._without_end = [0, 0]  # steps in a row, and their rollouts
 
     def _check_prompts(self) -> int:
         trainer, new = self.trainer, self.settings.max_new_tokens
@@ -123,9 +126,10 @@ class OnPolicy:
         taken = chosen(seed, step, [number for *_, number in places], share)
         places = [place for place, is_taken in zip(places, taken, strict=True) if is_taken]
         rows = [self._prompt(pairs[batch][i], step, number) for batch, i, number in places]
+        stops = eos_ids(trainer.model, self.tokenizer)
         with trainer.rates.pause(), self._timed():
             answers = self._answers(
-                [Ask(row["prompt_ids"], (seed, step, place[2])) for row, place in zip(rows, places, strict=True)]
+                [Ask(row["prompt_ids"], (seed, step, place[2])) for row, place in zip(rows, places, strict=True)], stops
             )
         made = []
         for (batch, i, number), row, answer in zip(places, rows, answers, strict=True):
@@ -134,8 +138,8 @@ class OnPolicy:
         for batch in {batch for batch, *_ in places}:
             batches[batch] = send_to_device(trainer.data_collator(pairs[batch]), trainer.args.device)
             batches[batch].pop("pairs")
-        self._count(made)
-        self._write(made, step)
+        self._count(made, stops)
+        self._write(made, step, stops)
         return batches
 
     def _places(self, pairs: Sequence[Sequence[Any]]) -> list[tuple[int, int, int]]:
@@ -159,10 +163,9 @@ class OnPolicy:
         which = prompt_of_row(trainer.args.seed, step * together + number, len(self.prompts))
         return {"id": f"prompt {which}", **self.prompts[which]}
 
-    def _answers(self, asks: list[Ask]) -> list[Answer]:
+    def _answers(self, asks: list[Ask], stops: set[int]) -> list[Answer]:
         trainer, answers = self.trainer, list[Answer]()
         student = getattr(trainer.model, "_orig_mod", trainer.model)  # of torch.compile, which does not know generate()
-        stops = eos_ids(student, self.tokenizer)
         # prompts of like length together, so that little is padded
         order = sorted(range(len(asks)), key=lambda i: len(asks[i].prompt_ids))
         for first in range(0, len(order), self.settings.rows_together):
@@ -179,8 +182,7 @@ class OnPolicy:
         mask = self.settings.has_loss(len(ids))
         return made if mask is None else {**made, "loss_mask": mask}
 
-    def _count(self, made: Sequence[dict[str, Any]]) -> None:
-        stops = eos_ids(self.trainer.model, self.tokenizer)
+    def _count(self, made: Sequence[dict[str, Any]], stops: set[int]) -> None:
         ended = sum(int(row["completion_ids"][-1]) in stops for row in made)
         tokens = sum(len(row["completion_ids"]) for row in made)
         for i, value in enumerate((len(made), ended, tokens)):
@@ -195,11 +197,8 @@ class OnPolicy:
                 "chat template, or begin with a student that was fine-tuned on whole answers."
             )
 
-    def _write(self, made: Sequence[dict[str, Any]], step: int) -> None:
-        stops, name = (
-            eos_ids(self.trainer.model, self.tokenizer),
-            str(getattr(self.trainer.student.config, "name_or_path", "")),
-        )
+    def _write(self, made: Sequence[dict[str, Any]], step: int, stops: set[int]) -> None:
+        name = str(getattr(self.trainer.student.config, "name_or_path", ""))
         rows = []
         for row in made[: self.settings.journal]:
             prompt, ids = (np.asarray(row[column]).tolist() for column in ("prompt_ids", "completion_ids"))
@@ -229,7 +228,7 @@ class OnPolicy:
 
     def begin(self, step: int) -> None:
         """A training begins at this step."""
-        self._sums, self._seconds, self._written = [0.0, 0.0, 0.0], 0.0, 0.0
+        self._forget()
         self.journal.begin(step)
 
     def open_window(self) -> list[float]:
@@ -248,7 +247,7 @@ class OnPolicy:
             wide = mine if trainer.args.device.type != "mps" else mine.float()
             mine = trainer.accelerator.reduce(wide.to(trainer.args.device), "sum").cpu()
         rollouts, ended, tokens, written, seconds = mine.tolist()
-        self._sums, self._seconds, self._written = [0.0, 0.0, 0.0], 0.0, 0.0
+        self._forget()
         if not rollouts:
             return {}
         shown = {"rollouts": rollouts, "rollouts_ended": ended / rollouts, "rollout_tokens": tokens / rollouts}
