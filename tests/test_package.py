@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,12 @@ def imported_rooms(path):
             if top == "distill" and room not in ("__version__", "recipes"):
                 assert room in ROOMS, f"{path}:{node.lineno} imports {name} from no room; name where it is defined"
                 yield node.lineno, room
+
+
+def test_no_two_files_of_tests_in_two_rooms_have_one_name():
+    """They are imported by that name alone: of two, pytest takes the first and ends at the second."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py"))
+    assert not [name for name, count in names.items() if count > 1]
 
 
 def test_every_room_is_in_the_wheel():

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 
 import pytest
-from test_rows import Reader
+from test_rows_of_facts import Reader
 
 from distill.retrieval import verifying as v
 from distill.retrieval.documents import Document
