@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from distill.retrieval.passages import Passage
-from distill.retrieval.verifying import says
-from distill.text.words import words
+from distill.retrieval.saying import as_written, says, value_words
 
 
 def altered(passage: Passage, answer: str, others: Sequence[str], seed: int = 0) -> tuple[str, Passage] | None:
@@ -31,9 +30,9 @@ def altered(passage: Passage, answer: str, others: Sequence[str], seed: int = 0)
     else:
         found = sorted({other for other in others if _form(other) == _form(answer)})
         draw.shuffle(found)
-    pattern = re.compile(rf"(?<!\w){re.escape(answer)}(?!\w)")
+    pattern = as_written(answer)
     for value in found:
-        if words(value) == words(answer) or says(passage.text, value):
+        if value_words(value) == value_words(answer) or says(passage.text, value):
             continue
         text, count = pattern.subn(value.replace("\\", r"\\"), passage.text)
         if count and not says(text, answer):
@@ -42,7 +41,7 @@ def altered(passage: Passage, answer: str, others: Sequence[str], seed: int = 0)
 
 
 def _form(answer: str) -> tuple[int, bool]:
-    return len(words(answer)), answer[:1].isupper()
+    return len(value_words(answer)), answer[:1].isupper()
 
 
 def _other_number(draw: random.Random, answer: str) -> str:

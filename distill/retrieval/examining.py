@@ -11,8 +11,9 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.retrieval.grading import by_chance, first_said, said_at
+from distill.retrieval.grading import by_chance, first_said
 from distill.retrieval.passages import Passage, Retriever, bare, with_passages
+from distill.retrieval.saying import said_at
 from distill.teachers.base import Sampling
 from distill.teachers.local import LocalTeacher
 

@@ -1,41 +1,21 @@
 """Grading of short answers by their words, what chance alone would give, and intervals with facts as the units."""
 
 import random
-import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from distill.text.words import words
+from distill.retrieval.saying import said_at, value_words
 
-_THOUSANDS = re.compile(r"(?<=\d)[,'\u2019\u202f\u00a0](?=\d{3}(?!\d))")
-_POINT = re.compile(r"(?<=\d)[.,](?=\d)")
 DRAWS = 10_000  # of a bootstrap
-
-
-def said_at(text: str, value: str) -> int | None:
-    """Where a text first says a value in whole words: the number of its first word there. None where it does not.
-
-    Case, punctuation and spacing do not count, nor marks between thousands. A number is one word: "84.5" does not say 84.
-
-    Raises:
-        ValueError: a value without a word.
-
-    Example:
-        >>> said_at("It is 1,084 metres long.", "1084"), said_at("It is 84.5 metres long.", "84")
-        (2, None)
-    """
-    wanted, there = _words(value), _words(text)
-    if not wanted:
-        raise ValueError(f"The value {value!r} has no word, so no answer can be seen to say it.")
-    places = range(len(there) - len(wanted) + 1)
-    return next((i for i in places if there[i : i + len(wanted)] == wanted), None)
 
 
 def first_said(text: str, values: Sequence[str]) -> str | None:
     """Which of some values a text says first; of two at one place the longer one. None where it says none."""
-    found = [(place, -len(_words(value)), value) for value in values if (place := said_at(text, value)) is not None]
+    found = [
+        (place, -len(value_words(value)), value) for value in values if (place := said_at(text, value)) is not None
+    ]
     return min(found)[2] if found else None
 
 
@@ -107,12 +87,12 @@ def by_chance(answers: Sequence[tuple[str, str, str]]) -> float:
         ValueError: no answers, or one value only.
     """
     values = {(kind, expected) for kind, expected, _ in answers}
-    if len({tuple(_words(value)) for _, value in values}) < 2:
+    if len({tuple(value_words(value)) for _, value in values}) < 2:
         raise ValueError("The control holds answers against the values of other facts; there is one value only.")
     shares = []
     for kind, expected, text in answers:
-        others = [v for k, v in values if k == kind and _words(v) != _words(expected)]
-        others = others or [v for _, v in values if _words(v) != _words(expected)]
+        others = [v for k, v in values if k == kind and value_words(v) != value_words(expected)]
+        others = others or [v for _, v in values if value_words(v) != value_words(expected)]
         shares.append(sum(said_at(text, other) is not None for other in others) / len(others))
     return sum(shares) / len(shares)
 
@@ -130,7 +110,3 @@ def permuted(facts: Sequence[str], seed: int = 0) -> dict[str, str]:
         j = drawn.randrange(i)
         order[i], order[j] = order[j], order[i]
     return dict(zip(facts, order, strict=True))
-
-
-def _words(text: str) -> list[str]:
-    return words(_POINT.sub("_", _THOUSANDS.sub("", text)))

@@ -7,7 +7,7 @@ from typing import Any
 
 from distill.basics.fingerprint import fingerprint
 from distill.retrieval.passages import Passage, bare, with_passages
-from distill.retrieval.verifying import says
+from distill.retrieval.saying import says
 from distill.retrieval.worked import ANSWERED, Answered, to_answer
 
 MODES = ("closed", "raft", "mixed")

@@ -17,7 +17,8 @@ from distill.retrieval.coverage import Coverage
 from distill.retrieval.documents import Document
 from distill.retrieval.passages import Passage
 from distill.retrieval.row_modes import KnownFact, Setting, rows_of_facts
-from distill.retrieval.verifying import WRONG, says, supported
+from distill.retrieval.saying import says
+from distill.retrieval.verifying import WRONG, supported
 from distill.retrieval.worked import Answered
 from distill.retrieval.world import Fact, World
 from distill.teachers import LocalTeacher

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from distill.retrieval.saying import says, value_words
 from distill.text.words import words
 
 LONGEST_ANSWER = 12  # words
@@ -19,19 +20,8 @@ NOT_TURNED = "not turned round"
 WRONG = "the teacher, reading the passage, answers otherwise"
 
 _FORM = re.compile(r"\s*(?:Question:\s*)?(?P<question>[^\n]*\?)\s*\n+\s*Answer:[ \t]*(?P<answer>\S[^\n]*?)\s*(?:\n|$)")
-_NAME = re.compile(r"(?<![.!?]\s)(?<!^)\b(?:[^\W\d_a-z]\w*|\w*\d\w*)")
+_NAME = re.compile(r"(?<![.!?]\s)(?<!^)\b(?:[^\W\d_a-z]\w*|\w*\d\w*(?:[.,'\u2019]\d+)*)")
 _PASSAGE_WORDS = {"passage", "passages", "text", "sentence", "paragraph", "document", "excerpt"}
-
-
-def says(text: str, answer: str) -> bool:
-    """Whether an answer stands in a text in whole words; case and punctuation do not count.
-
-    Example:
-        >>> says("It was finished in 1874.", "1874"), says("It has 18740 stones.", "1874")
-        (True, False)
-    """
-    looked_for = words(answer)
-    return bool(looked_for) and f" {' '.join(looked_for)} " in f" {' '.join(words(text))} "
 
 
 def supported(row: dict[str, Any], completion: str) -> bool:
@@ -41,7 +31,7 @@ def supported(row: dict[str, Any], completion: str) -> bool:
         >>> supported({"answer": "31 metres"}, "It is 31 metres tall.")
         True
     """
-    if not isinstance(row.get("answer"), str) or not words(row["answer"]):
+    if not isinstance(row.get("answer"), str) or not value_words(row["answer"]):
         raise ValueError(f"the row's answer is {row.get('answer')!r}; it must be a text with words.")
     return says(completion, row["answer"])
 
@@ -88,11 +78,11 @@ def fault_of_reverse(question: str, answer: str, forward: str, value: str, passa
 
 
 def names(text: str) -> list[str]:
-    """Words with a capital inside a sentence, and whatever has a digit.
+    """Words with a capital inside a sentence, and whatever has a digit, numbers whole.
 
     Example:
-        >>> names("Who built the mill at Oden in 1874?")
-        ['Oden', '1874']
+        >>> names("Who built the mill of 31.5 metres at Oden?")
+        ['31.5', 'Oden']
     """
     return _NAME.findall(text)
 

@@ -135,6 +135,11 @@ class World:
         """
         return _visit(self._subject_of(fact))
 
+    @property
+    def namesakes(self) -> dict[str, str]:
+        """What is told of something with nearly the name of a fact's subject, by the fact's id: a wrong answer that stands in a document."""
+        return {fact.id: value for fact, value in self._namesakes.values()}
+
     @cached_property
     def _namesakes(self) -> dict[str, tuple[Fact, str]]:
         """For every fourth subject the fact that is told of something with nearly its name, and its value."""

@@ -9,7 +9,12 @@ from distill.retrieval.world import Fact
 
 
 def examination(
-    facts: Iterable[Fact], untrained: Iterable[Fact] = (), *, held_out: int = 2, searched: bool
+    facts: Iterable[Fact],
+    untrained: Iterable[Fact] = (),
+    *,
+    held_out: int = 2,
+    searched: bool,
+    namesakes: Mapping[str, str] | None = None,
 ) -> list[Question]:
     """The questions of an examination after the documents have changed.
 
@@ -22,11 +27,15 @@ def examination(
         untrained: others of the same world.
         held_out: wordings of a fact, 1 or 2.
         searched: whether passages will be shown.
+        namesakes: of the world (`World.namesakes`): wrong values that stand in its documents, looked out for where the passages shown are
+            distractors.
     """
-    taught, others = list(facts), list(untrained)
+    taught, others, told = list(facts), list(untrained), namesakes or {}
     values: dict[str, set[str]] = {}
     for fact in (*taught, *others):
-        values.setdefault(fact.kind, set()).update(v for v in (fact.value, fact.changed) if v is not None)
+        values.setdefault(fact.kind, set()).update(
+            v for v in (fact.value, fact.changed, told.get(fact.id)) if v is not None
+        )
 
     def ask(fact: Fact, column: str, text: str, number: int, **more: Any) -> Question:
         name = f"{column}/{fact.id}/{number}"

@@ -14,6 +14,7 @@ from distill.retrieval.documents import Document
 from distill.retrieval.passages import Passage
 from distill.retrieval.row_modes import KnownFact
 from distill.retrieval.rows import passages_of
+from distill.retrieval.saying import says, value_words
 from distill.retrieval.verifying import (
     NO_FORM,
     NOT_SAID,
@@ -23,7 +24,6 @@ from distill.retrieval.verifying import (
     fault_of_wording,
     kind_of,
     question_and_answer,
-    says,
 )  # fmt: skip
 from distill.retrieval.worked import to_answer, to_ask, to_reverse, to_reword
 from distill.teachers.base import ConcurrentTeacher, Teacher
@@ -145,7 +145,7 @@ def _questions(ask: _Asking, passages: Sequence[Passage], samples: int, coverage
             found = question_and_answer(text)
             question, answer = found or (text.strip().splitlines()[0] if text.strip() else "", "")
             fault = NO_FORM if found is None else fault_of_question(question, answer, passage.text, passage.title)
-            kind, name = kind_of(question), f"{passage.document}#{' '.join(words(answer))}"
+            kind, name = kind_of(question), f"{passage.document}#{' '.join(value_words(answer))}"
             if found is not None and fault != NOT_SAID:
                 coverage.kinds.setdefault(name, kind)  # of what is turned down, too: a kind that is lost has a name
             if coverage.look("questions", kind, fault):

@@ -5,31 +5,7 @@ import random
 
 import pytest
 
-from distill.retrieval.grading import by_chance, first_said, over_facts, paired, permuted, said_at
-
-
-@pytest.mark.parametrize(
-    ("text", "value", "place"),
-    [
-        ("The Varn is 84 kilometres long.", "84", 3),
-        ("the answer:LAKE  Osk!", "Lake Osk", 2),
-        ("It is 1,084 metres.", "1084", 2),
-        ("It is 1,084 metres.", "84", None),
-        ("It is 84.5 metres.", "84", None),
-        ("It is 84.5 metres.", "84.5", 2),
-        ("Marigolds", "Marigold", None),
-        ("She sailed on the Mari gold", "Marigold", None),
-        ("Ünder Straße", "ünder straße", 0),
-        ("", "84", None),
-    ],
-)
-def test_a_value_is_said_in_whole_words(text, value, place):
-    assert said_at(text, value) == place
-
-
-def test_a_value_without_words_is_refused():
-    with pytest.raises(ValueError, match="has no word"):
-        said_at("anything", "?!")
+from distill.retrieval.grading import by_chance, first_said, over_facts, paired, permuted
 
 
 def test_of_several_values_the_first_counts_and_of_two_at_one_place_the_longer():

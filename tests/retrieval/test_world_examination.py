@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from distill.retrieval.examining import graded
 from distill.retrieval.rows import rows_of_world
 from distill.retrieval.world import World
 from distill.retrieval.world_examination import examination, shuffled
@@ -32,6 +33,22 @@ def test_what_is_asked_was_in_no_training_row():
             assert one.expected not in one.traps
     closed = examination(FACTS, WORLD.facts[24:], searched=False)
     assert {one.column for one in closed} == {"stable", "changed", "reverse"}
+
+
+def test_what_is_told_of_a_namesake_is_a_trap_where_distractors_are_shown():
+    """Its document says it, and is among what is shown: a model that takes it took a distractor."""
+    told = WORLD.namesakes
+    text = " ".join(document.text for document in WORLD.documents(1))
+    assert len(told) == 2
+    assert all(value in text for value in told.values())
+    asked = examination(WORLD.facts, searched=True, namesakes=told)
+    kinds = {fact.kind: told[fact.id] for fact in WORLD.facts if fact.id in told}
+    looked = [one for one in asked if one.column == "distractors" and one.kind in kinds]
+    assert looked
+    for one in looked:
+        assert kinds[one.kind] in one.traps
+        assert graded(one, f"It is {kinds[one.kind]}.") == (False, True)
+    assert not any(set(one.traps) & set(told.values()) for one in examination(WORLD.facts, searched=True))
 
 
 @pytest.mark.parametrize("count", [2, 5, 24])
