@@ -3,6 +3,7 @@
     distill generate --teacher smollm2-135m --prompts prompts.txt --output pairs.jsonl
     distill generate --num_prompts 100 --output pairs.jsonl          (the teacher writes the prompts, too)
     distill generate --prompts prompts.txt --teacher_system "Answer in one short sentence."   (only the teacher is told so)
+    distill generate --documents docs --mode mixed --output pairs.jsonl   (training rows of the facts in documents)
     distill generate --teacher http://localhost:8000/v1 --tokenizer Qwen/Qwen3-0.6B --prompts prompts.txt
 
 Started with `accelerate launch`, every process generates its share (docs/how-to/generate-at-scale.md).
@@ -22,6 +23,7 @@ from distill.basics.processes import say
 from distill.models.quantising import in_bits
 from distill.pairs.prompts import Asked, prompt_of
 from distill.reports.provenance import write_steps
+from distill.running.documents import DocumentArguments, check_documents, read_documents, rows_of_documents
 from distill.running.flags import ServerArguments, parse
 from distill.running.folder import one_sentence
 from distill.running.reading_flags import PromptArguments, count_of
@@ -35,7 +37,7 @@ DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
 @dataclass
-class GenerateArguments(PromptArguments, TeacherPromptArguments, ServerArguments):
+class GenerateArguments(PromptArguments, TeacherPromptArguments, ServerArguments, DocumentArguments):
     """What is asked of whom."""
 
     output: str = field(default="pairs.jsonl", metadata={"help": "JSONL file to write, and to continue."})
@@ -91,7 +93,9 @@ def load_teacher(args: GenerateArguments) -> LocalTeacher | ServerTeacher:
             "teacher_dtype and teacher_bits load a teacher here, and this one runs behind a server, which was told when it was "
             "started; leave them out."
         )
-    if not args.tokenizer or not args.prompts:
+    if args.documents is not None and not args.tokenizer:
+        raise ValueError("A server gives text: name the student's tokenizer with --tokenizer.")
+    if not args.tokenizer or not (args.prompts or args.documents):
         raise ValueError(
             "A server gives text and takes prompts: name the student's tokenizer with --tokenizer, and a file with "
             "--prompts."
@@ -136,7 +140,12 @@ def main(argv: list[str] | None = None) -> None:
                 f"{flag} is a turn of a chat, and --plain asks without the chat template; leave one of them out."
             )
     check_teacher_prompts(args)
+    check_documents(args)
     several = processes.meet()
+    if args.documents is not None:
+        documents = read_documents(args)
+        rows_of_documents(args, load_teacher(args), documents, share=several)
+        return
     teacher = load_teacher(args)
     if args.prompts or not isinstance(teacher, LocalTeacher):
         source = Path(str(args.prompts))

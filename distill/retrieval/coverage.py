@@ -56,6 +56,12 @@ class Coverage:
             made.append(Step(check, count, count - sum(told.values()), EFFECT, told))
         return made
 
+    def facts_step(self) -> Step:
+        """The facts that were asked about, and those with training rows, as a step of curation; what was lost by kind."""
+        lost = Counter(kind for fact, kind in self.kinds.items() if not self.rows[fact])
+        there = len(self.kinds) - lost.total()
+        return Step("facts with training rows", len(self.kinds), there, EFFECT, dict(lost.most_common()))
+
     def table(self) -> str:
         """For people: the checks with their reasons, and the facts and rows of each kind."""
         lines = []

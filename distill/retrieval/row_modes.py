@@ -95,6 +95,13 @@ def rows_of_facts(facts: Sequence[KnownFact], setting: Setting) -> list[dict[str
     make: Callable[[Sequence[KnownFact], Setting], Iterator[dict[str, Any]]] = (
         _raft if setting.mode == "raft" else _closed
     )
+    if setting.mode == "raft" and not any(
+        _distractors(fact, facts, fact.answer, 1, random.Random(0)) for fact in facts
+    ):
+        raise ValueError(
+            f"raft shows other passages beside the one that says the answer, and {len(facts)} facts have none; give more documents, or take "
+            "another mode."
+        )
     rows = [*make(facts, setting)]
     if setting.mode == "mixed":
         rows += _beside(facts, setting, round(len(rows) * setting.share / (1 - setting.share)))
@@ -144,12 +151,13 @@ def _beside(facts: Sequence[KnownFact], setting: Setting, count: int) -> list[di
             fact = facts[place]
             number, k = draw.randrange(len(fact.questions)), draw.randint(1, setting.k)
             wording, question = f"forward-{number}", fact.questions[number]
-            if fact.altered and (turn + place) % 2 == 0:
+            beside = _distractors(fact, facts, fact.answer, k, draw)
+            if fact.altered and ((turn + place) % 2 == 0 or not beside):
                 value, passage = fact.altered[turn // 2 % len(fact.altered)]
                 shown = [passage, *_distractors(fact, facts, value, k - 1, draw, fact.answer)]
                 mode, answer = "counterfactual", value
             else:
-                passage, shown = fact.passage, _distractors(fact, facts, fact.answer, k, draw)
+                passage, shown = fact.passage, beside
                 mode, answer = "distractors", fact.answer
             if not shown:
                 continue  # a fact that every passage says

@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 from transformers import PreTrainedTokenizerBase
 
+from distill.basics import processes
 from distill.generation import generate
 from distill.generation.prompts import write_prompts
 from distill.pairs.prompts import Asked
@@ -183,7 +184,7 @@ def answered(
     coverage.count(kept)
     if not kept:
         raise ValueError(
-            f"None of the teacher's {len(pairs)} answers is the one that the passage gives; a larger teacher is needed."
+            f"None of the teacher's {len(pairs)} answers is the one that the passage gives; a larger teacher is needed.\n{coverage.table()}"
         )
     return Rows(kept, coverage)
 
@@ -191,7 +192,7 @@ def answered(
 def with_replay(
     rows: Rows,
     teacher: Teacher | ConcurrentTeacher,
-    share: float,
+    replay: float,
     *,
     prompts: Iterable[Asked] | None = None,
     seed: int = 0,
@@ -204,7 +205,7 @@ def with_replay(
     Args:
         rows: of facts.
         teacher: the untouched model.
-        share: of all rows, those that are replayed.
+        replay: share of all rows, those that are replayed.
         prompts: what it is asked; None: it writes them itself, which only a local teacher can.
         seed, max_new_tokens: of the answers, drawn at temperature 1: its own distribution.
         output: journal of the answers; prompts that it writes stand beside it, in `.prompts.jsonl`.
@@ -213,20 +214,23 @@ def with_replay(
     Raises:
         ValueError: a share out of range; no prompts, too few of them, and a teacher that cannot write any.
     """
-    if not 0 <= share < 1:
-        raise ValueError(f"replay is {share}; it is a share of all rows, from 0 to below 1.")
-    count = round(len(rows.rows) * share / (1 - share))
+    if not 0 <= replay < 1:
+        raise ValueError(f"replay is {replay}; it is a share of all rows, from 0 to below 1.")
+    count = round(len(rows.rows) * replay / (1 - replay))
     if not count:
         return rows
     if prompts is None:
         if not isinstance(teacher, LocalTeacher):
             raise ValueError("Replay asks other prompts, and a teacher behind a server writes none; give some.")
         beside = None if output is None else f"{os.fspath(output)}.prompts.jsonl"
-        prompts = write_prompts(teacher, count, seed=seed, output=beside, progress=bool(asking.get("progress", True)))
+        with processes.first_then_others():  # one writes them, the others read the file
+            prompts = write_prompts(
+                teacher, count, seed=seed, output=beside, progress=bool(asking.get("progress", True))
+            )
     asked = [*prompts][:count]
     if len(asked) < count:
         raise ValueError(
-            f"Replay of {share:g} needs {count} prompts beside {len(rows.rows)} rows, and there are {len(asked)}."
+            f"Replay of {replay:g} needs {count} prompts beside {len(rows.rows)} rows, and there are {len(asked)}."
         )
     pairs = generate(teacher, asked, seed=seed, **{"max_new_tokens": max_new_tokens, **asking}, output=output)
     nothing = {"fact": "", "kind": "", "wording": "", "mode": "replay", "answer": "", "source": ""}
@@ -250,8 +254,9 @@ def _key(row: Any) -> tuple[str, str, str, str]:
 
 
 def _in_words(pair: Any, completion: str, teacher: Any) -> dict[str, Any]:
-    """A pair with another completion; its tokens are made anew, those of its prompts stay."""
+    """A pair with another completion; its tokens are made anew, those of its prompts stay, and what a server said of the first go."""
     text = {"prompt": pair["prompt"], "completion": completion}
     made = complete_row(text, "an answer with its source", teacher.tokenizer)
     anew = ("completion", "completion_ids", "finish_reason", "token_source")
-    return {**pair, **{name: made[name] for name in anew if name in made}}
+    kept = {name: value for name, value in pair.items() if name not in ("top_logprobs", "token_source")}
+    return {**kept, **{name: made[name] for name in anew if name in made}}

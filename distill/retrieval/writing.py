@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distill.basics.fingerprint import fingerprint
+from distill.basics.processes import tell
 from distill.generation import generate
 from distill.retrieval.altering import altered
 from distill.retrieval.coverage import Coverage
@@ -32,6 +33,12 @@ from distill.text.words import words
 # Behind a sentence: its sign and a blank; headings, tables, lists' marks and code are no sentences to ask about.
 _BORDER = re.compile(r"(?<=[.!?])[\"'”’)]*\s+(?=[^\sa-z])|\n{2,}")
 _MARKS = re.compile(r"^[ \t]*(?:#{1,6}[ \t].*|\|.*|[-=~`]{3,}.*)$", re.MULTILINE)
+STAGES = {
+    "questions": "Questions about sentences",
+    "wordings": "Other wordings of questions",
+    "reversed": "Questions turned round",
+    "asked_back": "Questions asked back",
+}
 SHORTEST = 4  # words of a sentence that is asked about
 
 
@@ -123,6 +130,8 @@ class _Asking:
             return {}
         beside = None if self.output is None else f"{os.fspath(self.output)}.{stage}.jsonl"
         unique = list({fingerprint(prompt): prompt for prompt in prompts}.values())
+        if self.settings.get("progress", True):
+            tell(f"{STAGES[stage]}: {len(unique):,} prompts, {more.get('samples', 1)} of each.")
         pairs = generate(self.teacher, unique, output=beside, **{**self.settings, **more})
         found: dict[str, list[str]] = {}
         for pair in pairs:

@@ -59,13 +59,13 @@ def test_a_value_without_words_is_refused_or_said_by_nothing():
 def test_a_value_that_is_found_as_written_is_said():
     """Numbers of any marks, thrown together: what is replaced letter by letter is what the rule sees."""
     drawn, found = random.Random(0), 0
-    for _ in range(3000):
+    for _ in range(6000):
         text = "".join(drawn.choice("1234 .,'-a") for _ in range(drawn.randint(1, 14)))
         value = "".join(drawn.choice("1234") for _ in range(drawn.randint(1, 3)))
         if as_written(value).search(text):
             assert says(text, value), (text, value)
             found += 1
-    assert found > 300
+    assert found > 100
 
 
 def test_a_number_is_not_altered_inside_another():
