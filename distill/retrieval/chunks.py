@@ -218,11 +218,18 @@ def _add(section: _Section, text: str, start: int, end: int, paragraph: int, wor
     """Add the sentences of a paragraph."""
     if start >= end or not text[start:end].strip():
         return
+    for pause in sentence_ends(text, start, end):
+        _add_long(section, text, start, pause, paragraph, words)
+        start = pause
+    _add_long(section, text, start, end, paragraph, words)
+
+
+def sentence_ends(text: str, start: int, end: int) -> Iterator[int]:
+    """Where the sentences of a paragraph end, but for the last one; behind an initial or a short form none does."""
     for match in _SENTENCE.finditer(text, start, end):
         if match.end() < end and not _SHORT.search(text, max(start, match.start() - 10), match.end()):
-            _add_long(section, text, start, match.end(), paragraph, words)
+            yield match.end()
             start = match.end()
-    _add_long(section, text, start, end, paragraph, words)
 
 
 def _add_long(

@@ -4,12 +4,14 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from distill.basics.fingerprint import fingerprint
 from distill.basics.processes import tell
 from distill.generation import generate
 from distill.retrieval.altering import altered
+from distill.retrieval.chunks import sentence_ends
 from distill.retrieval.coverage import Coverage
 from distill.retrieval.documents import Document
 from distill.retrieval.passages import Passage
@@ -30,8 +32,10 @@ from distill.retrieval.worked import to_answer, to_ask, to_reverse, to_reword
 from distill.teachers.base import ConcurrentTeacher, Teacher
 from distill.text.words import words
 
-# Behind a sentence: its sign and a blank; headings, tables, lists' marks and code are no sentences to ask about.
-_BORDER = re.compile(r"(?<=[.!?])[\"'”’)]*\s+(?=[^\sa-z])|\n{2,}")
+# Headings, tables, rulers, code and lists' marks are no sentences to ask about.
+_CODE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*\n.*?^[ \t]*\1[ \t]*$", re.MULTILINE | re.DOTALL)
+_UNDERLINED = re.compile(r"(?:\A|\n[ \t]*\n)[^\n]+\n[ \t]*([-=~^])\1{2,}[ \t]*(?=\n|\Z)")
+_ITEM = re.compile(r"^[ \t]*(?:[-*+\u2022]|\d{1,3}[.)])[ \t]+", re.MULTILINE)
 _MARKS = re.compile(r"^[ \t]*(?:#{1,6}[ \t].*|\|.*|[-=~`]{3,}.*)$", re.MULTILINE)
 STAGES = {
     "questions": "Questions about sentences",
@@ -233,12 +237,17 @@ def _known(
 
 
 def sentences_of(text: str) -> list[str]:
-    """Sentences of a passage that can be asked about: no headings, no tables, no code fences, none of few words.
+    """Sentences of a passage that can be asked about: no headings, no tables, no fenced code, none of few words; an item of a list is one.
 
     Example:
         >>> sentences_of("# Oden\\n\\nOden has a mill that is old. Yes.")
         ['Oden has a mill that is old.']
     """
-    plain = _MARKS.sub("\n\n", text)
-    found = (" ".join(one.split()) for one in _BORDER.split(plain))
+    plain = text
+    for one in (_CODE, _UNDERLINED, _MARKS, _ITEM):
+        plain = one.sub("\n\n", plain)
+    found = []
+    for paragraph in re.split(r"\n[ \t]*\n", plain):
+        ends = [0, *sentence_ends(paragraph, 0, len(paragraph)), len(paragraph)]
+        found += [" ".join(paragraph[start:end].split()) for start, end in pairwise(ends)]
     return [one for one in found if len(words(one)) >= SHORTEST]

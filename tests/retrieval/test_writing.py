@@ -110,6 +110,26 @@ def test_headings_tables_and_code_are_no_sentences():
     assert sentences_of(text) == ["The mill is old.", "It turns at night!"]
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("The Package of All Mills\n------------------------\n\nThe mill is very old.", ["The mill is very old."]),
+        ("It is old.\n\nWhat one has to know\n====================\nThe mill is very old.", ["The mill is very old."]),
+        ("The mill is old and it\nturns.\n\n---\n\nIt has a bell, too.", ["The mill is old and it turns.", "It has a bell, too."]),
+        ("```sh\nls of all the files\n```\nThe mill is very old.", ["The mill is very old."]),
+        ("and the rest of a block\n```\nThe mill is very old.", ["and the rest of a block", "The mill is very old."]),
+        ("- the first of all items\n- the second of all items,\n  in two lines", ["the first of all items", "the second of all items, in two lines"]),
+        ("1. the first of all items\n2. a short one", ["the first of all items"]),
+        ("It was begun by Andrew L. Moore. It is old, e.g. in its man page.", ["It was begun by Andrew L. Moore.", "It is old, e.g. in its man page."]),
+        ("~~~\nls of all the files\n~~~\n\n~~~\nls of all the files\n~~~\n", []),
+    ],
+    ids=["heading", "second heading", "ruler", "code", "half a block", "list", "numbers", "initials", "two blocks"],
+)  # fmt: skip
+def test_underlined_headings_and_fenced_code_are_none_and_items_are_one_each(text, found):
+    """The heading of a Debian manual was asked about, and a list of fonts was one sentence of 90 words."""
+    assert sentences_of(text) == found
+
+
 GOOD = ("Who is the mayor of Oden?", "Pia Holm")
 
 
