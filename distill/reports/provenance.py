@@ -31,6 +31,10 @@ SHOWN = (
     "worked_examples",
     "teacher_prompt",
 )  # what the teacher alone was shown, as `generate` notes it
+OF_FACTS = (
+    "fact",
+    "answer",
+)  # columns of rows of documents that say what stands in them; in a small file they would be few
 MOST_VALUES = 20  # of a user's own column that are counted: a source or a licence, and no names of people
 # beside a file of pairs, after its whole name: how it was drawn, and what `distill clean` left out of it
 SETTINGS, STEPS = ".settings.json", ".steps.json"
@@ -318,7 +322,7 @@ def _counted(pairs: datasets.Dataset, column: str) -> dict[str, int]:
 
 def _own_counts(pairs: datasets.Dataset, column: str) -> dict[str, int] | None:
     """How often each value of a column of the user's own stands there; None where there are many, or none that can be counted."""
-    if column in (*COLUMNS, *OPTIONAL):
+    if column in (*COLUMNS, *OPTIONAL, *OF_FACTS):
         return None
     kind = pairs.features[column]
     if getattr(kind, "dtype", None) not in ("string", "bool", "int64", "int32"):

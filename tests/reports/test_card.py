@@ -113,6 +113,16 @@ def test_own_columns_with_few_values_are_counted():
     assert "own_columns" not in describe_pairs(build_pairs(3))
 
 
+def test_what_documents_say_is_not_counted_on_a_card():
+    """Rows of a few facts have few facts: their answers stood on the card by name."""
+    rows = [
+        {**row, "fact": "staff.md#pia holm", "answer": "Pia Holm", "mode": "closed"} for row in build_pairs(3).to_list()
+    ]
+    described = describe_pairs(pairs_from_rows(rows, "test"))
+    assert described["own_columns"] == {"mode": {"closed": 3}}
+    assert "olm" not in json.dumps(described)
+
+
 @pytest.mark.parametrize("max_length", [None, 8, 12])
 @pytest.mark.parametrize("masked", [False, True])
 def test_supervised_tokens_are_those_the_collator_supervises(max_length, masked):
