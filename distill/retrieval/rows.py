@@ -257,6 +257,6 @@ def _in_words(pair: Any, completion: str, teacher: Any) -> dict[str, Any]:
     """A pair with another completion; its tokens are made anew, those of its prompts stay, and what a server said of the first go."""
     text = {"prompt": pair["prompt"], "completion": completion}
     made = complete_row(text, "an answer with its source", teacher.tokenizer)
-    anew = ("completion", "completion_ids", "finish_reason", "token_source")
-    kept = {name: value for name, value in pair.items() if name not in ("top_logprobs", "token_source")}
+    anew = ("completion", "completion_ids", "finish_reason")
+    kept = {**{name: value for name, value in pair.items() if name != "top_logprobs"}, "token_source": "text"}
     return {**kept, **{name: made[name] for name in anew if name in made}}

@@ -1,6 +1,7 @@
 """Verifying what a teacher wrote about a passage: a question that stands alone, and an answer that stands in the passage."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from distill.retrieval.saying import says, value_words
@@ -11,6 +12,7 @@ LONGEST_ANSWER = 12  # words
 NO_FORM = "not of the form asked for"
 NOT_SAID = "the answer does not stand in the passage"
 LONG = f"the answer has more than {LONGEST_ANSWER} words"
+WHOLE = "the answer is a whole sentence"
 GIVEN_AWAY = "the question says the answer"
 NO_QUESTION = "no question"
 OF_THE_PASSAGE = "the question speaks of the passage"
@@ -42,18 +44,23 @@ def question_and_answer(written: str) -> tuple[str, str] | None:
     return None if found is None else (found["question"].strip(), found["answer"].strip().rstrip(".").strip())
 
 
-def fault_of_question(question: str, answer: str, passage: str, title: str = "") -> str | None:
+def fault_of_question(
+    question: str, answer: str, passage: str, title: str = "", sentences: Iterable[str] = ()
+) -> str | None:
     """Why a question cannot be used, in a few words; None where it can.
 
     Args:
         question, answer: as written.
         passage: the text that the answer has to stand in.
         title: of the passage, whose words are names, too.
+        sentences: of the passage; a small teacher gives one for an answer to whatever it asked.
     """
     if not says(passage, answer):
         return NOT_SAID
     if len(words(answer)) > LONGEST_ANSWER:
         return LONG
+    if any(says(answer, sentence) for sentence in sentences):
+        return WHOLE
     return fault_of_wording(question, answer) or (None if _named(question, passage, title) else NAMES_NOTHING)
 
 

@@ -145,7 +145,8 @@ class _Asking:
 
 def _questions(ask: _Asking, passages: Sequence[Passage], samples: int, coverage: Coverage) -> list[_Written]:
     """Facts with the questions that can be used, and every fact that was asked about in the coverage."""
-    about = [(passage, to_ask(passage, sentence)) for passage in passages for sentence in sentences_of(passage.text)]
+    sentences = {passage.chunk: sentences_of(passage.text) for passage in passages}
+    about = [(passage, to_ask(passage, sentence)) for passage in passages for sentence in sentences[passage.chunk]]
     if not about:
         raise ValueError(
             f"The documents have {len(passages)} passages and no sentence of {SHORTEST} words or more to ask about (headings, tables and code "
@@ -157,7 +158,11 @@ def _questions(ask: _Asking, passages: Sequence[Passage], samples: int, coverage
         for text in written.get(fingerprint(prompt), []):
             found = question_and_answer(text)
             question, answer = found or (text.strip().splitlines()[0] if text.strip() else "", "")
-            fault = NO_FORM if found is None else fault_of_question(question, answer, passage.text, passage.title)
+            fault = (
+                NO_FORM
+                if found is None
+                else fault_of_question(question, answer, passage.text, passage.title, sentences[passage.chunk])
+            )
             kind, name = kind_of(question), f"{passage.document}#{' '.join(value_words(answer))}"
             if found is not None and fault != NOT_SAID:
                 coverage.kinds.setdefault(name, kind)  # of what is turned down, too: a kind that is lost has a name

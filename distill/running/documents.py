@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import datasets
+
 from distill.basics import processes
 from distill.basics.disk import write_durably
 from distill.basics.processes import say, tell
 from distill.pairs.prompts import Asked
 from distill.pairs.writing import FOLDER, output_kind, save_pairs
 from distill.reports.provenance import write_steps
+from distill.retrieval.coverage import Coverage
 from distill.retrieval.documents import Documents
 from distill.retrieval.row_modes import MODES, Setting, rows_of_facts
 from distill.retrieval.rows import Rows, answered, passages_of, with_replay
@@ -23,6 +26,7 @@ from distill.running.stages import asked_of_file
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address
 
+ANSWERS = ("teacher", "written")
 BESIDE = ".coverage.json"  # of a file of rows, behind its whole name: how they were made, and what became of each fact
 # flags of `distill generate` that rows of documents have no use for; that a replay has; that its file of prompts has
 NEVER = ("system", "teacher_system", "teacher_prompt_column", "plain", "samples", "num_prompts", "top_logprobs")
@@ -44,6 +48,12 @@ class DocumentArguments:
     replay: float = field(
         default=0.0,
         metadata={"help": "Share of the rows that are answers to other prompts (--prompts, or its own), as 0.1."},
+    )
+    answers: str = field(
+        default="teacher",
+        metadata={
+            "help": "teacher: what it says with the passage in sight, in its own tokens; written: the short answers that it wrote."
+        },
     )
     questions: int = field(default=2, metadata={"help": "Questions written about each sentence of the documents."})
     wordings: int = field(default=4, metadata={"help": "Wordings of a fact's question at most."})
@@ -73,6 +83,8 @@ def check_documents(args: Any) -> None:
             raise ValueError(f"{given}: only rows of documents have this; name them with --documents, or leave it out.")
         return
     Setting(args.mode)
+    if args.answers not in ANSWERS:
+        raise ValueError(f"answers is {args.answers!r}; it must be one of {', '.join(ANSWERS)}.")
     if not 0 <= args.replay < 1:
         raise ValueError(f"replay is {args.replay}; it is a share of all rows, from 0 to below 1.")
     if given := _given(args, NEVER):
@@ -121,7 +133,7 @@ def rows_of_documents(
     """Make training rows of documents, and write them with what became of each fact.
 
     What the teacher writes stands in journals beside the output (`.questions.jsonl`, `.wordings.jsonl`, `.reversed.jsonl`,
-    `.answers.jsonl`, `.replay.jsonl`): the same call after an interruption asks for nothing twice. The rows are then made of what
+    `.answers.jsonl` or `.asked_back.jsonl`, `.replay.jsonl`): the same call after an interruption asks for nothing twice. The rows are then made of what
     is there, and the file appears whole.
 
     Args:
@@ -145,19 +157,23 @@ def rows_of_documents(
         samples=args.questions,
         alterations=3 if args.mode == "mixed" else 0,
         chunks=args.passages,
-        ask_back=False,  # every row is answered below with the same prompt
+        ask_back=args.answers == "written",  # else every row is answered below, with the same prompt
         seed=args.seed,
         output=args.output,
         **asking,
     )
     made = rows_of_facts(facts, Setting(args.mode, args.seed))
-    tell(f"Answers of {len(made):,} rows, each with its passage in sight.")
-    rows = answered(teacher, made, coverage, output=f"{args.output}.answers.jsonl", **asking)
+    if args.answers == "written":
+        coverage.count(made)
+        rows = Rows([{**row, "teacher": teacher.name, "token_source": "text"} for row in made], coverage)
+    else:
+        tell(f"Answers of {len(made):,} rows, each with its passage in sight.")
+        rows = answered(teacher, made, coverage, output=f"{args.output}.answers.jsonl", **asking)
     if args.replay:
         rows = _replayed(args, teacher, rows, asking)
     if processes.is_main():
         documents_of = {fact.id: fact.passage.document for fact in facts}
-        _write(args, rows, documents, documents_of)
+        _write(args, rows, rows.pairs(teacher.tokenizer), documents, documents_of)
 
 
 def _replayed(args: Any, teacher: LocalTeacher | ServerTeacher, rows: Rows, asking: Mapping[str, Any]) -> Rows:
@@ -170,7 +186,9 @@ def _replayed(args: Any, teacher: LocalTeacher | ServerTeacher, rows: Rows, aski
     )
 
 
-def _write(args: Any, rows: Rows, documents: Documents, documents_of: Mapping[str, str]) -> None:
+def _write(
+    args: Any, rows: Rows, pairs: datasets.Dataset, documents: Documents, documents_of: Mapping[str, str]
+) -> None:
     """The rows, and before them what stands beside them: a file that is there was made as they say."""
     output = Path(args.output)
     by_document = dict.fromkeys((document.id for document in documents), 0)
@@ -191,19 +209,22 @@ def _write(args: Any, rows: Rows, documents: Documents, documents_of: Mapping[st
         )
     part = output.with_name(f"part-of-{output.name}")
     part.unlink(missing_ok=True)
-    save_pairs(rows.pairs(), part)
-    write_steps(output, [*rows.coverage.steps(), rows.coverage.facts_step()], source=f"{output}.answers.jsonl")
+    save_pairs(pairs, part)
+    journal = "answers" if args.answers == "teacher" else "asked_back"
+    write_steps(output, [*rows.coverage.steps(), rows.coverage.facts_step()], source=f"{output}.{journal}.jsonl")
     write_durably(_path_beside(output), json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     os.replace(part, output)
-    say(_summary(rows, output, by_mode, by_document))
+    say(_summary(rows.coverage, pairs["finish_reason"][:], output, by_mode, by_document))
 
 
-def _summary(rows: Rows, output: Path, by_mode: Mapping[str, int], by_document: Mapping[str, int]) -> str:
-    stopped = sum(row["finish_reason"] == "stop" for row in rows.rows)
+def _summary(
+    coverage: Coverage, ends: Sequence[str], output: Path, by_mode: Mapping[str, int], by_document: Mapping[str, int]
+) -> str:
+    stopped = ends.count("stop")
     modes = ", ".join(f"{mode} {count:,}" for mode, count in by_mode.items())
     lines = [
-        rows.coverage.table(),
-        f"{len(rows.rows):,} rows in {output} ({modes}); {stopped:,} ended by themselves, {len(rows.rows) - stopped:,} were cut.",
+        coverage.table(),
+        f"{len(ends):,} rows in {output} ({modes}); {stopped:,} ended by themselves, {len(ends) - stopped:,} were cut.",
     ]
     if without := [name for name, count in by_document.items() if not count]:
         named = ", ".join(without[:12]) + (f" and {len(without) - 12:,} more" if len(without) > 12 else "")
@@ -213,7 +234,7 @@ def _summary(rows: Rows, output: Path, by_mode: Mapping[str, int], by_document: 
 
 def _settings(args: Any) -> dict[str, Any]:
     """What decides the rows of the same documents; the teacher and its sampling stand in the journals."""
-    names = ("mode", "questions", "wordings", "passages", "replay", "seed")
+    names = ("mode", "answers", "questions", "wordings", "passages", "replay", "seed")
     of_replay = ("max_new_tokens", "temperature", "top_p", "top_k") if args.replay else ()
     return {name: getattr(args, name) for name in (*names, *of_replay)}
 

@@ -193,6 +193,25 @@ def test_raft_answers_of_a_teacher_name_their_source_too(world):
         assert said == row["completion"] == row["answer"] + (f" ({row['source']})" if row["mode"] == "golden" else "")
 
 
+def test_what_a_server_said_of_other_tokens_goes_when_the_source_is_written_behind(world):
+    """Their log-probabilities stood beside an answer of more tokens, which were said to be the teacher's own."""
+
+    class Server(Reader):
+        def complete(self, prompts, sampling, seed):
+            made = super().complete(prompts, sampling, seed)
+            return [replace(c, top_logprobs=[{"tokens": ["a"], "logprobs": [-0.5]}] * len(c.ids)) for c in made]
+
+    facts = {question: fact for fact in world.facts for question in fact.questions}
+    teacher = Server(lambda text: facts[value_in(text)].value)
+    found = rows_of_world(world, "raft", reverse=0, facts=world.facts[:8], teacher=teacher, progress=False)
+    for row in found.rows:
+        with_source = row["mode"] == "golden"
+        assert (row.get("top_logprobs") is None) == with_source
+        assert row["token_source"] == ("text" if with_source else "teacher")
+    assert {row["mode"] for row in found.rows} == {"golden", "no golden"}
+    assert len(found.pairs()) == 32
+
+
 def test_no_right_answer_is_refused(world):
     rows = rows_of_world(world, facts=world.facts[:1], reverse=0).rows
     with pytest.raises(ValueError, match="None of the teacher's 4 answers is the one that the passage gives"):

@@ -156,6 +156,20 @@ def test_a_question_is_used_only_if_it_can_be_learned(question, answer, fault):
     assert v.fault_of_question(question, answer, TEXT, "Oden") == fault
 
 
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ("Its mayor is Pia Holm", v.WHOLE),
+        ("Its mayor is Pia Holm. It has 412 inhabitants", v.WHOLE),
+        ("Pia Holm", None),
+        ("is Pia Holm. It has 412", None),
+    ],
+)
+def test_a_whole_sentence_is_no_short_answer(answer, fault):
+    """A small teacher gave one for an answer to whatever it had asked: it stands in the passage."""
+    assert v.fault_of_question("Who made the bell of Oden?", answer, TEXT, "Oden", sentences_of(TEXT)) == fault
+
+
 def test_another_wording_keeps_names_and_numbers():
     original = "Who was the mayor of Oden in 1874?"
     assert v.fault_of_wording("In 1874, who led Oden as mayor?", "Pia Holm", original) is None

@@ -76,6 +76,31 @@ def test_modes_with_passages(made, tmp_path, mode):
             assert there == (row["mode"] == "counterfactual")
 
 
+def test_short_answers_that_were_written_and_asked_back(made, tmp_path):
+    """They are the value alone and end; the teacher, asked again, says more, and is cut, or says another value."""
+
+    def talk(turn):
+        said = say(turn)
+        return said if "Write a question" in turn or turn.startswith(("Ask", "Turn")) else f"It is {said}, and so on"
+
+    made("--answers", "written", "--mode", "mixed", "--replay", 0.2, teacher=Scripted(say=talk))
+    made("--mode", "mixed", name="own.jsonl", teacher=Scripted(say=talk))
+    pairs, own = load_pairs(tmp_path / "pairs.jsonl"), load_pairs(tmp_path / "own.jsonl")
+    rows = [row for row in pairs if row["mode"] != "replay"]
+    assert (len(pairs), len(rows), len(own)) == (20, 16, 16)
+    tokenizer = build_tokenizer()
+    for row, other in zip(rows, own, strict=True):
+        assert row["completion"] == row["answer"] == other["answer"]
+        assert other["completion"] == f"It is {row['answer']}, and so on"
+        assert row["completion_ids"] == [*tokenizer(row["answer"])["input_ids"], 2]
+        assert (row["token_source"], row["teacher"], row["finish_reason"]) == ("text", "scripted", "stop")
+        names = ["prompt", "prompt_ids", "teacher_prompt", "teacher_prompt_ids", "fact", "wording", "mode", "source"]
+        assert [row[name] for name in names] == [other[name] for name in names]
+    drawn = drawn_as(tmp_path / "pairs.jsonl")
+    assert drawn.sampling["temperature"] == 0
+    assert [step.name for step in drawn.steps][-2:] == ["asked back", "facts with training rows"]
+
+
 @pytest.mark.parametrize("ending", [".jsonl.gz", ".parquet"])
 def test_rows_are_written_in_the_form_of_the_name(made, tmp_path, ending):
     made(name=f"pairs{ending}")
@@ -274,6 +299,7 @@ def test_raft_needs_passages_to_show_beside_the_right_one(made, folder, tmp_path
         (["--near", "True", "--replay", "0.1"], "--near: only a file of prompts is read so"),
         (["--mode", "open"], "mode is 'open'; it must be one of closed, raft, mixed"),
         (["--replay", "1"], "replay is 1.0; it is a share of all rows"),
+        (["--answers", "none"], "answers is 'none'; it must be one of teacher, written"),
         (["--questions", "0"], "samples 0"),
         (["--passages", "0"], "chunks 0"),
     ],
