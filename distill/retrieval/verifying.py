@@ -18,6 +18,7 @@ NO_QUESTION = "no question"
 OF_THE_PASSAGE = "the question speaks of the passage"
 NAMES_NOTHING = "the question names nothing of the passage"
 OTHER_NAMES = "another wording leaves out a name or a number"
+ASKED = "asked already, with another answer"
 NOT_TURNED = "not turned round"
 WRONG = "the teacher, reading the passage, answers otherwise"
 

@@ -19,6 +19,7 @@ from distill.retrieval.row_modes import KnownFact
 from distill.retrieval.rows import passages_of
 from distill.retrieval.saying import says, value_words
 from distill.retrieval.verifying import (
+    ASKED,
     NO_FORM,
     NOT_SAID,
     WRONG,
@@ -107,14 +108,15 @@ def facts_of_documents(
         passages = [passage for passage in passages if passage.chunk in chosen]
     coverage = Coverage()
     ask = _Asking(teacher, output, {"seed": seed, "temperature": temperature, **asking})
-    facts = _questions(ask, passages, samples, coverage)
-    _words_anew(ask, facts, wordings, coverage)
-    _turns_round(ask, facts, coverage)
+    taken = _Taken()
+    facts = _questions(ask, passages, samples, coverage, taken)
+    _words_anew(ask, facts, wordings, coverage, taken)
+    _turns_round(ask, facts, coverage, taken)
     if ask_back:
         facts = _asked_back(ask, facts, coverage)
     if not facts:
         raise ValueError(
-            f"Of {sum(coverage.checked.values())} questions that the teacher wrote none can be used; a larger teacher is needed.\n{coverage.table()}"
+            f"Of {coverage.checked['questions']:,} questions that the teacher wrote none can be used; a larger teacher is needed.\n{coverage.table()}"
         )
     known = [_known(fact, coverage.kinds[fact.id], facts, passages, wordings, alterations) for fact in facts]
     return known, coverage
@@ -143,7 +145,21 @@ class _Asking:
         return found
 
 
-def _questions(ask: _Asking, passages: Sequence[Passage], samples: int, coverage: Coverage) -> list[_Written]:
+class _Taken:
+    """The answer of each question: a bare question that has two would teach both, whatever documents they are from."""
+
+    def __init__(self) -> None:
+        self._answers: dict[tuple[str, ...], list[str]] = {}
+
+    def fault(self, question: str, answer: str) -> str | None:
+        """Why a question cannot be asked with this answer; where it can, it is taken."""
+        wanted = value_words(answer)
+        return None if self._answers.setdefault(tuple(words(question)), wanted) == wanted else ASKED
+
+
+def _questions(
+    ask: _Asking, passages: Sequence[Passage], samples: int, coverage: Coverage, taken: _Taken
+) -> list[_Written]:
     """Facts with the questions that can be used, and every fact that was asked about in the coverage."""
     sentences = {passage.chunk: sentences_of(passage.text) for passage in passages}
     about = [(passage, to_ask(passage, sentence)) for passage in passages for sentence in sentences[passage.chunk]]
@@ -166,14 +182,14 @@ def _questions(ask: _Asking, passages: Sequence[Passage], samples: int, coverage
             kind, name = kind_of(question), f"{passage.document}#{' '.join(value_words(answer))}"
             if found is not None and fault != NOT_SAID:
                 coverage.kinds.setdefault(name, kind)  # of what is turned down, too: a kind that is lost has a name
-            if coverage.look("questions", kind, fault):
+            if coverage.look("questions", kind, fault or taken.fault(question, answer)):
                 fact = facts.setdefault(name, _Written(name, answer, passage, []))
                 if not any(words(question) == words(other) for other in fact.questions):
                     fact.questions.append(question)
     return list(facts.values())
 
 
-def _words_anew(ask: _Asking, facts: Sequence[_Written], wordings: int, coverage: Coverage) -> None:
+def _words_anew(ask: _Asking, facts: Sequence[_Written], wordings: int, coverage: Coverage, taken: _Taken) -> None:
     """Other wordings of first questions, as many as are missing; twice as many are drawn, because some cannot be used."""
     short = [fact for fact in facts if len(fact.questions) < wordings]
     if not short:
@@ -183,13 +199,13 @@ def _words_anew(ask: _Asking, facts: Sequence[_Written], wordings: int, coverage
         first = fact.questions[0]
         for text in written.get(fingerprint(to_reword(first)), []):
             wording = text.strip()
-            fault = fault_of_wording(wording, fact.answer, first)
+            fault = fault_of_wording(wording, fact.answer, first) or taken.fault(wording, fact.answer)
             known = any(words(wording) == words(other) for other in fact.questions)
             if coverage.look("wordings", coverage.kinds[fact.id], fault) and not known:
                 fact.questions.append(wording)
 
 
-def _turns_round(ask: _Asking, facts: Sequence[_Written], coverage: Coverage) -> None:
+def _turns_round(ask: _Asking, facts: Sequence[_Written], coverage: Coverage, taken: _Taken) -> None:
     """The same fact asked the other way round."""
     written = ask("reversed", [to_reverse(fact.questions[0], fact.answer) for fact in facts], max_new_tokens=64)
     for fact in facts:
@@ -197,6 +213,7 @@ def _turns_round(ask: _Asking, facts: Sequence[_Written], coverage: Coverage) ->
         for text in written.get(fingerprint(to_reverse(first, fact.answer)), []):
             found = question_and_answer(text)
             fault = NO_FORM if found is None else fault_of_reverse(*found, first, fact.answer, fact.passage.text)
+            fault = fault or taken.fault(*(found or ("", "")))
             if coverage.look("turned round", coverage.kinds[fact.id], fault) and found is not None:
                 fact.reverse.append(found)
 

@@ -93,6 +93,37 @@ def test_nothing_that_can_be_used_is_refused_with_the_reasons():
         facts_of_documents(Reader(lambda _: "no"), [DOCUMENT], samples=1, progress=False)
 
 
+def test_a_question_has_one_answer_whatever_document_it_is_of():
+    """Bare, it would teach both; turned round, too. The first is kept, and the other counted."""
+    text = "# {0}\n\nThe mayor of {0} is Pia Holm. The bell of {0} weighs {1} tons.\n"
+    others = [
+        Document(name, text.format(name, tons), name, name)
+        for name, tons in (("Oden", "1,084"), ("Temm", "1084"), ("Ruska", "7"))
+    ]
+
+    def anything(text):
+        turn = text.rsplit("user", 1)[1].split("<|im_end|>")[0]
+        name = re.findall("Oden|Temm|Ruska", turn)[-1] if "Turn" not in turn else "Oden"
+        if "Write a question" in turn:
+            if "mayor" in turn.rsplit("words: ")[1]:
+                return f"Question: Who is the mayor of {name}?\nAnswer: Pia Holm"
+            return f"Question: How heavy is the bell of Oden, Temm and Ruska?\nAnswer: {re.findall('weighs ([0-9,]+)', turn)[-1]}"
+        if "Ask the same" in turn:
+            return "Who leads Oden, Temm and Ruska as their mayor?" if "mayor" in turn else "no"
+        mayor = re.search(r"mayor of (\w+)", turn)
+        return f"Question: Which village has Pia Holm?\nAnswer: {mayor[1]}" if mayor else "no"
+
+    facts, coverage = facts_of_documents(Reader(anything), others, samples=1, ask_back=False, progress=False)
+    faults = {(check, kind): number for (check, fault, kind), number in coverage.faults.items() if fault == v.ASKED}
+    assert faults == {("questions", "how"): 1, ("turned round", "who"): 2}
+    assert [fact.answer for fact in facts if "bell" in fact.questions[0]] == ["1,084", "1084"]
+    assert [fact.reverse for fact in facts if "mayor" in fact.questions[0]] == [
+        (("Which village has Pia Holm?", "Oden"),),
+        (),
+        (),
+    ]
+
+
 def test_documents_without_a_sentence_are_refused():
     table = Document("t.md", "# Heading of a page\n\n| a | b |\n|---|---|\n| 1 | 2 |\n", "t.md")
     with pytest.raises(ValueError, match="no sentence of 4 words or more to ask about"):
