@@ -1,7 +1,7 @@
 """Rows for training, made of facts: by construction where the answers are known, else answered by a teacher and verified."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,8 @@ from distill.retrieval.world import Fact, World
 from distill.teachers import LocalTeacher
 from distill.teachers.base import ConcurrentTeacher, Teacher
 
+# what a replayed row has in the columns of facts; a prompt may have an `answer`, a `source` and the like of its own
+REPLAYED = {"fact": "", "kind": "", "wording": "", "mode": "replay", "answer": "", "source": ""}
 ANSWERING = {"temperature": 0.0, "max_new_tokens": 32}  # 16 tokens cut right answers
 
 
@@ -230,11 +232,15 @@ def with_replay(
     asked = [*prompts][:count]
     if len(asked) < count:
         raise ValueError(
-            f"Replay of {replay:g} needs {count} prompts beside {len(rows.rows)} rows, and there are {len(asked)}."
+            f"Replay of {replay:g} needs {count} prompts beside {len(rows.rows)} rows, and there are {len(asked)}. Give more, or a smaller share."
         )
+    for number, one in enumerate(asked, start=1):
+        if isinstance(one, Mapping) and (ours := [name for name in ("fact", "mode") if name in one]):
+            raise ValueError(
+                f"Prompt {number} of the replay has the column {' and '.join(ours)}, by which rows of facts are counted; rename it."
+            )
     pairs = generate(teacher, asked, seed=seed, **{"max_new_tokens": max_new_tokens, **asking}, output=output)
-    nothing = {"fact": "", "kind": "", "wording": "", "mode": "replay", "answer": "", "source": ""}
-    return replace(rows, rows=[*rows.rows, *({**pair, **nothing} for pair in pairs)])
+    return replace(rows, rows=[*rows.rows, *({**REPLAYED, **pair} for pair in pairs)])
 
 
 def passages_of(document: Document) -> list[Passage]:

@@ -14,14 +14,14 @@ import datasets
 from distill.basics import processes
 from distill.basics.disk import write_durably
 from distill.basics.processes import say, tell
-from distill.pairs.prompts import Asked
 from distill.pairs.writing import FOLDER, output_kind, save_pairs
-from distill.reports.provenance import write_steps
+from distill.reports.provenance import describe_pairs, write_steps
 from distill.retrieval.coverage import Coverage
 from distill.retrieval.documents import Documents
 from distill.retrieval.row_modes import MODES, Setting, rows_of_facts
 from distill.retrieval.rows import Rows, answered, passages_of, with_replay
 from distill.retrieval.writing import facts_of_documents
+from distill.running.flags import DataArguments
 from distill.running.stages import asked_of_file
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address
@@ -145,6 +145,8 @@ def rows_of_documents(
     Raises:
         ValueError: the teacher wrote nothing that can be used (with what it was turned down for); as `generate`.
     """
+    # now, and not when everything else was paid for: the file may be a bad one
+    prompts = asked_of_file(args, None, args.output)[0] if args.replay and args.prompts else None
     asking = {
         "batch_size": 32 if args.batch_size is None else args.batch_size,
         "allow_refusals": args.allow_refusals,
@@ -170,20 +172,12 @@ def rows_of_documents(
         tell(f"Answers of {len(made):,} rows, each with its passage in sight.")
         rows = answered(teacher, made, coverage, output=f"{args.output}.answers.jsonl", **asking)
     if args.replay:
-        rows = _replayed(args, teacher, rows, asking)
+        sampling = {name: getattr(args, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k", "seed")}
+        beside = f"{args.output}.replay.jsonl"
+        rows = with_replay(rows, teacher, args.replay, prompts=prompts, output=beside, **sampling, **asking)
     if processes.is_main():
         documents_of = {fact.id: fact.passage.document for fact in facts}
         _write(args, rows, rows.pairs(teacher.tokenizer), documents, documents_of)
-
-
-def _replayed(args: Any, teacher: LocalTeacher | ServerTeacher, rows: Rows, asking: Mapping[str, Any]) -> Rows:
-    prompts: Sequence[Asked] | None = None
-    if args.prompts:
-        prompts, _, _ = asked_of_file(args, None, args.output)
-    sampling = {name: getattr(args, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k", "seed")}
-    return with_replay(
-        rows, teacher, args.replay, prompts=prompts, output=f"{args.output}.replay.jsonl", **sampling, **asking
-    )
 
 
 def _write(
@@ -214,18 +208,30 @@ def _write(
     write_steps(output, [*rows.coverage.steps(), rows.coverage.facts_step()], source=f"{output}.{journal}.jsonl")
     write_durably(_path_beside(output), json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     os.replace(part, output)
-    say(_summary(rows.coverage, pairs["finish_reason"][:], output, by_mode, by_document))
+    say(_summary(rows.coverage, pairs, output, by_mode, by_document))
 
 
 def _summary(
-    coverage: Coverage, ends: Sequence[str], output: Path, by_mode: Mapping[str, int], by_document: Mapping[str, int]
+    coverage: Coverage,
+    pairs: datasets.Dataset,
+    output: Path,
+    by_mode: Mapping[str, int],
+    by_document: Mapping[str, int],
 ) -> str:
+    described = describe_pairs(pairs)
+    longest, shown = described["longest_row"], described["teacher_prompts"]["longest"]
+    ends = pairs["finish_reason"][:]
     stopped = ends.count("stop")
     modes = ", ".join(f"{mode} {count:,}" for mode, count in by_mode.items())
     lines = [
         coverage.table(),
         f"{len(ends):,} rows in {output} ({modes}); {stopped:,} ended by themselves, {len(ends) - stopped:,} were cut.",
     ]
+    room = DataArguments.max_length
+    lines.append(
+        f"The longest row has {longest:,} tokens, the longest prompt of the teacher {shown:,}"
+        + (f"; train with --max_length {longest} or more ({room} if unsaid)." if longest > room else ".")
+    )
     if without := [name for name, count in by_document.items() if not count]:
         named = ", ".join(without[:12]) + (f" and {len(without) - 12:,} more" if len(without) > 12 else "")
         lines.append(f"No row is left of {len(without):,} of {len(by_document):,} documents: {named}.")

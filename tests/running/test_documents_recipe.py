@@ -5,7 +5,7 @@ import re
 from collections import Counter
 
 import pytest
-from conftest import build_tokenizer
+from conftest import build_model, build_tokenizer
 from document_runs import TEXT, VILLAGES, Scripted, say, write_folder, written
 from fake_server import FakeServer
 from processes import run_processes
@@ -58,14 +58,20 @@ def test_rows_of_a_folder_stand_with_what_became_of_each_fact(made, tmp_path):
     assert re.search(r"who +3 +3 +9 +3\.0", output)
     assert "12 rows in" in output
     assert "No row is left of 1 of 4 documents: fog.md." in output
+    longest = max(len(row["prompt_ids"]) + len(row["completion_ids"]) for row in pairs)
+    shown = max(len(row["teacher_prompt_ids"]) for row in pairs)
+    assert f"The longest row has {longest} tokens, the longest prompt of the teacher {shown:,}." in output
 
 
 @pytest.mark.parametrize("mode", ["raft", "mixed"])
-def test_modes_with_passages(made, tmp_path, mode):
-    made("--mode", mode, "--passages", 9)
+def test_modes_with_passages(made, tmp_path, mode, monkeypatch):
+    monkeypatch.setattr("distill.running.documents.DataArguments.max_length", 400)
+    output = made("--mode", mode, "--passages", 9)
     pairs = load_pairs(tmp_path / "pairs.jsonl")
     if mode == "raft":
         assert set(pairs["mode"]) == {"golden", "no golden"}
+        longest = max(len(row["prompt_ids"]) + len(row["completion_ids"]) for row in pairs)
+        assert f"train with --max_length {longest} or more (400 if unsaid)." in output
         assert all(("(" + row["source"] + ")" in row["completion"]) == (row["mode"] == "golden") for row in pairs)
     else:
         assert set(pairs["mode"]) == {"closed", "counterfactual", "distractors"}
@@ -118,6 +124,57 @@ def test_replay_is_of_prompts_that_the_teacher_writes_or_of_a_file(made, tmp_pat
         assert (len(pairs), len(replayed)) == (15, 3)
         assert all(row["prompt"][0]["content"].startswith(begin) and row["teacher_prompt"] is None for row in replayed)
     assert json.loads((tmp_path / "other.jsonl.coverage.json").read_text())["modes"] == {"closed": 12, "replay": 3}
+
+
+def test_columns_of_replayed_prompts_go_along_but_those_that_facts_are_counted_by(made, tmp_path):
+    """A prompt's own `source` and `answer` were emptied without a word."""
+    rows = [{"prompt": f"Why {i}?", "source": "web", "level": i} for i in range(9)]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made("--replay", 0.2, "--prompts", tmp_path / "asked.jsonl")
+    pairs = load_pairs(tmp_path / "pairs.jsonl")
+    assert [(row["source"], row["level"]) for row in pairs if row["mode"] == "replay"] == [
+        ("web", 0),
+        ("web", 1),
+        ("web", 2),
+    ]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps({**row, "mode": "web"}) + "\n" for row in rows))
+    output = made("--replay", 0.2, "--prompts", tmp_path / "asked.jsonl", name="other.jsonl", status=1)
+    assert "Prompt 1 of the replay has the column mode, by which rows of facts are counted; rename it." in output
+
+
+def test_prompts_of_a_replay_are_read_before_anything_is_asked(made, tmp_path):
+    (tmp_path / "asked.txt").write_text("Why?\n")
+    teacher = Scripted()
+    assert "No file" in made("--replay", 0.2, "--prompts", tmp_path / "missing.txt", teacher=teacher, status=1)
+    assert teacher.asked == []
+    output = made("--replay", 0.2, "--prompts", tmp_path / "asked.txt", status=1)
+    assert "needs 3 prompts beside 12 rows, and there are 1. Give more, or a smaller share." in output
+
+
+@pytest.mark.parametrize("answers", ["teacher", "written"])
+def test_black_and_white_box_train_on_the_rows(made, tmp_path, told, answers):
+    """Rows with a teacher's prompt beside those of a replay, which have none."""
+    model = tmp_path / "model"
+    build_model(max_position_embeddings=16384).save_pretrained(model)
+    build_tokenizer().save_pretrained(model)
+    made("--mode", "mixed", "--replay", 0.2, "--answers", answers)
+    flags = [
+        "--pairs",
+        tmp_path / "pairs.jsonl",
+        "--held_out",
+        2,
+        "--max_length",
+        1024,
+        "--max_steps",
+        2,
+        "--bf16",
+        "False",
+    ]
+    flags += ["--per_device_train_batch_size", 4, "--student", model]
+    told("black_box", *flags, "--output_dir", tmp_path / "black")
+    told("white_box", *flags, "--teacher", model, "--output_dir", tmp_path / "white")
+    shown = told("inspect_pairs", tmp_path / "pairs.jsonl", "--tokenizer", model)
+    assert "In 16 of 20 rows (80.0%) the teacher was shown another prompt" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize("stop_at", [0, 2, 5, 7, 9, 12, 13, 14])
