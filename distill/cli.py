@@ -15,6 +15,7 @@ VERBS = {
     "generate": "let a teacher answer prompts: pairs for the black box",
     "capture": "store what a teacher says about pairs, for a white box without a teacher",
     "plan": "how much memory a training will need and what a step costs, before anything is loaded",
+    "retrieval": "tune, retrieve, or both: one table on facts that change",
     "reasoning": "learn verified reasoning traces, and see what the verifier adds",
     "black_box": "fine-tune a student on a teacher's answers",
     "white_box": "match a teacher's distributions, hidden states and attention maps",

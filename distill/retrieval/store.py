@@ -1,6 +1,7 @@
 """The store of an index: one LanceDB table in a folder, changed in whole versions, by one writer at a time."""
 
 import json
+import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -192,6 +193,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _lancedb() -> Any:
+    os.environ.setdefault("LANCEDB_LOG", "error")  # else it warns of every index that is new
     try:
         import lancedb
     except ImportError:

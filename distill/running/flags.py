@@ -174,13 +174,14 @@ def is_place(name: str, value: Any) -> bool:
 
 def settings_of(args: Any, training: TrainingArguments) -> dict[str, Any]:
     """The settings that decide a run's results, for its folder; files are told by their contents."""
-    # more seeds, answers or ways can be added to a run that is there; how a server is reached decides nothing
+    # more seeds, arms, answers or ways can be added to a run that is there; how a server is reached decides nothing
     own = {
         k: value
         for k, value in dataclasses.asdict(args).items()
         if k
         not in (
             "seeds",
+            "arms",
             "answers",
             "ablation",
             "concurrency",

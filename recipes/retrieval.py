@@ -1,0 +1,320 @@
+"""Tune, retrieve, or both: the same facts learned and looked up, side by side, after some of them have changed.
+
+    python recipes/retrieval.py --output_dir runs/retrieval          (or: distill retrieval ...)
+    python recipes/retrieval.py --quick --output_dir runs/quick      (the plumbing in a few minutes; its figures say nothing)
+
+A model learns facts of a made-up world four ways, then documents change, then every arm is asked, with and without passages. Prints one
+table; writes `retrieval.html` and `retrieval.json`. Interrupt it when you like: the same command goes on from there. Flags are those
+below and all of transformers.TrainingArguments.
+"""
+
+import copy
+import dataclasses
+import gc
+import json
+import platform
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from transformers import PreTrainedModel, TrainingArguments
+
+import distill
+from distill import BlackBoxTrainer, Logits, WhiteBoxTrainer, generate
+from distill.basics.processes import say
+from distill.basics.progress import Stages
+from distill.evaluation import HeldOut
+from distill.generation.prompts import write_prompts
+from distill.models.load import fast_dtype
+from distill.pairs.prompts import read_prompts
+from distill.reports.pictures import check_report_extra
+from distill.reports.retrieval_page import retrieval_table, write_retrieval_page
+from distill.reports.retrieval_words import ARMS, verdict
+from distill.retrieval.answering import answer
+from distill.retrieval.examining import Question, examine
+from distill.retrieval.index import Index
+from distill.retrieval.rows import Rows, rows_of_world
+from distill.retrieval.world import World
+from distill.retrieval.world_examination import examination, shuffled
+from distill.running.flags import parse_recipe, settings_of
+from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume, write_json
+from distill.signals import StoredSignals, capture
+from distill.teachers import LocalTeacher
+
+TRAINED = tuple(arm for arm in ARMS if arm != "untouched")
+QUICK: dict[str, Any] = {"facts": 8, "untrained": 4, "wordings": 2, "kept_prompts": 8, "arms": "sft,sft_mixed"}
+
+
+@dataclass
+class RetrievalArguments:
+    """What is learned, looked up and asked."""
+
+    model: str = field(
+        default="smollm2-135m", metadata={"help": "Who learns, and its own teacher: embedded name, folder, or Hub id."}
+    )
+    facts: int = field(default=24, metadata={"help": "Facts in training rows; half of them change afterwards."})
+    untrained: int = field(default=8, metadata={"help": "Further facts of the same documents, in no training row."})
+    world_seed: int = field(default=0, metadata={"help": "Another one is another world."})
+    wordings: int = field(default=4, metadata={"help": "Training questions a fact."})
+    k: int = field(default=2, metadata={"help": "Passages shown with a question."})
+    upper_layers: int = field(default=10, metadata={"help": "Only so many layers, from the top, are trained."})
+    arms: str = field(default=",".join(TRAINED), metadata={"help": "Which are trained, divided by commas."})
+    seeds: int = field(default=1, metadata={"help": "Trainings of each arm, with different orders of the rows."})
+    prompts: str | None = field(
+        default=None,
+        metadata={
+            "help": "A file of other prompts, on which the KL to the untouched model is measured; else it writes them."
+        },
+    )
+    kept_prompts: int = field(
+        default=24, metadata={"help": "How many other prompts, on which the KL to the untouched model is measured."}
+    )
+    quick: bool = field(default=False, metadata={"help": "Few facts, two arms, little training: to see that it runs."})
+
+    def __post_init__(self) -> None:
+        for name in ("facts", "untrained", "wordings", "k", "upper_layers", "seeds", "kept_prompts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if unknown := [arm for arm in self.chosen() if arm not in TRAINED]:
+            raise ValueError(
+                f"arms has {', '.join(map(repr, unknown))}; it must list some of {', '.join(TRAINED)}, divided by commas."
+            )
+
+    def chosen(self) -> list[str]:
+        """The arms, in the order of the table."""
+        named = [part.strip() for part in self.arms.split(",") if part.strip()]
+        return [*(arm for arm in TRAINED if arm in named), *(arm for arm in named if arm not in TRAINED)]
+
+
+@one_sentence
+def main(argv: list[str] | None = None) -> None:
+    """Index, rows, trainings; then the documents change, and all are asked."""
+    args, training = parse_recipe(
+        RetrievalArguments, argv, output_dir="runs/retrieval", description=__doc__,
+        num_train_epochs=6.0, learning_rate=3e-4, warmup_steps=4, save_strategy="no",
+        # few rows at once, and one step of several: the same gradient, without the padding that long rows would bring to short ones
+        per_device_train_batch_size=2, gradient_accumulation_steps=6,
+    )  # fmt: skip
+    if args.quick:
+        args, training.num_train_epochs = dataclasses.replace(args, **QUICK), 2.0
+    check_report_extra()
+    model = LocalTeacher(args.model)
+    if args.upper_layers > (count := _depth(model)):
+        raise ValueError(f"upper_layers is {args.upper_layers}, and the model has {count} layers.")
+    run = RunFolder(str(training.output_dir), settings_of(args, training))
+    begun = time.monotonic()
+    world = World(args.world_seed, facts=args.facts + args.untrained)
+    taught, untrained = _divided(world, args)
+    closed, mixed = (
+        rows_of_world(world, mode, facts=taught, wordings=args.wordings, reverse=0, k=args.k)
+        for mode in ("closed", "mixed")
+    )
+    arms = ["untouched", *args.chosen()]
+    seeds = range(training.seed, training.seed + args.seeds)
+    stages = Stages(_plan(args, training, model, arms, closed, mixed, len(seeds)))
+
+    with stages.stage("documents"):
+        index = Index(run / "index")
+        before = world.documents(0)
+        if not (run / "updated.json").is_file():  # else the documents have changed already
+            index.update(before)
+    with stages.stage("other prompts"):
+        # a few more than are wanted at once: some that are written are no prompts
+        drawn: dict[str, Any] = {"seed": training.seed, "batch_size": args.kept_prompts + args.kept_prompts // 4 + 1}
+        prompts: Any = (
+            read_prompts(args.prompts, limit=args.kept_prompts)
+            if args.prompts
+            else write_prompts(model, args.kept_prompts, max_new_tokens=48, output=run / "kept.prompts.jsonl", **drawn)
+        )
+        others = generate(model, prompts, max_new_tokens=48, output=run / "kept.jsonl", **drawn)
+        kept = HeldOut(model.model, others, model.tokenizer)
+    with stages.stage("signals"):
+        signals: Any = None
+        if any(arm.startswith("context") for arm in arms):
+            signals = capture(
+                model, mixed.pairs(model.tokenizer), output=run / "signals", encoding="hidden", progress=False
+            )
+
+    for seed in seeds:
+        for arm in arms[1:]:
+            with stages.stage(f"{arm} seed {seed}"):
+                folder = run / f"{arm}-seed{seed}"
+                if not (folder / "result.json").is_file():
+                    rows = _rows(arm, closed, mixed, training.seed)
+                    _train(arm, seed, folder, args, training, model, rows, signals, kept)
+
+    with stages.stage("the documents change"):
+        update = _update(run, index, world, model, args.k)
+    runs = []
+    asked: list[tuple[str, int | None]] = [("untouched", None), *((arm, seed) for seed in seeds for arm in arms[1:])]
+    for arm, number in asked:
+        with stages.stage(f"asking {arm}" + ("" if number is None else f" seed {number}")):
+            runs.append(_asked(run, arm, number, args, model, index, world, taught, untrained))
+    index.close()
+
+    results = {
+        "runs": runs,
+        "model": f"{args.model}, its upper {args.upper_layers} layers trained",
+        "facts": {"taught": len(taught), "changed": sum(f.changed is not None for f in taught), "untrained": len(untrained)},
+        "documents": {"before": len(before)},
+        "update": update,
+        "told": (
+            f"{len(closed.rows)} closed-book rows and {len(mixed.rows)} mixed ones, {training.num_train_epochs:g} epochs in steps of "
+            f"{training.per_device_train_batch_size * training.gradient_accumulation_steps}, learning rate {training.learning_rate:g}. Questions are in wordings that no training saw; "
+            f"{args.k} passages are shown."
+        ),
+        "stages": [dataclasses.asdict(stage) for stage in stages.finished],
+        "total_seconds": time.monotonic() - begun,
+        "command": "distill retrieval " + " ".join(sys.argv[1:] if argv is None else argv),
+        "environment": _environment(),
+    }  # fmt: skip
+    write_json(run / "retrieval.json", results)
+    write_retrieval_page(results, run / "retrieval.html")
+    say(f"\n{retrieval_table(runs)}\n\n" + "\n".join(verdict(runs)))
+    say(f"\nFinished in {(time.monotonic() - begun) / 60:.1f} minutes. Open {(run / 'retrieval.html').resolve()}")
+
+
+def _depth(model: LocalTeacher) -> int:
+    return int(model.model.config.get_text_config(decoder=True).num_hidden_layers)
+
+
+def _divided(world: World, args: RetrievalArguments) -> tuple[list[Any], list[Any]]:
+    """Facts that are taught, and others; the last subjects are the others."""
+    return list(world.facts[: args.facts]), list(world.facts[args.facts :])
+
+
+def _rows(arm: str, closed: Rows, mixed: Rows, seed: int) -> Rows:
+    if arm == "shuffled":
+        return dataclasses.replace(closed, rows=shuffled(closed.rows, seed))
+    return mixed if arm.endswith("mixed") else closed
+
+
+def _train(
+    arm: str, seed: int, folder: Path, args: RetrievalArguments, training: TrainingArguments, model: LocalTeacher, rows: Rows,
+    signals: StoredSignals | None, kept: HeldOut,
+) -> None:  # fmt: skip
+    """Train one arm, and write its weights and `result.json`."""
+    student = _student(model, args.upper_layers)
+    own = copy.copy(training)
+    own.output_dir, own.seed = str(folder), seed
+    pairs = rows.pairs(model.tokenizer)
+    unread = [name for name in ("teacher_prompt", "teacher_prompt_ids") if name in pairs.column_names]
+    common: dict[str, Any] = {"model": student, "args": own, "processing_class": model.tokenizer, "max_length": 2048}
+    trainer: BlackBoxTrainer | WhiteBoxTrainer
+    if arm.startswith("context"):
+        assert signals is not None
+        trainer = WhiteBoxTrainer(**common, train_dataset=pairs, teacher=signals, objectives=[Logits()])
+    else:
+        trainer = BlackBoxTrainer(**common, train_dataset=pairs.remove_columns(unread), supervised_only=True)
+    begun = time.monotonic()
+    train_or_resume(trainer)
+    seconds = time.monotonic() - begun
+    save_student(student, model.tokenizer, folder / "student")
+    write_json(folder / "result.json", {"kept": kept.measure(student).as_dict(), "train_seconds": seconds})
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+
+
+def _student(model: LocalTeacher, upper_layers: int) -> PreTrainedModel:
+    """A copy in float32 of which only the upper layers are trained: facts are learned as well, and a step costs half."""
+    student = copy.deepcopy(model.model).float().requires_grad_(False)
+    depth = _depth(model)
+    layers = next(m for m in student.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth)
+    for layer in layers[depth - upper_layers :]:
+        layer.requires_grad_(True)
+    return student
+
+
+def _update(run: RunFolder, index: Index, world: World, model: LocalTeacher, k: int) -> dict[str, Any]:
+    """Replace the documents by their next version, and time until a changed fact is answered; once in a run."""
+    file = run / "updated.json"
+    if not file.is_file():
+        fact = next((fact for fact in world.facts if fact.changed is not None), world.facts[0])
+        begun = time.monotonic()
+        done = index.update(world.documents(1))
+        updated = time.monotonic() - begun
+        answer(model, fact.held_out[0], index, k, max_new_tokens=16)
+        write_json(
+            file,
+            {"documents": done.replaced + done.added, "seconds": updated, "answered_seconds": time.monotonic() - begun},
+        )
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def _asked(
+    run: RunFolder, arm: str, seed: int | None, args: RetrievalArguments, model: LocalTeacher, index: Index, world: World,
+    taught: list[Any], untrained: list[Any],
+) -> dict[str, Any]:  # fmt: skip
+    """What an arm answers without and with passages; asked once in a run."""
+    folder = run.path if seed is None else run / f"{arm}-seed{seed}"
+    file = folder / f"{arm}.answers.json"
+    if not file.is_file():
+        speaker = model.model if seed is None else LocalTeacher(str(folder / "student")).model
+        found: dict[str, Any] = {"arm": arm, "seed": seed, "kept": {"kl": 0.0}, "train_seconds": 0.0}
+        if seed is not None:
+            found |= json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        for way, retriever in (("closed", None), ("retrieved", index)):
+            asked: list[Question] = examination(
+                taught,
+                untrained,
+                held_out=1 if args.quick else 2,
+                searched=retriever is not None,
+                namesakes=world.namesakes,
+            )
+            answers = examine(speaker, model.tokenizer, asked, retriever=retriever, k=args.k)
+            found[way] = [one.as_dict() for one in answers]
+        write_json(file, found)
+        del speaker
+        gc.collect()
+    said: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return said
+
+
+def _plan(
+    args: RetrievalArguments, training: TrainingArguments, model: LocalTeacher, arms: list[str], closed: Rows, mixed: Rows, seeds: int
+) -> list[tuple[str, float]]:  # fmt: skip
+    """Stages with the seconds expected of each, from the tokens of their rows; only their ratios count."""
+    token = 0.003
+    length = {id(rows): _tokens(rows.pairs(model.tokenizer)) for rows in (closed, mixed)}
+    train = training.num_train_epochs * token * (1 + 2 * args.upper_layers / _depth(model))
+    question = 45 * args.facts * token * 6 + args.facts * 2 * args.k * 200 * token
+    trainings = [
+        (f"{arm} seed {seed}", length[id(mixed if arm.endswith("mixed") else closed)] * train + 5)
+        for seed in range(training.seed, training.seed + seeds)
+        for arm in arms[1:]
+    ]
+    return [
+        ("documents", 2.0),
+        ("other prompts", args.kept_prompts * 100 * 5 * token),
+        ("signals", (length[id(mixed)] * 6 * token if any(arm.startswith("context") for arm in arms) else 0.1)),
+        *trainings,
+        ("the documents change", 3.0),
+        ("asking untouched", question),
+        *((f"asking {name}", question) for name, _ in trainings),
+    ]
+
+
+def _tokens(pairs: datasets.Dataset) -> int:
+    return sum(len(p) + len(c) for p, c in zip(pairs["prompt_ids"], pairs["completion_ids"], strict=True))
+
+
+def _environment() -> dict[str, str]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return {
+        "distill": distill.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "Python": platform.python_version(),
+        "on": f"{device}, {str(fast_dtype()).removeprefix('torch.')}",
+    }
+
+
+if __name__ == "__main__":
+    main()
