@@ -105,7 +105,7 @@ def run(
         elif arm == LIVE:
             trainer = WhiteBoxTrainer(teacher=teacher, objectives=[Logits()], **settings)
         else:
-            drawn = {"seed": seed} if arm.startswith(("threshold", "draws")) else {}
+            drawn: dict[str, Any] = {"seed": seed} if arm.startswith(("threshold", "draws")) else {}
             stored: StoredSignals = capture(
                 teacher, train, output=Path(folder) / "signals", encoding=arm, progress=False, **drawn
             )

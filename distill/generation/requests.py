@@ -10,8 +10,9 @@ from distill.basics.processes import tell
 from distill.generation.shown import COLUMN
 from distill.pairs.blocks import BLOCK_ROWS, rows_of_table
 from distill.pairs.prompts import CARRIED, Asked, carried, fate_of, prompt_of
-from distill.pairs.row_names import SPOKEN
+from distill.pairs.row_names import SPOKEN, SYSTEM, TOOLS
 from distill.pairs.schema import complete_row
+from distill.pairs.shapes import asked_of
 from distill.teachers.base import Ask, Completion, ConcurrentTeacher, Refusal, Sampling, Teacher
 from distill.text.encode import Prompt
 
@@ -53,16 +54,29 @@ def listed(prompts: Iterable[Asked] | datasets.Dataset, without: str | None = No
         if "prompt" not in prompts.column_names:
             raise ValueError(f"The dataset has columns {prompts.column_names}, but no column 'prompt'.")
         own = [name for name in prompts.column_names if name not in (without, COLUMN)]
-        if fate := fate_of(own, CARRIED):
+        if fate := fate_of([name for name in own if name not in SYSTEM], CARRIED):
             tell(f"The prompts:{fate}")
         tables = prompts.select_columns(own).with_format("arrow").iter(BLOCK_ROWS)
         prompts = [row for table in tables for row in rows_of_table(table, SPOKEN)]
     if isinstance(prompts, Mapping):
         raise ValueError(f"prompts has the splits {', '.join(map(str, prompts))}; give one of them: prompts[split].")
-    found = [carried(one) if isinstance(one, Mapping) else one for one in prompts]
+    found = [
+        _with_its_system(one, number) if isinstance(one, Mapping) else one
+        for number, one in enumerate(prompts, start=1)
+    ]
     if not found:
         raise ValueError("There are no prompts; give at least one.")
     return found
+
+
+def _with_its_system(row: Mapping[str, Any], number: int) -> Asked:
+    """A row as one of a file is asked: its system text stands before the prompt, tools beside a prompt are refused."""
+    if any(row.get(name) for name in (*SYSTEM, *TOOLS, "chat_template_kwargs")) and row.get("prompt") is not None:
+        try:
+            row = asked_of(dict(row))
+        except ValueError as error:
+            raise ValueError(f"Prompt {number}: {error}") from None
+    return carried(row)
 
 
 def requests_of(

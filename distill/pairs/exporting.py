@@ -91,6 +91,7 @@ def export_pairs(
     if form == "hub":
         if os.fspath(output).count("/") != 1:
             raise ValueError(f"{output} is no id of a dataset on the Hub; give one such as you/name.")
+        _check_visibility(os.fspath(output), private)
         pairs.push_to_hub(os.fspath(output), private=private)
         return _shown(pairs)
     wanted = "Parquet" if form == "parquet" else "JSON Lines"
@@ -102,6 +103,26 @@ def export_pairs(
         save_pairs(pairs, output)
         return _shown(pairs)
     return [*_write_talks(pairs, form, Path(output)), *_shown(pairs)]
+
+
+def _check_visibility(name: str, private: bool) -> None:
+    """Refuse a repository that is there already and seen by others than was said: uploading leaves it as it is, and says nothing.
+
+    Raises:
+        ValueError: it is public, and the pairs shall be private; or the other way round.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        is_private = bool(HfApi().repo_info(name, repo_type="dataset").private)
+    except RepositoryNotFoundError:
+        return
+    if is_private is not private:
+        is_now, said, flag = ("private", "public", "--private") if is_private else ("public", "private", "--no_private")
+        raise ValueError(
+            f"The dataset {name} on the Hub is {is_now}, and these pairs would be {said}. Give {flag} if {is_now} is right, or another name."
+        )
 
 
 def _shown(pairs: datasets.Dataset) -> list[str]:

@@ -124,12 +124,12 @@ def shape_of_prompts(rows: Sequence[Row], columns: Mapping[str, str], file: str,
         said = f"{_said_conversation(name, [row[name] for row in good if row.get(name)])}, up to the last question"
         covered = tuple(n for n in MADE if n in names and n != name)
         return Shape(
-            said, False, (name,), covered, _then(rename, _conversation(name, covered), partial(_asked_of, talk=True))
+            said, False, (name,), covered, _then(rename, _conversation(name, covered), partial(asked_of, talk=True))
         )
     context = next((n for n in CONTEXT if n in names and name == "instruction"), None)
     said = "lines" if name == "text" and names == ["text"] else "/".join(n for n in (name, context) if n)
     used = tuple(n for n in (name, context) if n)
-    return Shape(said, False, used, (), _then(rename, _asked(name, context, None, ()), _asked_of))
+    return Shape(said, False, used, (), _then(rename, _asked(name, context, None, ()), asked_of))
 
 
 def _renamer(there: Sequence[str], columns: Mapping[str, str], file: str, kind: str) -> Callable[[Row], Row]:
@@ -263,14 +263,14 @@ def _said_conversation(name: str, values: Sequence[Any]) -> str:
     return f"{name} (ShareGPT)" if any("from" in turn for turn in turns) else f"{name} (role, content)"
 
 
-def _asked_of(row: Row, talk: bool = False) -> Row:
+def asked_of(row: Row, talk: bool = False) -> Row:
     """The prompt of a row that is asked: a system text stands before it, an answer at the end of a conversation is left out."""
     row = with_system(row)
     prompt = row["messages"] if talk else row["prompt"]
     for name in (*TOOLS, "chat_template_kwargs"):
         if row.get(name) not in (None, "", [], {}, "[]", "{}"):
             raise ValueError(
-                f"the row has {name}, which cannot be asked with a prompt here; take the column out of the file, or give it another name."
+                f"the row has {name}, which cannot be asked with a prompt here; take the column out, or give it another name."
             )
     if talk:
         while prompt and isinstance(prompt[-1], dict) and prompt[-1].get("role") == "assistant":

@@ -122,3 +122,22 @@ def test_a_system_text_of_the_flag_keeps_what_stands_beside():
         {"prompt": [turn, {"role": "user", "content": "q"}], "source": "web"},
         [turn, {"role": "user", "content": "r"}],
     ]
+
+
+@pytest.mark.parametrize("name", ["system", "system_prompt"])
+@pytest.mark.parametrize("table", [False, True])
+def test_a_system_text_beside_a_prompt_is_asked_as_it_is_of_a_file(tmp_path, teacher, capsys, name, table):
+    rows = [{"prompt": "the cat", name: "the mat", "source": "web"}, {"prompt": "a dog", name: None, "source": "book"}]
+    found = listed(datasets.Dataset.from_list(rows) if table else rows)
+    talk = [{"role": "system", "content": "the mat"}, {"role": "user", "content": "the cat"}]
+    assert found == [{"prompt": talk, "source": "web"}, {"prompt": "a dog", "source": "book"}]
+    assert found == read_asked(write(tmp_path / "p.jsonl", rows))
+    assert "Left out" not in "".join(capsys.readouterr())
+    (pair,) = generate(teacher, rows[:1], max_new_tokens=2, progress=False)
+    assert pair["prompt"] == talk
+
+
+@pytest.mark.parametrize("name", ["tools", "functions", "chat_template_kwargs"])
+def test_tools_beside_a_prompt_are_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"Prompt 2: the row has {name}, which cannot be asked with a prompt here"):
+        listed(["the cat", {"prompt": "the cat", name: [{"name": "weather"}]}])

@@ -1,10 +1,14 @@
 """Out again: what other tools read, what comes back from it, and what is said of the rest."""
 
 import json
+from types import SimpleNamespace
 
 import datasets
+import httpx2
+import huggingface_hub
 import pytest
 from conftest import build_pairs
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from distill.pairs import load_pairs, save_pairs
 from distill.pairs.exporting import export_pairs
@@ -49,9 +53,32 @@ def test_the_hub_is_private_unless_said_otherwise(monkeypatch, tokenizer):
     monkeypatch.setattr(
         datasets.Dataset, "push_to_hub", lambda self, name, private: pushed.append((name, private, len(self)))
     )
+    there = {}
+
+    def repo_info(self, name, repo_type):
+        assert repo_type == "dataset"
+        if name not in there:
+            raise RepositoryNotFoundError(
+                "404", response=httpx2.Response(404, request=httpx2.Request("GET", "http://hub"))
+            )
+        return SimpleNamespace(private=there[name])
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", repo_info)
     export_pairs(build_pairs(3), "hub", "you/name")
     export_pairs(build_pairs(3), "hub", "you/name", private=False)
     assert pushed == [("you/name", True, 3), ("you/name", False, 3)]
+    # what is there already stays as visible as it is, whatever an upload says
+    there |= {"you/open": False, "you/closed": True}
+    with pytest.raises(
+        ValueError, match="you/open on the Hub is public, and these pairs would be private. Give --no_private"
+    ):
+        export_pairs(build_pairs(3), "hub", "you/open")
+    with pytest.raises(ValueError, match="is private, and these pairs would be public. Give --private"):
+        export_pairs(build_pairs(3), "hub", "you/closed", private=False)
+    assert len(pushed) == 2
+    export_pairs(build_pairs(3), "hub", "you/open", private=False)
+    export_pairs(build_pairs(3), "hub", "you/closed")
+    assert len(pushed) == 4
     with pytest.raises(ValueError, match="is no id of a dataset on the Hub"):
         export_pairs(build_pairs(3), "hub", "name")
 
