@@ -142,7 +142,7 @@ def _is_beside(name: Path) -> bool:
     """Whether a file belongs to what lies beside it, or says something to people about the folder."""
     text = name.name.lower()
     hidden = any(part.startswith(".") for part in name.parts)
-    return hidden or text.endswith(_BESIDE) or text in _BESIDE_NAMES or text.startswith(_ABOUT)
+    return hidden or text.endswith(_BESIDE) or text in _BESIDE_NAMES or text.partition(".")[0] in _ABOUT
 
 
 def _holds_rows(name: str) -> bool:

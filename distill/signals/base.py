@@ -21,6 +21,7 @@ ALIGNED = ("aligned_rows", "aligned_places")  # of a teacher with another tokeni
 # of a batch, what no model is given
 _NO_INPUTS = {
     "labels",
+    "skip_logits",  # Trainer's word to a Liger head, in evaluation; it would miss the labels
     "ids",
     "pairs",
     "documents",

@@ -38,7 +38,11 @@ def check_causal(model: Any, device: torch.device | None = None) -> None:
             f"{name} is an encoder-decoder: its encoder would read the completion that its decoder is to predict. A student is a causal "
             "language model, such as those AutoModelForCausalLM gives for decoder-only families."
         )
-    weights = getattr(base.get_input_embeddings(), "weight", None) if hasattr(base, "get_input_embeddings") else None
+    try:
+        embeddings = base.get_input_embeddings()
+    except (AttributeError, NotImplementedError):  # a class of somebody's own, which has none or does not say where
+        embeddings = None
+    weights = getattr(embeddings, "weight", None)
     if (
         weights is None
         or weights.is_meta

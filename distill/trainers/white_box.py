@@ -343,7 +343,11 @@ class WhiteBoxTrainer(PairTrainer):
             prefix = kwargs.get("metric_key_prefix", "eval")
             output.metrics.update({f"{prefix}_{name}": value for name, value in means.items()})
             weights = self.weights() | ({ROUTER_LOSS: self.router_coefficient} if ROUTER_LOSS in means else {})
-            output.metrics[f"{prefix}_loss"] = sum(weight * means[name] for name, weight in weights.items())
+            output.metrics[f"{prefix}_loss"] = sum(
+                weight * means[name]
+                for name, weight in weights.items()
+                if weight  # a term only looked at may be inf
+            )
         return output
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:

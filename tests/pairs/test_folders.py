@@ -106,3 +106,12 @@ def test_good_pairs_are_mapped_as_they_lie_there(tmp_path):
     assert found.to_list() == pairs.to_list()
     assert str(tmp_path / "d") in found.cache_files[0]["filename"]
     assert len(load_pairs(tmp_path / "d", limit=2)) == 2
+
+
+def test_rows_whose_file_is_called_after_a_licence_are_rows(tmp_path, capsys):
+    lines(tmp_path / "a.jsonl", ["a"])
+    lines(tmp_path / "license_questions.jsonl", ["b"])
+    lines(tmp_path / "readme_qa.jsonl", ["c"])
+    (tmp_path / "README.zh.md").write_text("x")
+    assert read_prompts(tmp_path) == ["a", "b", "c"]
+    assert "Passed over" not in capsys.readouterr().out

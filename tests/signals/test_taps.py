@@ -147,3 +147,10 @@ def test_eager_attention_is_tapped_too():
     values = tap.value[0].repeat_interleave(2, dim=0)
     torch.testing.assert_close((maps @ values).transpose(0, 1), outputs[0][0], rtol=1e-4, atol=1e-6)
     assert model.config._attn_implementation == "eager"
+
+
+def test_a_model_is_not_given_what_trainer_says_to_a_liger_head():
+    """In evaluation with `use_liger_kernel`; without the labels, which no term hands on, that head ends in an error."""
+    from distill.signals.base import inputs_of
+
+    assert inputs_of({"input_ids": [1], "labels": [2], "skip_logits": True}) == {"input_ids": [1]}

@@ -93,3 +93,12 @@ def test_a_model_that_is_called_otherwise_or_has_few_positions_or_tokens_is_no_c
     check_causal(plain)
     plain.forward = lambda input_ids, attention_mask=None: (forward(input_ids=input_ids).logits,)
     check_causal(plain)
+
+
+def test_a_class_that_does_not_say_where_its_embeddings_are_is_not_asked(monkeypatch):
+    def nowhere(self):
+        raise NotImplementedError
+
+    model = build_model()
+    monkeypatch.setattr(type(model), "get_input_embeddings", nowhere)
+    check_causal(model)

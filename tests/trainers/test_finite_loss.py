@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import build_arguments, build_model
+from conftest import build_arguments, build_model, build_pairs
 from processes import run_processes
 from transformers import TrainerCallback
 from white_box_runs import black_box_trainer, trainer, weights_of
@@ -140,3 +140,13 @@ def test_what_is_kept_for_the_message_does_not_grow_with_the_length_of_rows():
     assert kept <= 8 * 2 * (3 + 4)
     with pytest.raises(FloatingPointError, match=r"step 4 is not finite: logits of 'pair 5.1' \(sums .*hidden 6000"):
         finite.check(torch.tensor(float("nan")))
+
+
+def test_a_term_that_is_only_looked_at_may_be_infinite_in_evaluation(arguments):
+    run = trainer(arguments, [Logits(), HiddenStates(weight=0.0)])
+    term = run.terms[1]
+    forward = term.forward
+    term.forward = lambda student, teacher: torch.full_like(forward(student, teacher), float("inf"))
+    found = run.evaluate(build_pairs(5, seed=4))
+    assert found["eval_hidden"] == float("inf")
+    assert found["eval_loss"] == pytest.approx(found["eval_logits"])
