@@ -9,8 +9,6 @@ like: the same command goes on from there. Flags are those below and all of tran
 import copy
 import dataclasses
 import json
-import platform
-import shutil
 import sys
 import time
 from dataclasses import dataclass, field
@@ -20,22 +18,27 @@ from typing import Any
 
 import datasets
 import torch
-import transformers
 from transformers import PreTrainedModel, TrainingArguments
 
-import distill
 from distill import BlackBoxTrainer, WhiteBoxTrainer, generate, make_student
 from distill.basics.processes import say
 from distill.basics.progress import Stages
 from distill.evaluation import Agreement, AgreementCurve, HeldOut
-from distill.models.load import fast_dtype
 from distill.models.students import STRATEGIES
 from distill.reports.card import write_card
 from distill.reports.pictures import check_report_extra
 from distill.reports.provenance import drawn_as
 from distill.reports.report import ABLATION, WAYS, ablation_table, write_report
+from distill.running.environment import environment
 from distill.running.flags import build_objectives, parse_recipe, settings_of
-from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume, write_json
+from distill.running.folder import (
+    RunFolder,
+    one_sentence,
+    remove_checkpoints,
+    save_student,
+    train_or_resume,
+    write_json,
+)
 from distill.running.reading_flags import WRITTEN, PromptArguments, count_of
 from distill.running.stages import block_sample, prepare_prompts, split_pairs
 from distill.teachers import LocalTeacher, Sampling
@@ -143,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
         "stages": [dataclasses.asdict(stage) for stage in stages.finished],
         "total_seconds": time.monotonic() - begun,
         "command": "python recipes/compare.py " + " ".join(sys.argv[1:] if argv is None else argv),
-        "environment": _environment(),
+        "environment": environment(),
     }
     write_json(run / "results.json", results)
     write_report(results, run / "report.html")
@@ -209,8 +212,7 @@ def _train(
         "tokens": trainer.state.num_input_tokens_seen,
     }
     write_json(folder / "result.json", result)
-    for checkpoint in folder.glob("checkpoint-*"):  # a gigabyte each; the student is saved
-        shutil.rmtree(checkpoint)
+    remove_checkpoints(folder)
 
 
 def _answers(
@@ -296,17 +298,6 @@ def _plan(
         *trainings,
         ("answers", 60 * token * args.answers * 20 + 5),
     ]
-
-
-def _environment() -> dict[str, str]:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    return {
-        "distill": distill.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "Python": platform.python_version(),
-        "on": f"{device}, {str(fast_dtype()).removeprefix('torch.')}",
-    }
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Writes equivalence.html, its pictures, and equivalence.json, on a CPU. Needs no 
 import importlib.metadata
 import importlib.util
 import os
-import platform
 import sys
 import time
 import warnings
@@ -24,7 +23,6 @@ import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-import distill
 from distill import generate, make_student
 from distill.basics.processes import say
 from distill.equivalence import (
@@ -49,6 +47,7 @@ from distill.equivalence import (
 from distill.equivalence.programs import has_trl
 from distill.models.load import load_model, load_tokenizer
 from distill.reports.pictures import check_report_extra
+from distill.running.environment import versions
 from distill.running.flags import parse
 from distill.running.folder import one_sentence, write_json
 from distill.running.stages import block_sample, in_tokens_of
@@ -245,10 +244,7 @@ def _be_quiet() -> None:
 
 def _environment() -> dict[str, str]:
     return {
-        "distill": distill.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "Python": platform.python_version(),
+        **versions(),
         "TRL": importlib.metadata.version("trl") if has_trl() else "not installed",
         "on": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
     }

@@ -12,7 +12,6 @@ you like: the same command goes on from there.
 
 import copy
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,7 +33,14 @@ from distill.generation.worked_examples import CHAIN_SUM, Example, WorkedExample
 from distill.models.load import fast_dtype, load_model, load_tokenizer
 from distill.reports.card import write_card
 from distill.running.flags import ServerArguments, parse_recipe, settings_of
-from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume, write_json
+from distill.running.folder import (
+    RunFolder,
+    one_sentence,
+    remove_checkpoints,
+    save_student,
+    train_or_resume,
+    write_json,
+)
 from distill.running.reading_flags import ReadingArguments, reading_of
 from distill.running.stages import in_tokens_of, teacher_behind
 from distill.teachers import LocalTeacher, Sampling, ServerTeacher
@@ -184,8 +190,7 @@ def main(argv: list[str] | None = None) -> None:
                 )  # fmt: skip
                 save_student(student, tokenizer, folder / "student", card)
                 write_json(folder / "accuracy.json", found.as_dict())
-                for checkpoint in folder.glob("checkpoint-*"):
-                    shutil.rmtree(checkpoint)  # several times the student's size; the student is saved
+                remove_checkpoints(folder)
             trained[title].append(_read(folder / "accuracy.json"))
             say(f"{title}, seed {seed}: {trained[title][-1].mean:.1%}")
 

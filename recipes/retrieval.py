@@ -12,26 +12,22 @@ import copy
 import dataclasses
 import gc
 import json
-import platform
-import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
-import transformers
 from transformers import PreTrainedModel, TrainingArguments
 
-import distill
 from distill import BlackBoxTrainer, Logits, WhiteBoxTrainer, generate
 from distill.basics.processes import say
 from distill.basics.progress import Stages
 from distill.evaluation import HeldOut
 from distill.generation.prompts import write_prompts
-from distill.models.load import fast_dtype
+from distill.models.students import find_layers
 from distill.pairs.prompts import read_prompts
 from distill.reports.pictures import check_report_extra
 from distill.reports.retrieval_page import retrieval_table, write_retrieval_page
@@ -39,11 +35,19 @@ from distill.reports.retrieval_words import ARMS, verdict
 from distill.retrieval.answering import answer
 from distill.retrieval.examining import Question, examine
 from distill.retrieval.index import Index
-from distill.retrieval.rows import Rows, rows_of_world
-from distill.retrieval.world import World
+from distill.retrieval.rows import rows_of_world
+from distill.retrieval.world import Fact, World
 from distill.retrieval.world_examination import examination, shuffled
+from distill.running.environment import environment
 from distill.running.flags import parse_recipe, settings_of
-from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume, write_json
+from distill.running.folder import (
+    RunFolder,
+    one_sentence,
+    remove_checkpoints,
+    save_student,
+    train_or_resume,
+    write_json,
+)
 from distill.signals import StoredSignals, capture
 from distill.teachers import LocalTeacher
 
@@ -105,19 +109,23 @@ def main(argv: list[str] | None = None) -> None:
         args, training.num_train_epochs = dataclasses.replace(args, **QUICK), 2.0
     check_report_extra()
     model = LocalTeacher(args.model)
-    if args.upper_layers > (count := _depth(model)):
+    if args.upper_layers > (count := len(find_layers(model.model)[1])):
         raise ValueError(f"upper_layers is {args.upper_layers}, and the model has {count} layers.")
     run = RunFolder(str(training.output_dir), settings_of(args, training))
     begun = time.monotonic()
     world = World(args.world_seed, facts=args.facts + args.untrained)
-    taught, untrained = _divided(world, args)
+    taught, untrained = world.facts[: args.facts], world.facts[args.facts :]
     closed, mixed = (
         rows_of_world(world, mode, facts=taught, wordings=args.wordings, reverse=0, k=args.k)
         for mode in ("closed", "mixed")
     )
+    pairs = {"closed": closed.pairs(model.tokenizer), "mixed": mixed.pairs(model.tokenizer)}
+    if "shuffled" in args.chosen():
+        wrong = dataclasses.replace(closed, rows=shuffled(closed.rows, training.seed))
+        pairs["shuffled"] = wrong.pairs(model.tokenizer)
     arms = ["untouched", *args.chosen()]
     seeds = range(training.seed, training.seed + args.seeds)
-    stages = Stages(_plan(args, training, model, arms, closed, mixed, len(seeds)))
+    stages = Stages(_plan(args, training, model, arms, pairs, seeds))
 
     with stages.stage("documents"):
         index = Index(run / "index")
@@ -137,17 +145,14 @@ def main(argv: list[str] | None = None) -> None:
     with stages.stage("signals"):
         signals: Any = None
         if any(arm.startswith("context") for arm in arms):
-            signals = capture(
-                model, mixed.pairs(model.tokenizer), output=run / "signals", encoding="hidden", progress=False
-            )
+            signals = capture(model, pairs["mixed"], output=run / "signals", encoding="hidden", progress=False)
 
     for seed in seeds:
         for arm in arms[1:]:
             with stages.stage(f"{arm} seed {seed}"):
                 folder = run / f"{arm}-seed{seed}"
                 if not (folder / "result.json").is_file():
-                    rows = _rows(arm, closed, mixed, training.seed)
-                    _train(arm, seed, folder, args, training, model, rows, signals, kept)
+                    _train(arm, seed, folder, args, training, model, pairs[_rows_of(arm)], signals, kept)
 
     with stages.stage("the documents change"):
         update = _update(run, index, world, model, args.k)
@@ -173,7 +178,7 @@ def main(argv: list[str] | None = None) -> None:
         "stages": [dataclasses.asdict(stage) for stage in stages.finished],
         "total_seconds": time.monotonic() - begun,
         "command": "distill retrieval " + " ".join(sys.argv[1:] if argv is None else argv),
-        "environment": _environment(),
+        "environment": environment(),
     }  # fmt: skip
     write_json(run / "retrieval.json", results)
     write_retrieval_page(results, run / "retrieval.html")
@@ -183,53 +188,41 @@ def main(argv: list[str] | None = None) -> None:
     say(f"\nFinished in {(time.monotonic() - begun) / 60:.1f} minutes. Open {(run / 'retrieval.html').resolve()}")
 
 
-def _depth(model: LocalTeacher) -> int:
-    return int(model.model.config.get_text_config(decoder=True).num_hidden_layers)
-
-
-def _divided(world: World, args: RetrievalArguments) -> tuple[list[Any], list[Any]]:
-    """Facts that are taught, and others; the last subjects are the others."""
-    return list(world.facts[: args.facts]), list(world.facts[args.facts :])
-
-
-def _rows(arm: str, closed: Rows, mixed: Rows, seed: int) -> Rows:
-    if arm == "shuffled":
-        return dataclasses.replace(closed, rows=shuffled(closed.rows, seed))
-    return mixed if arm.endswith("mixed") else closed
+def _rows_of(arm: str) -> str:
+    """Which rows an arm is trained on."""
+    return "shuffled" if arm == "shuffled" else "mixed" if arm.endswith("mixed") else "closed"
 
 
 def _train(
-    arm: str, seed: int, folder: Path, args: RetrievalArguments, training: TrainingArguments, model: LocalTeacher, rows: Rows,
+    arm: str, seed: int, folder: Path, args: RetrievalArguments, training: TrainingArguments, model: LocalTeacher,
+    pairs: datasets.Dataset,
     signals: StoredSignals | None, kept: HeldOut,
 ) -> None:  # fmt: skip
     """Train one arm, and write its weights and `result.json`."""
     student = _student(model, args.upper_layers)
     own = copy.copy(training)
     own.output_dir, own.seed = str(folder), seed
-    pairs = rows.pairs(model.tokenizer)
-    unread = [name for name in ("teacher_prompt", "teacher_prompt_ids") if name in pairs.column_names]
-    common: dict[str, Any] = {"model": student, "args": own, "processing_class": model.tokenizer, "max_length": 2048}
+    common: dict[str, Any] = {
+        "model": student, "args": own, "train_dataset": pairs, "processing_class": model.tokenizer, "max_length": 2048,
+    }  # fmt: skip
     trainer: BlackBoxTrainer | WhiteBoxTrainer
     if arm.startswith("context"):
         assert signals is not None
-        trainer = WhiteBoxTrainer(**common, train_dataset=pairs, teacher=signals, objectives=[Logits()])
+        trainer = WhiteBoxTrainer(**common, teacher=signals, objectives=[Logits()])
     else:
-        trainer = BlackBoxTrainer(**common, train_dataset=pairs.remove_columns(unread), supervised_only=True)
+        trainer = BlackBoxTrainer(**common, supervised_only=True)
     begun = time.monotonic()
     train_or_resume(trainer)
     seconds = time.monotonic() - begun
     save_student(student, model.tokenizer, folder / "student")
     write_json(folder / "result.json", {"kept": kept.measure(student).as_dict(), "train_seconds": seconds})
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
+    remove_checkpoints(folder)
 
 
 def _student(model: LocalTeacher, upper_layers: int) -> PreTrainedModel:
     """A copy in float32 of which only the upper layers are trained: facts are learned as well, and a step costs half."""
     student = copy.deepcopy(model.model).float().requires_grad_(False)
-    depth = _depth(model)
-    layers = next(m for m in student.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == depth)
-    for layer in layers[depth - upper_layers :]:
+    for layer in find_layers(student)[1][-upper_layers:]:
         layer.requires_grad_(True)
     return student
 
@@ -253,7 +246,7 @@ def _update(run: RunFolder, index: Index, world: World, model: LocalTeacher, k: 
 
 def _asked(
     run: RunFolder, arm: str, seed: int | None, args: RetrievalArguments, model: LocalTeacher, index: Index, world: World,
-    taught: list[Any], untrained: list[Any],
+    taught: Sequence[Fact], untrained: Sequence[Fact],
 ) -> dict[str, Any]:  # fmt: skip
     """What an arm answers without and with passages; asked once in a run."""
     folder = run.path if seed is None else run / f"{arm}-seed{seed}"
@@ -281,22 +274,19 @@ def _asked(
 
 
 def _plan(
-    args: RetrievalArguments, training: TrainingArguments, model: LocalTeacher, arms: list[str], closed: Rows, mixed: Rows, seeds: int
+    args: RetrievalArguments, training: TrainingArguments, model: LocalTeacher, arms: list[str],
+    pairs: dict[str, datasets.Dataset], seeds: range,
 ) -> list[tuple[str, float]]:  # fmt: skip
     """Stages with the seconds expected of each, from the tokens of their rows; only their ratios count."""
     token = 0.003
-    length = {id(rows): _tokens(rows.pairs(model.tokenizer)) for rows in (closed, mixed)}
-    train = training.num_train_epochs * token * (1 + 2 * args.upper_layers / _depth(model))
+    length = {name: _tokens(some) for name, some in pairs.items()}
+    train = training.num_train_epochs * token * (1 + 2 * args.upper_layers / len(find_layers(model.model)[1]))
     question = 45 * args.facts * token * 6 + args.facts * 2 * args.k * 200 * token
-    trainings = [
-        (f"{arm} seed {seed}", length[id(mixed if arm.endswith("mixed") else closed)] * train + 5)
-        for seed in range(training.seed, training.seed + seeds)
-        for arm in arms[1:]
-    ]
+    trainings = [(f"{arm} seed {seed}", length[_rows_of(arm)] * train + 5) for seed in seeds for arm in arms[1:]]
     return [
         ("documents", 2.0),
         ("other prompts", args.kept_prompts * 100 * 5 * token),
-        ("signals", (length[id(mixed)] * 6 * token if any(arm.startswith("context") for arm in arms) else 0.1)),
+        ("signals", (length["mixed"] * 6 * token if any(arm.startswith("context") for arm in arms) else 0.1)),
         *trainings,
         ("the documents change", 3.0),
         ("asking untouched", question),
@@ -306,17 +296,6 @@ def _plan(
 
 def _tokens(pairs: datasets.Dataset) -> int:
     return sum(len(p) + len(c) for p, c in zip(pairs["prompt_ids"], pairs["completion_ids"], strict=True))
-
-
-def _environment() -> dict[str, str]:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    return {
-        "distill": distill.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "Python": platform.python_version(),
-        "on": f"{device}, {str(fast_dtype()).removeprefix('torch.')}",
-    }
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import datasets
 from distill.basics import processes
 from distill.basics.disk import write_durably
 from distill.basics.processes import say, tell
+from distill.basics.settings import differences
 from distill.pairs.writing import FOLDER, output_kind, save_pairs
 from distill.reports.provenance import describe_pairs, write_steps
 from distill.retrieval.coverage import Coverage
@@ -21,7 +22,7 @@ from distill.retrieval.documents import Documents
 from distill.retrieval.row_modes import MODES, Setting, rows_of_facts
 from distill.retrieval.rows import Rows, answered, passages_of, with_replay
 from distill.retrieval.writing import facts_of_documents
-from distill.running.flags import DataArguments
+from distill.running.flags import DataArguments, given_flags
 from distill.running.stages import asked_of_file
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address
@@ -79,7 +80,7 @@ def check_documents(args: Any) -> None:
     """
     if args.documents is None:
         own = [f.name for f in dataclasses.fields(DocumentArguments) if f.name != "documents"]
-        if given := _given(args, own):
+        if given := given_flags(args, own):
             raise ValueError(f"{given}: only rows of documents have this; name them with --documents, or leave it out.")
         return
     Setting(args.mode)
@@ -87,17 +88,17 @@ def check_documents(args: Any) -> None:
         raise ValueError(f"answers is {args.answers!r}; it must be one of {', '.join(ANSWERS)}.")
     if not 0 <= args.replay < 1:
         raise ValueError(f"replay is {args.replay}; it is a share of all rows, from 0 to below 1.")
-    if given := _given(args, NEVER):
+    if given := given_flags(args, NEVER):
         raise ValueError(
             f"{given}: rows of documents are asked in words and with settings of their own, and do not read this; leave it out, or leave "
             "--documents out."
         )
-    if not args.replay and (given := _given(args, (*OF_REPLAY, *OF_PROMPTS))):
+    if not args.replay and (given := given_flags(args, (*OF_REPLAY, *OF_PROMPTS))):
         raise ValueError(
             f"{given}: with --documents only a replay of other prompts reads this, everything else is asked with settings of its own; give "
             "--replay, too, or leave it out."
         )
-    if not args.prompts and (given := _given(args, OF_PROMPTS)):
+    if not args.prompts and (given := given_flags(args, OF_PROMPTS)):
         raise ValueError(f"{given}: only a file of prompts is read so; give one with --prompts, or leave it out.")
     if args.replay and not args.prompts and is_address(args.teacher):
         raise ValueError(
@@ -255,10 +256,9 @@ def _check_output(args: Any) -> None:
             f"{output} is there, and {_path_beside(output).name}, by which rows of documents are known, is not beside it; give another "
             "--output."
         )
-    if differing := [name for name in {**there, **wanted} if there.get(name) != wanted.get(name)]:
-        told = "; ".join(f"{name}: {there.get(name)!r} there, {wanted.get(name)!r} now" for name in differing)
+    if changed := differences(there, wanted):
         raise ValueError(
-            f"{output} holds rows that were made otherwise ({told}). Give another --output, or move this file away: what the teacher wrote "
+            f"{output} holds rows that were made otherwise ({'; '.join(changed)}). Give another --output, or move this file away: what the teacher wrote "
             "stands in the journals beside it, and is not asked for again."
         )
 
@@ -273,12 +273,6 @@ def _beside(output: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _given(args: Any, names: Sequence[str]) -> str:
-    """Those of the flags that are not as they are unsaid, as one writes them."""
-    usual = {f.name: f.default for f in dataclasses.fields(args)}
-    return ", ".join(f"--{name}" for name in names if name in usual and getattr(args, name) != usual[name])
 
 
 def _listed(flag: str | None) -> tuple[str, ...]:

@@ -126,6 +126,12 @@ def save_student(model: Any, tokenizer: Any, folder: Path, card: Callable[[Path]
     processes.wait_for_all()
 
 
+def remove_checkpoints(folder: Path) -> None:
+    """Of a training whose student is saved: each is several times the student's size."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+
+
 def _save_student(model: Any, tokenizer: Any, folder: Path, card: Callable[[Path], Any] | None) -> None:
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)

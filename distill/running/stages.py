@@ -24,7 +24,7 @@ from distill.pairs import are_tokens_of, load_pairs, retokenize
 from distill.pairs.groups import rows_by_prompt
 from distill.pairs.prompts import Asked, prompt_of, read_asked
 from distill.reports.provenance import write_steps
-from distill.running.flags import BlackBoxArguments, DataArguments, ServerArguments
+from distill.running.flags import BlackBoxArguments, DataArguments, ServerArguments, given_flags
 from distill.running.folder import RunFolder
 from distill.running.reading_flags import WRITTEN, count_of, reading_of
 from distill.running.teacher_prompts import check_teacher_prompts, column_of, distinct_asked, shown_to_teacher
@@ -71,12 +71,10 @@ def refuse_flags_of_servers(args: Any, *more: str) -> None:
     Raises:
         ValueError: flags that differ from their defaults.
     """
-    names = {f.name: f.default for f in dataclasses.fields(args)}
     own = [f.name for f in dataclasses.fields(ServerArguments) if f.name != "allow_refusals"]
-    given = [f"--{name}" for name in (*own, *more) if name in names and getattr(args, name) != names[name]]
-    if given:
+    if given := given_flags(args, (*own, *more)):
         raise ValueError(
-            f"{', '.join(given)}: only a teacher behind a server (--teacher http://...) reads this, and {args.teacher!r} runs here; "
+            f"{given}: only a teacher behind a server (--teacher http://...) reads this, and {args.teacher!r} runs here; "
             "leave it out."
         )
 
