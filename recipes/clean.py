@@ -18,7 +18,7 @@ import datasets
 from distill import load_pairs
 from distill.basics.curation_step import Step, steps_table
 from distill.basics.processes import say
-from distill.curation.contamination import drop_contaminated, find_contamination, read_evaluation
+from distill.curation.contamination import drop_contaminated, find_contamination
 from distill.curation.duplicates import DUPLICATES, drop_duplicates, drop_near_duplicates
 from distill.curation.filters import (
     drop_broken,
@@ -32,7 +32,8 @@ from distill.models.tokenizer import load_tokenizer
 from distill.pairs.evaluation_sets import Question
 from distill.pairs.writing import output_kind, save_pairs
 from distill.reports.provenance import write_steps
-from distill.running.parsing import parse
+from distill.running.against import AgainstArguments, evaluation_sets
+from distill.running.parsing import given_flags, parse
 from distill.running.reading_flags import ReadingArguments, reading_of
 from distill.running.telling import one_sentence
 
@@ -40,7 +41,7 @@ Cleaner = Callable[[datasets.Dataset], tuple[datasets.Dataset, Step]]
 
 
 @dataclass
-class CleanArguments(ReadingArguments):
+class CleanArguments(ReadingArguments, AgainstArguments):
     """What is left out."""
 
     pairs: str = field(
@@ -70,11 +71,6 @@ class CleanArguments(ReadingArguments):
     must: str | None = field(default=None, metadata={"help": "Regular expression that a completion must have."})
     must_not: str | None = field(default=None, metadata={"help": "Regular expression that it must not have."})
     repetition: bool = field(default=False, metadata={"help": "Leave out completions that repeat themselves (Gopher)."})
-    against: list[str] = field(
-        default_factory=list, metadata={"help": "Evaluation sets: files of any format, Hub datasets."}
-    )
-    n: int = field(default=8, metadata={"help": "Words in a row that count as common with an evaluation set."})
-    share: float = field(default=0.5, metadata={"help": "Of a question's words, how many must be in common; 0: any n."})
     report_only: bool = field(default=False, metadata={"help": "Only say what would be left out; write nothing."})
 
 
@@ -85,7 +81,9 @@ def main(argv: list[str] | None = None) -> None:
     if argv and not argv[0].startswith("-"):
         argv = ["--pairs", *argv]
     (args,) = parse((CleanArguments,), argv, defaults={}, description=__doc__)
-    against = {path: read_evaluation(path) for path in args.against}
+    if args.near is None and (given := given_flags(args, ("near_threshold",))):
+        raise ValueError(f"{given}: only near duplicates have this; say of what, as --near prompt, or leave it out.")
+    against = evaluation_sets(args)
     output_kind(args.output)
     if not args.report_only and Path(args.output).exists():
         raise ValueError(f"{args.output} exists already; give another --output, or remove it first.")

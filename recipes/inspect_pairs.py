@@ -16,7 +16,7 @@ import datasets
 from transformers import PreTrainedTokenizerBase
 
 from distill import load_pairs
-from distill.curation.contamination import find_contamination, read_evaluation
+from distill.curation.contamination import find_contamination
 from distill.curation.inspection import (
     check_rich,
     example,
@@ -28,13 +28,14 @@ from distill.curation.inspection import (
 from distill.curation.preflight import preflight
 from distill.models.embedded import EMBEDDED
 from distill.models.tokenizer import load_tokenizer
+from distill.running.against import AgainstArguments, evaluation_sets
 from distill.running.parsing import parse
 from distill.running.reading_flags import ReadingArguments, reading_of
 from distill.running.telling import one_sentence
 
 
 @dataclass
-class InspectArguments(ReadingArguments):
+class InspectArguments(ReadingArguments, AgainstArguments):
     """What is looked at."""
 
     pairs: str = field(
@@ -56,12 +57,6 @@ class InspectArguments(ReadingArguments):
         default=None, metadata={"help": "Id or number of the pair that is shown; by default the first."}
     )
     tokens: int = field(default=160, metadata={"help": "Most tokens of it that are shown."})
-    against: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Evaluation sets (files of any format, Hub datasets) to look for in the pairs."},
-    )
-    n: int = field(default=8, metadata={"help": "Words in a row that count as common with an evaluation set."})
-    share: float = field(default=0.5, metadata={"help": "Of a question's words, how many must be in common; 0: any n."})
     svg: str | None = field(default=None, metadata={"help": "Save the terminal's picture here."})
     json: str | None = field(default=None, metadata={"help": "Save figures and findings here."})
 
@@ -74,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         argv = ["--pairs", *argv]
     (args,) = parse((InspectArguments,), argv, defaults={}, description=__doc__)
     check_rich()
-    against = {path: read_evaluation(path) for path in args.against}
+    against = evaluation_sets(args)
     tokenizer, pairs = _load(args)
     shown = pairs[_row_number(pairs, args.row)]
     report = preflight(pairs, tokenizer, args.max_length, batch_size=args.batch_size)

@@ -25,6 +25,7 @@ from operator import itemgetter
 from typing import Any
 
 import datasets
+import numpy as np
 
 from distill.basics.curation_step import Step
 from distill.curation.rows import PARTS, each_text
@@ -130,7 +131,7 @@ def find_contamination(
     if not against or not all(against.values()):
         empty = ", ".join(name for name in against if not against[name])
         raise ValueError(f"There is nothing to compare with{': ' + empty + ' is empty' if empty else ''}.")
-    ids = column(pairs, "id").to_pylist()
+    ids = column(pairs, "id")  # as Arrow: few of them are asked for
     sets = {name: _Questions(listed, n, shortest, common) for name, listed in against.items()}
     found: dict[str, list[Hit]] = {name: [] for name in sets}
     for part in PARTS:
@@ -139,7 +140,7 @@ def find_contamination(
             for name, questions in sets.items():
                 for question, held, phrase in questions.held_by(said, whole=part == "prompt"):
                     if held >= share:
-                        found[name].append(Hit(row, str(ids[row]), part, question, held, phrase))
+                        found[name].append(Hit(row, str(ids[row].as_py()), part, question, held, phrase))
     return [_overlap(name, questions, found[name]) for name, questions in sets.items()]
 
 
@@ -164,7 +165,9 @@ def drop_contaminated(
         {"n": 8, "share": 0.5, **settings, "sets": counts},
         tuple(examples),
     )
-    return pairs.select([i for i in range(len(pairs)) if i not in held]), step
+    kept = np.ones(len(pairs), bool)
+    kept[list(held)] = False
+    return pairs.select(np.flatnonzero(kept)), step
 
 
 class _Questions:

@@ -10,6 +10,7 @@ from distill.pairs.row_names import CONVERSATIONS, IDS, TEXTS
 
 _NUMBERS: dict[str, Callable[[str], Any]] = {"sample": int, "score": float}
 _JSON = (*IDS, "teacher_prompt_ids", "loss_mask", "tools", "top_logprobs", "chat_template_kwargs")
+_WORDS = ("finish_reason", "token_source", "teacher", "score_error", "message")  # of a pair, and never empty
 
 Cells = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -44,6 +45,9 @@ def _of_table(row: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name} is {value[:60]!r}, which cannot be read; {meant} is expected.") from None
     if found.get("teacher_prompt") == "":
         del found["teacher_prompt"]  # a teacher may have been shown no text, or nothing of its own
+    for name in _WORDS:
+        if isinstance(value := found.get(name), str) and not value.strip():
+            del found[name]
     for name in ("prompt", "completion", "teacher_prompt"):
         value = found.get(name)
         if isinstance(value, str) and value.lstrip().startswith("[") and (messages := _messages(value)):

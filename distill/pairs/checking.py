@@ -26,7 +26,7 @@ def checked_row(row: dict[str, Any], where: str) -> dict[str, Any]:
     """
     row = {name: value for name, value in row.items() if value is not None or name not in (*COLUMNS, *OPTIONAL)}
     prompt_ids, completion_ids = row.get("prompt_ids"), row.get("completion_ids")
-    said = row.get("finish_reason", "stop")
+    said = row.get("finish_reason") or "stop"  # an empty one is none, as beside a text
     finish_reason = read_end(said) if isinstance(said, str) else None
     if finish_reason is None:
         raise ValueError(f"{where}: finish_reason is {said!r:.60}, expected one of {FINISH_REASONS}.")

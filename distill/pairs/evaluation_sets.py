@@ -1,12 +1,16 @@
 """Evaluation sets, read from whatever people have: the texts of each row, which are one question."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from distill.basics.processes import say
+from distill.pairs.cells import Cells, cells_of
 from distill.pairs.kinds import TEXT
+from distill.pairs.row_names import CONVERSATIONS
+from distill.pairs.shapes import turns_of
 from distill.pairs.sources import Part, find_parts
+from distill.text.messages import joined, text_of
 
 Question = tuple[str, ...]
 _FIELDS = (
@@ -22,14 +26,15 @@ def read_evaluation(
 
     Args:
         path: a file of any format that `load_pairs` reads, a folder, or a dataset of the Hub (`openai/gsm8k:main:test`).
-        columns: which columns hold texts; messages are taken by their contents.
+        columns: which columns hold texts; of messages their contents, parts of text joined.
         split: of a dataset or a folder with several; else `test`.
 
     Returns:
         For each row, its texts.
 
     Raises:
-        ValueError: no such file, no texts, or a row without any of the columns (file and line are named).
+        ValueError: no such file, no texts, a row without any of the columns, or contents that are no text, a picture say (file, line and
+            column are named).
     """
     names = tuple(columns)
     questions = [question for part in find_parts(path, split, usual="test") for question in _questions_of(part, names)]
@@ -40,14 +45,19 @@ def read_evaluation(
 
 def _questions_of(part: Part, columns: tuple[str, ...]) -> list[Question]:
     questions, seen = [], dict[str, None]()
+    cells = cells_of(part.kind)
     for block in part.read():
         for where, row in block.rows():
             if isinstance(row, ValueError):
                 raise row
-            found = {name: _text_of(row[name]) for name in columns if isinstance(row.get(name), str | list)}
+            try:
+                found = _texts_of({name: row[name] for name in columns if name in row}, cells)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error} Name the columns to compare with: --against_columns.") from None
             if not found:
                 raise ValueError(
-                    f"{where}: none of the columns {', '.join(columns)}; the row has {', '.join(map(str, row))}."
+                    f"{where}: none of the columns {', '.join(columns)}; the row has {', '.join(map(str, row))}. Name those that "
+                    "hold texts: --against_columns, or columns= of read_evaluation."
                 )
             seen.update(dict.fromkeys(found))
             if texts := tuple(text for text in found.values() if text.strip()):
@@ -57,11 +67,37 @@ def _questions_of(part: Part, columns: tuple[str, ...]) -> list[Question]:
     return questions
 
 
-def _text_of(value: Any) -> str:
-    """A text, or the texts of a list or the contents of messages, one a line."""
-    if isinstance(value, str):
-        return value
-    contents = (
-        message.get("content", message.get("value")) if isinstance(message, dict) else message for message in value
-    )
-    return "\n".join(content for content in contents if isinstance(content, str))
+def _texts_of(row: dict[str, Any], cells: Cells | None) -> dict[str, str]:
+    """The text of each column, as the cells of such a file are read.
+
+    Raises:
+        ValueError: names the column of which a part would be lost.
+    """
+    read = cells(row) if cells else row
+    found: dict[str, str] = {}
+    for name, value in read.items():
+        try:
+            value = turns_of(value) if name in CONVERSATIONS and isinstance(value, str) else value
+            if isinstance(value, str | list):
+                found[name] = value if isinstance(value, str) else "\n".join(filter(None, map(_said, value)))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return found
+
+
+def _said(one: Any) -> str:
+    """One of a list of texts, or the words of one of its messages; a turn that only calls a tool has none."""
+    if isinstance(one, str):
+        return one
+    if isinstance(one, int | float):
+        return str(one)
+    if not isinstance(one, Mapping):
+        raise ValueError(f"{str(one)[:60]!r} is neither text nor a message.")
+    said = one.get("content", one.get("value"))
+    if said is None and one.keys().isdisjoint(("role", "from")):
+        said = [one]  # a part by itself
+    if isinstance(said, list):
+        return joined(said)
+    if said is not None and not isinstance(said, str | Mapping):
+        raise ValueError(f"its content is {str(said)[:60]!r}, which is no text.")
+    return text_of({"content": said})

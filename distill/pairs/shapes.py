@@ -189,7 +189,7 @@ def _conversation(name: str, covered: Sequence[str]) -> Callable[[Row], Row]:
     def translate(row: Row) -> Row:
         if row.get(name) is None:
             raise ValueError(f"no {name}; the row has {', '.join(map(str, row)) or 'no names'}.")
-        messages = _parsed(row[name]) if isinstance(row[name], str) else row[name]
+        messages = turns_of(row[name]) if isinstance(row[name], str) else row[name]
         if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
             raise ValueError(f"{name} must be a list of messages, not {str(messages)[:80]!r}.")
         others = {n: value for n, value in row.items() if n != name and n not in covered}
@@ -198,7 +198,8 @@ def _conversation(name: str, covered: Sequence[str]) -> Callable[[Row], Row]:
     return translate
 
 
-def _parsed(text: str) -> Any:
+def turns_of(text: str) -> Any:
+    """Turns written as JSON in a text (a cell of a table); the text itself where it is none."""
     try:
         return json.loads(text)
     except ValueError:

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-BY_COMMA = ("objectives", "lora_targets")  # one text in which several names are divided by commas
+BY_COMMA = ("objectives", "lora_targets", "against_columns")  # one text in which several names are divided by commas
 BY_EQUALS = ("columns",)  # and one of name=value
 
 

@@ -22,7 +22,8 @@ from distill.retrieval.documents import Documents
 from distill.retrieval.row_modes import MODES, Setting, rows_of_facts
 from distill.retrieval.rows import Rows, answered, passages_of, with_replay
 from distill.retrieval.writing import facts_of_documents
-from distill.running.flags import DataArguments, given_flags
+from distill.running.flags import DataArguments
+from distill.running.parsing import given_flags
 from distill.running.stages import asked_of_file
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address

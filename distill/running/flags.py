@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -166,17 +165,6 @@ def build_objectives(
             raise ValueError(f"objectives is {names!r}; {weight!r} is no weight.") from None
         objectives.append(known[name](number))
     return objectives
-
-
-def given_flags(args: Any, names: Sequence[str]) -> str:
-    """Those of the flags that are not as they are unsaid, as one writes them; an empty text where there are none.
-
-    Args:
-        args: a recipe's.
-        names: of flags; those that this recipe has not are passed over.
-    """
-    usual = {f.name: f.default for f in dataclasses.fields(args)}
-    return ", ".join(f"--{name}" for name in names if name in usual and getattr(args, name) != usual[name])
 
 
 def is_place(name: str, value: Any) -> bool:

@@ -1,6 +1,8 @@
 """Flags parsed into dataclasses, with `--config file.yaml` of the same names; without torch."""
 
 import argparse
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import HfArgumentParser
@@ -35,6 +37,20 @@ def parse(
         parser.set_defaults(**read_config(config.config, parser, dataclass_types))
     *parsed, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     return tuple(parsed)
+
+
+def given_flags(args: Any, names: Sequence[str]) -> str:
+    """Those of the flags that are not as they are unsaid, as one writes them; an empty text where there are none.
+
+    Args:
+        args: a recipe's.
+        names: of flags; those that this recipe has not are passed over.
+    """
+    usual = {
+        f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        for f in dataclasses.fields(args)
+    }
+    return ", ".join(f"--{name}" for name in names if name in usual and getattr(args, name) != usual[name])
 
 
 def _config_parser() -> Any:

@@ -24,8 +24,9 @@ from distill.pairs import are_tokens_of, load_pairs, retokenize
 from distill.pairs.groups import rows_by_prompt
 from distill.pairs.prompts import Asked, prompt_of, read_asked
 from distill.reports.provenance import write_steps
-from distill.running.flags import BlackBoxArguments, DataArguments, ServerArguments, given_flags
+from distill.running.flags import BlackBoxArguments, DataArguments, ServerArguments
 from distill.running.folder import RunFolder
+from distill.running.parsing import given_flags
 from distill.running.reading_flags import WRITTEN, count_of, reading_of
 from distill.running.teacher_prompts import check_teacher_prompts, column_of, distinct_asked, shown_to_teacher
 from distill.running.tuning import TuningArguments

@@ -127,12 +127,34 @@ def text_of(message: Mapping[str, Any]) -> str:
     return content if isinstance(content, str) else "" if content is None else json.dumps(content, ensure_ascii=False)
 
 
+def joined(parts: Sequence[Any]) -> str:
+    """Content given as parts, as one text.
+
+    Raises:
+        ValueError: a part that is no text (a picture), or that says more than its text; begins with "its content".
+    """
+    texts = []
+    for part in parts:
+        if isinstance(part, Mapping):
+            part = {name: value for name, value in part.items() if value is not None}
+            kind = part.get("type", "text")
+            if kind not in ("text", "input_text", "output_text") or not isinstance(part.get("text"), str):
+                raise ValueError(f"its content has a part of the type {kind!r}; only parts of text can be joined.")
+            if more := sorted(part.keys() - {"type", "text"}):
+                raise ValueError(f"its content has a part with {', '.join(more)} beside its text.")
+            part = part["text"]
+        if not isinstance(part, str):
+            raise ValueError(f"its content has a part that is no text: {str(part)[:60]!r}.")
+        texts.append(part)
+    return "".join(texts)
+
+
 def _message(given: dict[str, Any]) -> dict[str, Any]:
     message = {"role": given.pop("role")}
     calls = _calls(given)
     content = given.pop("content", None)
     if isinstance(content, list):
-        content = _joined(content)
+        content = joined(content)
     elif content is None and calls:
         content = ""
     if isinstance(content, Mapping) and message["role"] not in RESULTS:
@@ -186,23 +208,6 @@ def _parsed(text: str, what: str) -> Any:
         return json.loads(text)
     except ValueError:
         raise ValueError(f"{what} must be a JSON object, not {text[:60]!r}.") from None
-
-
-def _joined(parts: list[Any]) -> str:
-    texts = []
-    for part in parts:
-        if isinstance(part, Mapping):
-            part = {name: value for name, value in part.items() if value is not None}
-            kind = part.get("type", "text")
-            if kind not in ("text", "input_text", "output_text") or not isinstance(part.get("text"), str):
-                raise ValueError(f"its content has a part of the type {kind!r}; only parts of text can be joined.")
-            if more := sorted(part.keys() - {"type", "text"}):
-                raise ValueError(f"its content has a part with {', '.join(more)} beside its text.")
-            part = part["text"]
-        if not isinstance(part, str):
-            raise ValueError(f"its content has a part that is no text: {str(part)[:60]!r}.")
-        texts.append(part)
-    return "".join(texts)
 
 
 def _mark(given: dict[str, Any]) -> bool | None:

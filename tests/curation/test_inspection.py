@@ -326,3 +326,33 @@ def test_inspect_shows_which_turns_of_a_conversation_with_calls_carry_loss(tmp_p
         assert all(word in found.replace("·", " ") for word in said)
         assert "degrees" not in found
         assert found.count("<|eot_id|>") == len(said)
+
+
+def test_columns_and_split_of_an_evaluation_set_are_named(folder, capsys):
+    """Those of the pairs are another thing."""
+    (folder / "odd").mkdir()
+    (folder / "odd" / "dev.jsonl").write_text(json.dumps({"frage": QUESTION, "question": "what?"}))
+    (folder / "odd" / "test.jsonl").write_text(json.dumps({"frage": "a b c d e f g h i", "question": "what?"}))
+    flags = [str(folder / "pairs.jsonl"), "--against", str(folder / "odd"), "--report_only"]
+    for more, found in (([], 0), (["--against_columns", "frage", "--against_split", "dev"], 1)):
+        clean.main([*flags, *more])
+        assert f"odd: {found} of 1 questions found" in capsys.readouterr().out
+    inspect_pairs.main([str(folder / "pairs.jsonl"), "--against", str(folder / "odd"), "--against_columns", "frage"])
+    assert "odd: 0 of 1 questions found" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("main", [clean.main, inspect_pairs.main])
+@pytest.mark.parametrize("flag", ["--n", "--share", "--against_columns", "--against_split"])
+def test_flags_of_evaluation_sets_without_one_are_refused(folder, capsys, main, flag):
+    with pytest.raises(SystemExit):
+        main([str(folder / "pairs.jsonl"), flag, "1"])
+    assert f"Error: {flag}: only evaluation sets" in capsys.readouterr().err
+
+
+def test_a_threshold_of_near_duplicates_that_nobody_looks_for_is_refused(folder, capsys):
+    with pytest.raises(SystemExit):
+        clean.main([str(folder / "pairs.jsonl"), "--near_threshold", "0.5"])
+    assert (
+        "Error: --near_threshold: only near duplicates have this; say of what, as --near prompt"
+        in capsys.readouterr().err
+    )

@@ -188,3 +188,24 @@ def test_what_yaml_dumps_of_json_is_read_as_it_was(tmp_path):
     (tmp_path / "p.yaml").write_text(yaml.safe_dump([{"own": value} for value in values], allow_unicode=False))
     found = [row["own"] for _, row in rows_in(tmp_path / "p.yaml")]
     assert [json.loads(v) if isinstance(v, str) and v == "1.0e+300" else v for v in found] == values
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_an_empty_cell_of_what_a_pair_says_of_itself_is_none(tmp_path, tokenizer, with_ids, blank):
+    """A table of which some rows say how they ended, and by whom they are."""
+    names = ("finish_reason", "token_source", "teacher", "score", "score_error", "message")
+    ids = ("[5]", "[6, 2]") if with_ids else ()
+    head = ("prompt", "completion", *names, *(("prompt_ids", "completion_ids") if with_ids else ()))
+    rows = (("q", "a", "length", "teacher", "me", "1", "", "", *ids), ("p", "b", *[blank] * 6, *ids))
+    pairs = load_pairs(csv(tmp_path / "p.csv", head, *rows), tokenizer, chat=False)
+    assert pairs["finish_reason"][:] == ["length", "stop"]
+    assert pairs["teacher"][:] == ["me", "unknown"]
+    assert pairs["score"][:] == [1.0, None]
+    assert "score_error" not in pairs.column_names
+    assert "message" not in pairs.column_names
+    if with_ids:
+        assert pairs["token_source"][:] == ["teacher", None]
+        lines = [{"prompt": "p", "completion": "b", "prompt_ids": [5], "completion_ids": [6], "finish_reason": ""}]
+        (tmp_path / "p.jsonl").write_text(json.dumps(lines[0]))
+        assert load_pairs(tmp_path / "p.jsonl")["finish_reason"][:] == ["stop"]
