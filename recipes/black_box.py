@@ -21,6 +21,7 @@ from distill.running.publishing import Publication
 from distill.running.stages import block_sample, in_tokens_of, load_student, load_teacher, prepare_pairs, split_pairs
 from distill.running.teacher_prompts import check_teacher_prompts
 from distill.running.tuning import tuning_of
+from distill.running.unread import refuse_unread, refuse_unread_teacher
 from distill.teachers import LocalTeacher
 from distill.trainers.fsdp import whole_student
 
@@ -32,6 +33,8 @@ def main(argv: list[str] | None = None) -> None:
         BlackBoxArguments, argv, output_dir="runs/black_box", description=__doc__, several=True, publishes=True
     )
     tuning, callbacks = tuning_of(args, training)
+    refuse_unread(args)
+    refuse_unread_teacher(args)
     check_teacher_prompts(args)  # before the folder: a run is known by its flags
     publication = Publication(training, args.push_pairs, args.push_teacher_prompts)
     teacher = load_teacher(args)  # first: a mistyped address should leave no folder behind

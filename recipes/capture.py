@@ -32,6 +32,7 @@ from distill.pairs.row_limits import RowLimits
 from distill.reports.fidelity_picture import fidelity_picture
 from distill.running.flags import parse
 from distill.running.folder import one_sentence
+from distill.running.parsing import refuse_given
 from distill.running.reading_flags import ReadingArguments, reading_of
 from distill.signals import StoredSignals, capture
 from distill.signals.encodings import ENCODINGS, encoding_of
@@ -162,10 +163,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = {"temperature": args.temperature, "sets": args.sets}
     settings = {name: value for name, value in given.items() if value is not None}
     encoding = "hidden" if args.fidelity else encoding_of(args.encoding, **settings)  # before anything is loaded
-    if not args.fidelity and (args.student or args.picture):
-        raise ValueError(
-            "--student and --picture are of --fidelity, which measures and captures nothing; add it, or leave them out."
-        )
+    if args.fidelity:
+        unread = ("encoding", "sets", "batch_tokens", "verify", *(() if args.skip_bad else ("output",)))
+        refuse_given(args, unread, "--fidelity measures all encodings and captures nothing; leave one of them out.")
+    else:
+        why = "this is of --fidelity, which measures and captures nothing; add it, or leave this out."
+        refuse_given(args, ("student", "picture", "sample"), why)
     several = processes.meet()
     processes.only_the_first_speaks()
     teacher = load_teacher(args)

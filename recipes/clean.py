@@ -33,7 +33,7 @@ from distill.pairs.evaluation_sets import Question
 from distill.pairs.writing import output_kind, save_pairs
 from distill.reports.provenance import write_steps
 from distill.running.against import AgainstArguments, evaluation_sets
-from distill.running.parsing import given_flags, parse
+from distill.running.parsing import parse, refuse_given
 from distill.running.reading_flags import ReadingArguments, reading_of
 from distill.running.telling import one_sentence
 
@@ -81,8 +81,9 @@ def main(argv: list[str] | None = None) -> None:
     if argv and not argv[0].startswith("-"):
         argv = ["--pairs", *argv]
     (args,) = parse((CleanArguments,), argv, defaults={}, description=__doc__)
-    if args.near is None and (given := given_flags(args, ("near_threshold",))):
-        raise ValueError(f"{given}: only near duplicates have this; say of what, as --near prompt, or leave it out.")
+    if args.near is None:
+        why = "only near duplicates have this; say of what, as --near prompt, or leave it out."
+        refuse_given(args, ("near_threshold",), why)
     against = evaluation_sets(args)
     output_kind(args.output)
     if not args.report_only and Path(args.output).exists():

@@ -41,6 +41,7 @@ from distill.running.folder import (
 )
 from distill.running.reading_flags import WRITTEN, PromptArguments, count_of
 from distill.running.stages import block_sample, prepare_prompts, split_pairs
+from distill.running.unread import refuse_unread_files
 from distill.teachers import LocalTeacher, Sampling
 
 
@@ -92,6 +93,7 @@ def main(argv: list[str] | None = None) -> None:
             seed=args.generation_seed,
             batch_size=args.generation_batch_size,
             output=run / "pairs.jsonl",
+            allow_refusals=args.allow_refusals,
         )
         train_pairs, held_out_pairs = split_pairs(pairs, args.held_out)
 
@@ -237,6 +239,7 @@ def _check(args: CompareArguments, training: TrainingArguments) -> None:
     for name in ("seeds", "points", "answers", "held_out", "samples"):
         if getattr(args, name) < 1:
             raise ValueError(f"{name} is {getattr(args, name)}; it must be at least 1.")
+    refuse_unread_files(args)
     if args.seeds > 1 and training.data_seed is not None:
         raise ValueError("data_seed gives every seed the same order of pairs; use --seed, or --seeds 1.")
     if args.ablation and args.objectives != "logits":

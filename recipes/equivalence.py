@@ -50,6 +50,7 @@ from distill.reports.pictures import check_report_extra
 from distill.running.environment import versions
 from distill.running.flags import parse
 from distill.running.folder import one_sentence, write_json
+from distill.running.parsing import refuse_given
 from distill.running.stages import block_sample, in_tokens_of
 from distill.teachers import LocalTeacher
 
@@ -218,6 +219,12 @@ def _check(args: EquivalenceArguments) -> list[str]:
         raise ValueError(f"There is no quick form of {' and '.join(large)}; leave --quick out, or these sections.")
     if args.seeds < 2:
         raise ValueError(f"seeds is {args.seeds}; a paired test needs at least 2.")
+    if "sources" not in names:
+        refuse_given(args, ("seeds",), "this is of the section sources, which is not run; leave it out.")
+    if not {"ladder", "controls"} & set(names):
+        refuse_given(
+            args, ("student",), "this is of the sections ladder and controls, which are not run; leave it out."
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
             f"There are {os.environ['WORLD_SIZE']} processes, which add gradients in an order of their own; equality bit "

@@ -14,7 +14,7 @@ from distill.basics.processes import say
 from distill.models.tokenizer import load_tokenizer
 from distill.pairs import load_pairs
 from distill.pairs.exporting import FORMS, export_pairs
-from distill.running.parsing import parse
+from distill.running.parsing import parse, refuse_given
 from distill.running.reading_flags import ReadingArguments, reading_of
 from distill.running.telling import one_sentence
 
@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     if argv and not argv[0].startswith("-"):
         argv = ["--pairs", *argv]
     (args,) = parse((ExportArguments,), argv, defaults={}, description=__doc__)
+    if args.to != "hub":
+        refuse_given(args, ("private",), "only the Hub is told who may read (--to hub); leave it out.")
     if args.to == "hub" and not args.output:
         raise ValueError("The Hub wants a name: give --output you/name.")
     output = args.output or f"{args.pairs}.{'parquet' if args.to == 'parquet' else f'{args.to}.jsonl'}"

@@ -29,6 +29,7 @@ from distill.running.folder import one_sentence
 from distill.running.reading_flags import PromptArguments, count_of
 from distill.running.stages import asked_of_file, refuse_flags_of_servers, teacher_behind, written_prompts
 from distill.running.teacher_prompts import TeacherPromptArguments, check_teacher_prompts, shown_to_teacher
+from distill.running.unread import refuse_unread_files
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address
 from distill.text.teacher_prompts import behind_system
@@ -141,6 +142,7 @@ def main(argv: list[str] | None = None) -> None:
             )
     check_teacher_prompts(args)
     check_documents(args)
+    refuse_unread_files(args)
     several = processes.meet()
     if args.documents is not None:
         documents = read_documents(args)

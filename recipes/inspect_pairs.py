@@ -95,7 +95,7 @@ def _load(args: InspectArguments) -> tuple[PreTrainedTokenizerBase, datasets.Dat
     if args.tokenizer:
         tokenizer = load_tokenizer(args.tokenizer)
         return tokenizer, load_pairs(args.pairs, tokenizer, turns=args.turns, **reading)
-    pairs = load_pairs(args.pairs, **reading)
+    pairs = load_pairs(args.pairs, turns=args.turns, **reading)
     teachers = sorted(set(pairs["teacher"][:]))
     if len(teachers) == 1 and (teachers[0] in EMBEDDED or Path(teachers[0]).is_dir()):
         return load_tokenizer(teachers[0]), pairs

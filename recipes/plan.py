@@ -31,6 +31,7 @@ from distill.planning import (
 )
 from distill.running.flags import build_objectives, parse
 from distill.running.folder import one_sentence
+from distill.running.parsing import refuse_given
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -97,6 +98,12 @@ def _check(args: PlanArguments) -> None:
     ways = ("black_box", "white_box", "both")
     if args.way not in ways:
         raise ValueError(f"way is {args.way!r}; it must be one of {', '.join(ways)}.")
+    if args.student:
+        refuse_given(
+            args, ("layers",), "this says how a student is cut, and --student names one; leave one of them out."
+        )
+    if args.way == "black_box":
+        refuse_given(args, ("objectives",), "a black box has none; leave it out, or plan --way white_box.")
     for name in ("student_dtype", "teacher_dtype"):
         if getattr(args, name) not in DTYPES:
             raise ValueError(f"{name} is {getattr(args, name)!r}; it must be one of {', '.join(DTYPES)}.")

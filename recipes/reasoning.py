@@ -41,8 +41,10 @@ from distill.running.folder import (
     train_or_resume,
     write_json,
 )
+from distill.running.parsing import refuse_given
 from distill.running.reading_flags import ReadingArguments, reading_of
-from distill.running.stages import in_tokens_of, teacher_behind
+from distill.running.stages import in_tokens_of, refuse_flags_of_servers, teacher_behind
+from distill.running.unread import refuse_unread_files
 from distill.teachers import LocalTeacher, Sampling, ServerTeacher
 from distill.teachers.server import is_address
 from distill.text.traces import CUT_TRACES, cut_traces
@@ -339,6 +341,13 @@ def _check(args: ReasoningArguments) -> None:
             f"cut is {args.cut!r} ({' or '.join(CUT_TRACES)}), keep is {args.keep!r} ({', '.join(KEEP)}) and k is {args.k} "
             "(for up_to, and only for that)."
         )
+    refuse_unread_files(args)
+    if args.prompts:
+        refuse_given(
+            args, ("task", "task_config"), "this is of generated questions, and --prompts has others; leave it out."
+        )
+    if not is_address(args.teacher):
+        refuse_flags_of_servers(args)
     if args.examples == "chain_sum" and (args.prompts or args.task != "chain_sum"):
         raise ValueError("The worked examples are of chain_sum; with other questions give --examples none, or a file.")
     if is_address(args.teacher) and not args.student:

@@ -48,6 +48,8 @@ from distill.running.folder import (
     train_or_resume,
     write_json,
 )
+from distill.running.parsing import refuse_given
+from distill.running.reading_flags import RefusalArguments
 from distill.signals import StoredSignals, capture
 from distill.teachers import LocalTeacher
 
@@ -56,7 +58,7 @@ QUICK: dict[str, Any] = {"facts": 4, "untrained": 2, "wordings": 2, "kept_prompt
 
 
 @dataclass
-class RetrievalArguments:
+class RetrievalArguments(RefusalArguments):
     """What is learned, looked up and asked."""
 
     model: str = field(
@@ -106,6 +108,7 @@ def main(argv: list[str] | None = None) -> None:
         per_device_train_batch_size=2, gradient_accumulation_steps=3,
     )  # fmt: skip
     if args.quick:
+        refuse_given(args, tuple(QUICK), "--quick sets this itself; leave one of them out.")
         args, training.num_train_epochs = dataclasses.replace(args, **QUICK), 2.0
     check_report_extra()
     model = LocalTeacher(args.model)
@@ -140,7 +143,9 @@ def main(argv: list[str] | None = None) -> None:
             if args.prompts
             else write_prompts(model, args.kept_prompts, max_new_tokens=48, output=run / "kept.prompts.jsonl", **drawn)
         )
-        others = generate(model, prompts, max_new_tokens=48, output=run / "kept.jsonl", **drawn)
+        others = generate(
+            model, prompts, max_new_tokens=48, output=run / "kept.jsonl", allow_refusals=args.allow_refusals, **drawn
+        )
         kept = HeldOut(model.model, others, model.tokenizer)
     with stages.stage("signals"):
         signals: Any = None

@@ -16,7 +16,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from distill import WhiteBoxTrainer, make_student
+from distill import Logits, WhiteBoxTrainer, make_student
 from distill.basics.processes import say
 from distill.curation.preflight import check_before_training
 from distill.evaluation import AgreementCurve, HeldOut
@@ -25,10 +25,12 @@ from distill.reports.card import write_card
 from distill.reports.provenance import drawn_as
 from distill.running.flags import DataArguments, build_objectives, parse_recipe, settings_of
 from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume
+from distill.running.parsing import refuse_given
 from distill.running.publishing import Publication, PublishingArguments
 from distill.running.stages import block_sample, in_tokens_of, load_student, local_teacher, prepare_pairs, split_pairs
 from distill.running.teacher_prompts import check_teacher_prompts
 from distill.running.tuning import TuningArguments, tuning_of
+from distill.running.unread import refuse_unread
 from distill.signals import StoredSignals
 from distill.signals.signal_folder import is_signal_folder
 from distill.signals.sources import SELF
@@ -75,6 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         WhiteBoxArguments, argv, output_dir="runs/white_box", description=__doc__, several=True, publishes=True
     )
     tuning, callbacks = tuning_of(args, training)
+    refuse_unread(args)
     check_teacher_prompts(args)  # before the folder: a run is known by its flags
     publication = Publication(training, args.push_pairs, args.push_teacher_prompts)
     objectives = build_objectives(
@@ -83,6 +86,9 @@ def main(argv: list[str] | None = None) -> None:
         temperature=args.distillation_temperature,
         cross_entropy=args.cross_entropy,
     )
+    if not any(isinstance(objective, Logits) for objective in objectives):
+        why = "this is of the objective logits, which --objectives does not name; add it, or leave this out."
+        refuse_given(args, ("divergence", "distillation_temperature", "cross_entropy"), why)
     run = RunFolder(str(training.output_dir), settings_of(args, training))
 
     if args.student:

@@ -141,7 +141,7 @@ def tell_refused(
     way = "The others are"
     if output is not None:
         way = f"The others are in {os.fspath(output)}, and the same call asks only for those that are missing. They are"
-    raise ValueError(f"{sentence} {way} returned without these with allow_refusals=True.")
+    raise ValueError(f"{sentence} {way} returned without these with allow_refusals=True (--allow_refusals).")
 
 
 def _asked_last(prompt: Prompt) -> str:

@@ -55,7 +55,7 @@ def load_pairs(
         path: see `distill.pairs.sources.find_parts`.
         tokenizer: the student's; needed only for rows without token ids, and for a `teacher_prompt` without its own.
         chat: for what becomes tokens, as in `distill.text.encode.as_prompt`.
-        turns: of a conversation, whether its `"last"` or `"all"` of the assistant's turns carry loss.
+        turns: of a conversation, whether its `"last"` or `"all"` of the assistant's turns carry loss, or `"each"` is a row of its own.
         columns: which column is taken for what, as `"prompt=q,completion=a"`.
         split: of a dataset or a folder with several.
         limit: take only so many rows, from the first on.
@@ -65,7 +65,7 @@ def load_pairs(
         A dataset with the columns of `distill.pairs.columns`, and the file's own, in the order of the file.
 
     Raises:
-        ValueError: no such file, no rows, no known shape, or a bad row; the message names the file and the line.
+        ValueError: no such file, no rows, no known shape, `turns` of rows with token ids, or a bad row; the message names the file and the line.
 
     Example:
         >>> pairs = load_pairs("runs/demo/pairs.jsonl")
@@ -76,7 +76,13 @@ def load_pairs(
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; it must be at least 1.")
     parts = find_parts(path, split, most=limit, columns=tuple(named.values()))
-    if not named and len(parts) == 1 and parts[0].kind == SAVED and (saved := _as_saved(parts[0].name, limit)):
+    if (
+        not named
+        and turns == "last"
+        and len(parts) == 1
+        and parts[0].kind == SAVED
+        and (saved := _as_saved(parts[0].name, limit))
+    ):
         return saved
     settings = [chat, turns, sorted(named.items()), limit]
     key = None if skip_bad is not None else key_of([part.path for part in parts], tokenizer, settings)
@@ -165,6 +171,11 @@ class _Reader:
             raise ValueError(
                 f"{first[0][0]}: no token ids; pass the student's tokenizer to load_pairs to make them from the text "
                 f"({shape.name})."
+            )
+        if shape.has_ids and self.turns != "last":
+            raise ValueError(
+                f"{part.name} has token ids, of which loss_mask says what carries loss; turns={self.turns!r} is for rows of messages "
+                "without them: leave it out."
             )
         self._shape = shape
         if shape.has_ids and not self.columns and part.kind == LINES:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distill.pairs.evaluation_sets import Question, read_evaluation
-from distill.running.parsing import given_flags
+from distill.running.parsing import refuse_given
 
 
 @dataclass
@@ -33,10 +33,8 @@ def evaluation_sets(args: AgainstArguments) -> dict[str, list[Question]]:
         ValueError: as `read_evaluation`; flags of evaluation sets without one.
     """
     if not args.against:
-        if given := given_flags(args, ("against_columns", "against_split", "n", "share")):
-            raise ValueError(
-                f"{given}: only evaluation sets are read and looked for so; name one with --against, or leave it out."
-            )
+        why = "only evaluation sets are read and looked for so; name one with --against, or leave it out."
+        refuse_given(args, ("against_columns", "against_split", "n", "share"), why)
         return {}
     reading: dict[str, Any] = {"split": args.against_split}
     if args.against_columns is not None:

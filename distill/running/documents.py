@@ -23,8 +23,9 @@ from distill.retrieval.row_modes import MODES, Setting, rows_of_facts
 from distill.retrieval.rows import Rows, answered, passages_of, with_replay
 from distill.retrieval.writing import facts_of_documents
 from distill.running.flags import DataArguments
-from distill.running.parsing import given_flags
+from distill.running.parsing import refuse_given
 from distill.running.stages import asked_of_file
+from distill.running.unread import OF_FILES, refuse_unread_files
 from distill.teachers import LocalTeacher, ServerTeacher
 from distill.teachers.server import is_address
 
@@ -33,7 +34,7 @@ BESIDE = ".coverage.json"  # of a file of rows, behind its whole name: how they 
 # flags of `distill generate` that rows of documents have no use for; that a replay has; that its file of prompts has
 NEVER = ("system", "teacher_system", "teacher_prompt_column", "plain", "samples", "num_prompts", "top_logprobs")
 OF_REPLAY = ("prompts", "max_new_tokens", "temperature", "top_p", "top_k")
-OF_PROMPTS = ("near", "columns", "split", "limit", "skip_bad")
+OF_PROMPTS = ("near", *OF_FILES)
 
 
 @dataclass
@@ -81,26 +82,29 @@ def check_documents(args: Any) -> None:
     """
     if args.documents is None:
         own = [f.name for f in dataclasses.fields(DocumentArguments) if f.name != "documents"]
-        if given := given_flags(args, own):
-            raise ValueError(f"{given}: only rows of documents have this; name them with --documents, or leave it out.")
+        refuse_given(args, own, "only rows of documents have this; name them with --documents, or leave it out.")
         return
     Setting(args.mode)
     if args.answers not in ANSWERS:
         raise ValueError(f"answers is {args.answers!r}; it must be one of {', '.join(ANSWERS)}.")
     if not 0 <= args.replay < 1:
         raise ValueError(f"replay is {args.replay}; it is a share of all rows, from 0 to below 1.")
-    if given := given_flags(args, NEVER):
-        raise ValueError(
-            f"{given}: rows of documents are asked in words and with settings of their own, and do not read this; leave it out, or leave "
-            "--documents out."
+    refuse_given(
+        args,
+        NEVER,
+        "rows of documents are asked in words and with settings of their own, and do not read this; leave it out, or leave "
+        "--documents out.",
+    )
+    if not args.replay:
+        refuse_given(
+            args,
+            (*OF_REPLAY, *OF_PROMPTS),
+            "with --documents only a replay of other prompts reads this, everything else is asked with "
+            "settings of its own; give --replay, too, or leave it out.",
         )
-    if not args.replay and (given := given_flags(args, (*OF_REPLAY, *OF_PROMPTS))):
-        raise ValueError(
-            f"{given}: with --documents only a replay of other prompts reads this, everything else is asked with settings of its own; give "
-            "--replay, too, or leave it out."
-        )
-    if not args.prompts and (given := given_flags(args, OF_PROMPTS)):
-        raise ValueError(f"{given}: only a file of prompts is read so; give one with --prompts, or leave it out.")
+    refuse_unread_files(args)
+    if not args.prompts:
+        refuse_given(args, ("near",), "only a file of prompts is read so; give one with --prompts, or leave it out.")
     if args.replay and not args.prompts and is_address(args.teacher):
         raise ValueError(
             "--replay asks other prompts, and a teacher behind a server writes none; give a file with --prompts."

@@ -16,7 +16,7 @@ from distill.models.students import STRATEGIES
 from distill.objectives import AttentionMaps, HiddenStates, Logits, Objective
 from distill.running.parsing import parse as parse
 from distill.running.publishing import PublishingArguments
-from distill.running.reading_flags import PromptArguments
+from distill.running.reading_flags import PromptArguments, RefusalArguments
 from distill.running.teacher_prompts import TeacherPromptArguments, system_text
 from distill.running.tuning import TuningArguments
 from distill.teachers.server import is_address
@@ -113,7 +113,7 @@ class DataArguments(PromptArguments, TeacherPromptArguments):
 
 
 @dataclass
-class ServerArguments:
+class ServerArguments(RefusalArguments):
     """How a teacher behind a server is asked. Its key is read from an environment variable."""
 
     teacher_model: str | None = field(default=None, metadata={"help": "The teacher's name on a server with several."})
@@ -124,7 +124,6 @@ class ServerArguments:
         default=None, metadata={"help": "What a server's own finish reasons mean: done=stop,null=stop."}
     )
     extra_body: str | None = field(default=None, metadata={"help": "JSON: further fields of requests to a server."})
-    allow_refusals: bool = field(default=False, metadata={"help": "Go on without completions that a server refused."})
 
 
 @dataclass

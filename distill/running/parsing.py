@@ -50,7 +50,22 @@ def given_flags(args: Any, names: Sequence[str]) -> str:
         f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
         for f in dataclasses.fields(args)
     }
-    return ", ".join(f"--{name}" for name in names if name in usual and getattr(args, name) != usual[name])
+    given = [name for name in names if name in usual and getattr(args, name) != usual[name]]
+    return ", ".join(f"--no_{name}" if usual[name] is True else f"--{name}" for name in given)
+
+
+def refuse_given(args: Any, names: Sequence[str], why: str) -> None:
+    """Refuse flags that nothing reads beside the others: one that changes nothing is a misunderstanding.
+
+    Args:
+        args, names: see `given_flags`.
+        why: behind the flags and a colon; ends with the way out.
+
+    Raises:
+        ValueError: some of them are given.
+    """
+    if given := given_flags(args, names):
+        raise ValueError(f"{given}: {why}")
 
 
 def _config_parser() -> Any:

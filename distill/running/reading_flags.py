@@ -24,7 +24,17 @@ class ReadingArguments:
 
 
 @dataclass
-class PromptArguments(ReadingArguments):
+class RefusalArguments:
+    """What becomes of prompts that have no answer."""
+
+    allow_refusals: bool = field(
+        default=False,
+        metadata={"help": "Go on without completions that were refused: a prompt too long, a content filter."},
+    )
+
+
+@dataclass
+class PromptArguments(ReadingArguments, RefusalArguments):
     """Which prompts a teacher is asked."""
 
     prompts: str | None = field(

@@ -26,7 +26,7 @@ from distill.pairs.prompts import Asked, prompt_of, read_asked
 from distill.reports.provenance import write_steps
 from distill.running.flags import BlackBoxArguments, DataArguments, ServerArguments
 from distill.running.folder import RunFolder
-from distill.running.parsing import given_flags
+from distill.running.parsing import refuse_given
 from distill.running.reading_flags import WRITTEN, count_of, reading_of
 from distill.running.teacher_prompts import check_teacher_prompts, column_of, distinct_asked, shown_to_teacher
 from distill.running.tuning import TuningArguments
@@ -73,11 +73,8 @@ def refuse_flags_of_servers(args: Any, *more: str) -> None:
         ValueError: flags that differ from their defaults.
     """
     own = [f.name for f in dataclasses.fields(ServerArguments) if f.name != "allow_refusals"]
-    if given := given_flags(args, (*own, *more)):
-        raise ValueError(
-            f"{given}: only a teacher behind a server (--teacher http://...) reads this, and {args.teacher!r} runs here; "
-            "leave it out."
-        )
+    why = f"only a teacher behind a server (--teacher http://...) reads this, and {args.teacher!r} runs here; leave it out."
+    refuse_given(args, (*own, *more), why)
 
 
 def local_teacher(args: DataArguments) -> LocalTeacher:
@@ -133,7 +130,7 @@ def prepare_pairs(
             seed=args.generation_seed,
             batch_size=64,
             output=run / "pairs.jsonl",
-            allow_refusals=isinstance(args, ServerArguments) and args.allow_refusals,
+            allow_refusals=args.allow_refusals,
         )
         if processes.count() > 1:
             shutil.rmtree(run / SHARED_PAIRS, ignore_errors=True)

@@ -7,6 +7,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from distill.models.adapters import lora_config
+from distill.running.parsing import refuse_given
 
 
 @dataclass
@@ -50,6 +51,9 @@ def tuning_of(args: TuningArguments, training: TrainingArguments) -> tuple[dict[
         raise ValueError(
             "load_in_4bit loads a model whose weights cannot be trained; give --student and train an adapter on it with --lora_r."
         )
+    if args.lora_r is None:
+        why = "this is of an adapter, and there is none; give its rank with --lora_r, or leave it out."
+        refuse_given(args, ("lora_alpha", "lora_dropout", "lora_targets"), why)
     adapter = None
     if args.lora_r is not None:
         adapter = lora_config(args.lora_r, alpha=args.lora_alpha, dropout=args.lora_dropout, targets=args.lora_targets)

@@ -111,7 +111,7 @@ def test_a_white_box_trains_from_the_folder_alone(place, told):
 
 
 def test_fidelity_measures_and_captures_nothing(place, told):
-    flags = ["--teacher", place / "model", "--teacher_dtype", "float32", "--output", place / "signals", "--fidelity"]
+    flags = ["--teacher", place / "model", "--teacher_dtype", "float32", "--fidelity"]
     assert "name it with --student" in told("capture", place / "pairs.jsonl", *flags, status=1)
     build_model(layers=2, seed=5).save_pretrained(place / "student")
     build_tokenizer().save_pretrained(place / "student")
@@ -126,4 +126,9 @@ def test_fidelity_measures_and_captures_nothing(place, told):
     assert "The student says what the teacher says" in refused
     assert "Measure at the student that is to be trained." in refused
     assert not (place / "none.svg").exists()
-    assert "are of --fidelity" in told("capture", place / "pairs.jsonl", "--teacher", place / "model", *more, status=1)
+    assert "--student, --picture, --sample: this is of --fidelity" in told(
+        "capture", place / "pairs.jsonl", "--teacher", place / "model", *more, status=1
+    )
+    for unread in (["--encoding", "draws:4"], ["--sets", 2], ["--verify"], ["--batch_tokens", 9], ["--output", "x"]):
+        refused = told("capture", place / "pairs.jsonl", *flags, *more, *unread, status=1)
+        assert f"{unread[0]}: --fidelity measures all encodings and captures nothing" in refused

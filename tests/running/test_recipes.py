@@ -16,9 +16,8 @@ from distill.running.folder import RunFolder
 from distill.trainers.checkpoints import last_complete_checkpoint
 
 ROOT = Path(__file__).parents[2]
-TINY = [
-    "--layers", "2", "--max_new_tokens", "8", "--held_out", "3", "--per_device_train_batch_size", "4", "--bf16", "False",
-]  # fmt: skip
+TRAINED = ["--held_out", "3", "--per_device_train_batch_size", "4", "--bf16", "False"]
+TINY = ["--layers", "2", "--max_new_tokens", "8", *TRAINED]
 SECONDS = 300  # until a process that hangs is given up
 
 
@@ -101,9 +100,20 @@ def test_a_student_of_other_tokens_gets_the_text(teacher, tmp_path, told):
     tokenizer = build_tokenizer(special=[*SPECIAL, "<extra>"])  # every id but the first three is another
     build_model(seed=5, vocab_size=400).save_pretrained(other)
     tokenizer.save_pretrained(other)
-    common = ["--teacher", teacher, "--student", other, "--prompts", teacher / "prompts.txt", *TINY, "--max_steps", "1"]
+    common = [
+        "--teacher",
+        teacher,
+        "--student",
+        other,
+        "--prompts",
+        teacher / "prompts.txt",
+        *TRAINED,
+        "--max_steps",
+        "1",
+    ]
+    common += ["--max_new_tokens", "8"]
     assert "tokenised anew" in told("black_box", *common, "--output_dir", tmp_path / "black")
-    ready = ["--pairs", tmp_path / "black" / "pairs.jsonl", "--student", teacher, *TINY, "--max_steps", "1"]
+    ready = ["--pairs", tmp_path / "black" / "pairs.jsonl", "--student", teacher, *TRAINED, "--max_steps", "1"]
     assert "tokenised anew" not in told("black_box", *ready, "--output_dir", tmp_path / "own")
     refused = told("white_box", *common, "--output_dir", tmp_path / "white", status=1)
     assert "different vocabularies" in refused
