@@ -21,13 +21,21 @@ from distill.pairs.row_limits import RowLimits
 from distill.text.rows import SAYS_A_ROW
 from distill.trainers import fsdp
 from distill.trainers.causality import check_causal
-from distill.trainers.checks import check_kind, check_parallelism, check_processes, check_rows, limits_of
+from distill.trainers.checks import (
+    check_kind,
+    check_one_device,
+    check_parallelism,
+    check_processes,
+    check_rows,
+    limits_of,
+)
 from distill.trainers.finite_loss import FiniteLoss
 from distill.trainers.identity import describe_student
-from distill.trainers.packing_check import check_packing, holds_bins, packed
+from distill.trainers.packing_check import check_packing, holds_bins, order_seed, packed
 from distill.trainers.resume import Resumption
 from distill.trainers.row_sharing import arranged
 from distill.trainers.saving_check import check_can_be_saved
+from distill.trainers.searching import Judge, check_search, loss_alone
 from distill.trainers.term_sums import exact_on
 from distill.trainers.text_rows import TextRows
 from distill.trainers.throughput import Rates
@@ -111,14 +119,20 @@ class PairTrainer(Trainer):
         }
         self.resumption = Resumption(self)
         self.finite = FiniteLoss(self)
-        check_processes(self.train_dataset, self.args)
+        self._check_settings()
         self.rates = Rates(self.accelerator, self.args.device)
         self._eval_sum = self._eval_items = 0.0
+        self._packing = self._trial_is_set_up = False
         self._check_student(self.model)
-        self._packing = packing
         if packing:
-            self.train_dataset = packed(self)
+            self._packing, self.train_dataset = packing, packed(self)
+            self._check_packing(self.model)
         self._made = self.train_dataset, self.eval_dataset
+
+    def _check_settings(self) -> None:
+        """Whatever is asked of `args`; asked anew of those of each trial of a search."""
+        check_one_device(self.args)
+        check_processes(self.train_dataset, self.args)
 
     def _check_student(self, model: Any) -> None:
         """Whatever is asked of a student; asked anew of each that `model_init` makes."""
@@ -132,24 +146,35 @@ class PairTrainer(Trainer):
         check_student_keeps_gradients(model, self.args.device)
         check_causal(model, self.args.device)
         if self.has_bins():
-            check_packing(self, model, use_cache=self.args.use_cache)
+            self._check_packing(model)
         check_can_be_saved(model)
         if is_adapted(model) and self.args.gradient_checkpointing:
             # the frozen embeddings' output has no gradient, so a checkpointed layer would have none either
             model.enable_input_require_grads()
 
+    def _check_packing(self, model: Any) -> None:
+        if self._packing:  # only in a single row do flash kernels see where documents begin
+            self.data_collator.flatten_bins = "flash" in str(base_of(model).config._attn_implementation)
+        check_packing(self, model, use_cache=self.args.use_cache)
+
     def call_model_init(self, trial: Any = None) -> Any:
         """As Trainer's, with the adapter if there is to be one; it is called again by every `train`, and for each trial of a search."""
         model = super().call_model_init(trial)
+        check_parallelism(self.args, model)
         if self._peft_config is not None:
             model = add_adapter(model, self._peft_config, self.args.seed)
         if hasattr(self, "finite"):  # not the first one, which is looked at when the trainer is made
-            if trial is not None:
-                self.resumption.identity = None
             if self.place_model_on_device:
                 model.to(self.args.device)
-            self._check_student(model)
+            self.model, self.optimizer, self.lr_scheduler = model, None, None  # as Trainer does once it has the model
+            self._take_student()
+            self.resumption.identity = None
+            self.resumption.settle()
         return model
+
+    def _take_student(self) -> None:
+        """`self.model` is a new one of `model_init`: asked what the first one was."""
+        self._check_student(self.model)
 
     def limit_rows(self, limits: RowLimits, *, of_teacher: bool = False) -> None:
         """Refuse rows beyond what a model can take: those of the datasets now, those of streams when they come.
@@ -202,6 +227,47 @@ class PairTrainer(Trainer):
                 self.train_dataset = packed(self)
         self._made = self.train_dataset, self.eval_dataset
 
+    def hyperparameter_search(
+        self,
+        hp_space: Any = None,
+        compute_objective: Judge | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
+        backend: Any = None,
+        hp_name: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As Trainer's, one trial behind the other; a trial is judged by its evaluation loss alone where nothing else is said.
+
+        Each trial is checked, and recorded in its checkpoints, with its own settings and its own student.
+
+        Args:
+            kwargs: of the backend; all others: see `transformers.Trainer.hyperparameter_search`.
+
+        Raises:
+            ValueError: Ray, or several trials at once; and what a trial's settings or student raise.
+        """
+        backend = check_search(backend, kwargs)
+        judge = compute_objective or loss_alone(self.eval_dataset)
+        return super().hyperparameter_search(hp_space, judge, n_trials, direction, backend, hp_name, **kwargs)
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        """As Trainer's; it comes to it when the student is made. Here a trial's settings are there before anything is asked of them."""
+        if self._trial_is_set_up:
+            self._trial_is_set_up = False
+            return
+        seed = order_seed(self.args)
+        super()._hp_search_setup(trial)
+        self._trial_is_set_up = True
+        if trial is None:
+            return
+        self.rates.accelerator = self.accelerator  # a trial has one of its own
+        self._check_settings()
+        if self._packing and self.train_dataset is self._made[0] and order_seed(self.args) != seed:
+            self.train_dataset = self.train_dataset.pairs
+            self.train_dataset = packed(self)
+            self._made = self.train_dataset, self.eval_dataset
+
     def create_accelerator_and_postprocess(self) -> None:
         """As Trainer's, and FSDP2 also on CPUs."""
         super().create_accelerator_and_postprocess()
@@ -232,17 +298,22 @@ class PairTrainer(Trainer):
             ValueError: another process trains into the output folder; a checkpoint that is half-written, damaged, pickled or
                 of other settings (each named with both values).
         """
+        self._trial_is_set_up = False  # by a call that failed
+        self._hp_search_setup(trial)
         self._begin_text(resume_from_checkpoint)
+        folder = Path(self._get_output_dir(trial))
         with (
-            self.resumption.checkpoint(resume_from_checkpoint, or_start, allow_changes) as checkpoint,
+            self.resumption.checkpoint(folder, resume_from_checkpoint, or_start, allow_changes) as checkpoint,
             self.finite.unfiltered(),
         ):
             if checkpoint is not None and self.resumption.is_over(checkpoint):
-                return self._take_up_finished(checkpoint)
+                return self._take_up_finished(checkpoint, trial)
             return super().train(checkpoint, trial, ignore_keys_for_eval)
 
-    def _take_up_finished(self, checkpoint: str) -> TrainOutput:
+    def _take_up_finished(self, checkpoint: str, trial: Any) -> TrainOutput:
         """A finished run is not trained on (Trainer would take one more step): only what it left is loaded."""
+        if self.model_init is not None:
+            self.model_wrapped = self.call_model_init(trial)
         self.state, output = self.resumption.finished_state(checkpoint)
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:

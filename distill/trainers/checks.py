@@ -198,24 +198,57 @@ def check_parallelism(args: TrainingArguments | None, model: Any) -> None:
     """Refuse ways to divide a model or a row over processes: all of them would get rows of their own, and each a part of the loss.
 
     Args:
-        args: with `parallelism_config`, or with accelerate's settings in the environment.
-        model: which may have been divided when it was loaded.
+        args: with `parallelism_config`, a configuration of DeepSpeed, or accelerate's settings in the environment.
+        model: which may have been divided when it was loaded; None: it is not there yet.
 
     Raises:
         ValueError: names the setting.
     """
     config, environment = getattr(args, "parallelism_config", None), "PARALLELISM_CONFIG_"
+    base: Any = None if model is None else base_of(model)
     for name, words in (("tp_size", "Tensor"), ("cp_size", "Context"), ("sp_size", "Sequence")):
-        sizes = [
-            getattr(config, name, 1),
-            int(os.environ.get(environment + name.upper(), 1)),
-            *([getattr(base_of(model), "tp_size", 1)] if name == "tp_size" and model is not None else []),
-        ]
+        sizes = [getattr(config, name, 1), int(os.environ.get(environment + name.upper(), 1))]
+        sizes += [getattr(base, "tp_size", 1), _tensor_parallel_of_deepspeed(args)] if name == "tp_size" else []
         if (size := max(found or 1 for found in sizes)) > 1:
             raise ValueError(
                 f"{words} parallelism ({name}) is {size}, which is not supported: rows are divided over all processes. Use DDP or FSDP2 "
                 "(recipes/accelerate), which divide batches and weights."
             )
+    if getattr(base, "is_distributed_loading_by_transformers", False):
+        raise ValueError(
+            f"{type(base).__name__} was divided when it was loaded (from_pretrained(distributed_config=...)), which is not supported. Load it "
+            "whole; FSDP2 (recipes/accelerate) divides it when training begins."
+        )
+
+
+def _tensor_parallel_of_deepspeed(args: TrainingArguments | None) -> int:
+    """`autotp_size` of a configuration of DeepSpeed: that of the arguments, else that of `accelerate launch`."""
+    plugin: Any = getattr(args, "deepspeed_plugin", None)
+    holders = [getattr(args, "hf_deepspeed_config", None), getattr(plugin, "hf_ds_config", None)]
+    configs: list[Any] = [getattr(holder, "config", None) for holder in holders] + [getattr(args, "deepspeed", None)]
+    return max(
+        [
+            int(config.get("tensor_parallel", {}).get("autotp_size") or 1)
+            for config in configs
+            if isinstance(config, dict)
+        ],
+        default=1,
+    )
+
+
+def check_one_device(args: TrainingArguments) -> None:
+    """Refuse several GPUs in one process, where Trainer copies the model to each of them (`nn.DataParallel`).
+
+    Its threads share out a batch by rows, whatever else the batch holds, and hooks, taps and sums of one copy see their own rows only.
+
+    Raises:
+        ValueError: there are several.
+    """
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"{args.n_gpu} GPUs in one process (nn.DataParallel) are not supported. Start one process for each with `accelerate launch` "
+            "(recipes/accelerate/ddp.yaml); or use one of them alone: CUDA_VISIBLE_DEVICES=0."
+        )
 
 
 def check_other_losses(args: TrainingArguments) -> None:
@@ -226,5 +259,3 @@ def check_other_losses(args: TrainingArguments) -> None:
     """
     if args.label_smoothing_factor:
         raise ValueError("label_smoothing_factor belongs to cross-entropy; WhiteBoxTrainer has no labels to smooth.")
-    if args.n_gpu > 1:
-        raise ValueError("Several GPUs in one process (DataParallel) are not supported; use `accelerate launch`.")

@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import torch
+from transformers import TrainingArguments
 
 from distill.models.adapters import base_of
 from distill.models.evaluating import evaluating
@@ -22,11 +23,10 @@ _CUTS_LOGITS = ("logits_to_keep", "shift_labels")  # arguments of models; here t
 
 
 def packed(trainer: Any) -> PackedPairs:
-    """The training pairs of a `PairTrainer` in bins; how full they are is logged.
+    """The training pairs of a `PairTrainer` in bins; how full they are is logged. Its student is not asked here (`check_packing`).
 
     Raises:
-        ValueError: no length, another collator or dataset, padding at the left, grouping by length as well; or a student that
-            does not keep the pairs of a row apart.
+        ValueError: no length, another collator or dataset, padding at the left, grouping by length as well.
     """
     collator, pairs, args = trainer.data_collator, trainer.train_dataset, trainer.args
     if not isinstance(collator, PairCollator) or collator.max_length is None or collator.padding_side != "right":
@@ -38,13 +38,15 @@ def packed(trainer: Any) -> PackedPairs:
         raise ValueError(f"packing=True needs a train_dataset of pairs, not {type(pairs).__name__}.")
     if str(getattr(args, "train_sampling_strategy", "")) == "group_by_length":
         raise ValueError("train_sampling_strategy='group_by_length' saves padding, as packing does; give one of them.")
-    # only in a single row do flash kernels see where documents begin
-    collator.flatten_bins = "flash" in str(base_of(trainer.model).config._attn_implementation)
-    check_packing(trainer, trainer.model, use_cache=args.use_cache)
-    seed = args.seed if args.data_seed is None else args.data_seed
+    seed = order_seed(args)
     bins = pack_pairs(pairs, collator.max_length, seed, collator.reads)
     logger.warning("%s", bins.describe(args.per_device_train_batch_size, seed))
     return bins
+
+
+def order_seed(args: TrainingArguments) -> int:
+    """The seed of the order in which equally long pairs are packed."""
+    return args.seed if args.data_seed is None else args.data_seed
 
 
 def holds_bins(rows: Any) -> bool:

@@ -15,8 +15,26 @@ import torch
 from accelerate.utils import broadcast
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_pt_utils import LayerWiseDummyOptimizer
+from transformers.training_args import OptimizerNames
 
 OBJECTIVES_FILE = "objectives.safetensors"  # learned projections, beside a checkpoint's model and never inside it
+
+
+_LAYERWISE = (
+    "{} takes its steps layer by layer within the backward pass, for the student's own parameters alone; the projections that HiddenStates "
+    "learns between layers of different widths would never train. Take another optimiser, HiddenStates(distance='cka'), or leave "
+    "HiddenStates out."
+)
+
+
+def steps_in_backward(name: Any) -> bool:
+    """Whether an optimiser of `TrainingArguments.optim` steps within the backward pass, so that it has no groups to add to.
+
+    Args:
+        name: an `OptimizerNames`.
+    """
+    return name in (OptimizerNames.LOMO, OptimizerNames.ADALOMO) or str(name.value).endswith("_layerwise")
 
 
 class Projections(TrainerCallback):
@@ -30,7 +48,7 @@ class Projections(TrainerCallback):
         trainer: whose callback this becomes.
 
     Raises:
-        ValueError: there are some, and the optimiser takes none but the student's own parameters (FSDP, DeepSpeed).
+        ValueError: there are some, and the optimiser takes none but the student's own parameters (FSDP, DeepSpeed, layer-wise ones).
     """
 
     def __init__(self, terms: torch.nn.Module, trainer: Any) -> None:
@@ -45,6 +63,8 @@ class Projections(TrainerCallback):
                 "optimiser takes only the student's own parameters; use DDP (recipes/accelerate/ddp.yaml), "
                 "HiddenStates(distance='cka'), or leave HiddenStates out."
             )
+        if steps_in_backward(trainer.args.optim):
+            raise ValueError(_LAYERWISE.format(f"optim={str(trainer.args.optim.value)!r}"))
         if several:
             for parameter in self.parameters():
                 broadcast(parameter.data)
@@ -60,7 +80,7 @@ class Projections(TrainerCallback):
         """Make the optimiser train them, without weight decay; also one that the caller made from the student's parameters.
 
         Raises:
-            ValueError: the caller also made a scheduler, which knows the rates of the caller's groups only.
+            ValueError: the caller also made a scheduler, which knows the rates of the caller's groups only; the optimiser takes no others.
         """
         there = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         missing = [parameter for parameter in self.parameters() if id(parameter) not in there]
@@ -72,6 +92,8 @@ class Projections(TrainerCallback):
                 "scheduler that is made already cannot take one. Give optimizers=(optimizer, None); or make both when the trainer is there, "
                 "with the parameters of trainer.terms in the optimiser, and set trainer.optimizer and trainer.lr_scheduler."
             )
+        if isinstance(optimizer, LayerWiseDummyOptimizer) or hasattr(optimizer, "fused_backward"):  # as LOMO's
+            raise ValueError(_LAYERWISE.format(f"An optimiser of {type(optimizer).__name__}"))
         optimizer.add_param_group({"params": missing, "weight_decay": 0.0})
 
     def beside(self, model: Any) -> Any:

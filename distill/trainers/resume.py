@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +35,29 @@ class Resumption(TrainerCallback):
         self.identity: dict[str, Any] | None = None  # of the models, taken before anything is wrapped or sharded
         self.run_settings: dict[str, Any] = {}
         self._window: dict[str, Any] | None = None
+        self._resumed: tuple[str | None, tuple[str, ...]] = None, ()  # the checkpoint, and what may differ from it
         self._epoch_has_ended = self._save_waits = False
         trainer.add_callback(self)
 
     @contextlib.contextmanager
-    def checkpoint(self, asked: str | bool | None, or_start: bool, allowed: Collection[str]) -> Iterator[str | None]:
+    def checkpoint(
+        self, folder: Path, asked: str | bool | None, or_start: bool, allowed: Collection[str]
+    ) -> Iterator[str | None]:
         """The checkpoint to go on from, None to start anew; the folder is this run's until the context ends.
 
-        Args and errors as in `PairTrainer.train`.
+        Where each training makes its student (`model_init`), it is held against the checkpoint when it is there: `settle`.
+
+        Args:
+            folder: that checkpoints go into: of a trial of a search, its own.
+
+        Other args and errors as in `PairTrainer.train`.
         """
-        lock = FileLock(Path(str(self.trainer.args.output_dir)) / checkpoints.LOCK_FILE)
+        lock = FileLock(folder / checkpoints.LOCK_FILE)
         try:
-            found = self._decide(lock, asked, or_start, tuple(allowed))
+            found: str | None = self._decided(lambda: self._find(folder, lock, asked, or_start))
+            self._resumed = found, tuple(allowed)
+            if self.trainer.model_init is None:
+                self.settle()
             if found is None:
                 yield None
                 return
@@ -54,37 +65,38 @@ class Resumption(TrainerCallback):
             with _without_first_evaluation(self.trainer.args):
                 yield found
         finally:
-            self._window = None
+            self._window, self._resumed = None, (None, ())
             lock.release()
 
-    def _decide(self, lock: FileLock, asked: str | bool | None, or_start: bool, allowed: tuple[str, ...]) -> str | None:
-        """The same answer, or the same refusal, in every process."""
-        args, answer = self.trainer.args, list[Any]([None, None, None])
+    def settle(self) -> None:
+        """What the run is made of, now that its student is there; and whether the checkpoint that it goes on from is of the same.
+
+        Raises:
+            ValueError: it is of another; each difference is named.
+        """
+        # others may write checkpoints too, with save_on_each_node
+        self.run_settings = self._decided(self._describe)
+
+    def _decided(self, look: Callable[[], Any]) -> Any:
+        """What the first process finds, or the same refusal, in every process."""
+        args, answer = self.trainer.args, list[Any]([None, None])
         if args.process_index == 0:
-            if self.identity is None:
-                self.identity = self.trainer.identity()
             try:
-                answer[0] = self._look(lock, asked, or_start, allowed)
+                answer[0] = look()
             except (ValueError, OSError) as error:
                 answer[1] = error
-            answer[2] = self.run_settings
         if args.world_size > 1:
             broadcast_object_list(answer)
         if answer[1] is not None:
             raise answer[1]
-        self.run_settings = answer[2]  # others may write checkpoints too, with save_on_each_node
-        found: str | None = answer[0]
-        return found
+        return answer[0]
 
-    def _look(self, lock: FileLock, asked: str | bool | None, or_start: bool, allowed: tuple[str, ...]) -> str | None:
-        folder = Path(str(self.trainer.args.output_dir))
+    def _find(self, folder: Path, lock: FileLock, asked: str | bool | None, or_start: bool) -> str | None:
         folder.mkdir(parents=True, exist_ok=True)
         _acquire(lock, folder)
         if asked and asked is not True:
             checkpoints.check(Path(asked))  # before a half-written one is removed, so that it is named as such
         checkpoints.tidy(folder)
-        assert self.identity is not None
-        self.run_settings = plain(run_settings(self.trainer) | self.identity)
         if not asked:
             return None
         if asked is True:
@@ -95,18 +107,28 @@ class Resumption(TrainerCallback):
                 raise ValueError(f"There is nothing to resume: {checkpoints.why_none(folder)}")
         else:
             found = Path(asked)
-        record = checkpoints.check(found)
-        if changed := differences(record["settings"], self.run_settings, allowed):
+        checkpoints.check(found)
+        return str(found)
+
+    def _describe(self) -> dict[str, Any]:
+        found, allowed = self._resumed
+        if self.identity is None:
+            self.identity = self.trainer.identity()
+        settings: dict[str, Any] = plain(run_settings(self.trainer) | self.identity)
+        if found is None:
+            return settings
+        record = checkpoints.read_record(Path(found))
+        if changed := differences(record["settings"], settings, allowed):
             raise ValueError(
                 f"{found} is of a run with other settings ({'; '.join(changed)}). Give the same settings to go on with that run, "
                 "or another output_dir for a new one. If you know what you do, "
                 f"trainer.train(resume_from_checkpoint=..., allow_changes={[name.partition(':')[0] for name in changed]}) "
                 "goes on all the same; the result is then not that of an unbroken run."
             )
-        self._check_stream(found)
+        self._check_stream(Path(found))
         if moved := differences(record["environment"], plain(environment(self.trainer))):
             logger.warning("The run goes on elsewhere (%s): results may differ by rounding.", "; ".join(moved))
-        return str(found)
+        return settings
 
     def _check_stream(self, found: Path) -> None:
         """Refuse to go on behind the first epoch of a stream: Trainer skips batches of one epoch, and cannot know how long one is."""

@@ -35,6 +35,10 @@ MEMBERS = {
         ("dataset", "description", "batch_size", "sampler_fn", "is_training", "dataloader_key"),
         "makes the loaders of training and evaluation; calls sampler_fn(dataset) for the order",
     ),
+    "_hp_search_setup": Member(
+        ("trial",),
+        "puts a trial's settings into args and makes an accelerator; called once in `train`, behind call_model_init; nothing else of it is needed later",
+    ),
     "_load_best_model": Member((), "called once at the end of a training with load_best_model_at_end"),
     "_load_from_checkpoint": Member(
         ("resume_from_checkpoint", "model"), "loads the model's weights, and only those, before training goes on"

@@ -122,11 +122,14 @@ class WhiteBoxTrainer(PairTrainer):
             processing_class=processing_class,
             **kwargs,
         )
-        check_other_losses(self.args)
-        check_teacher_is_everywhere(self.args)
         self.objectives, self.rollouts = tuple(objectives), rollouts
         self.source = source_of(teacher, self.model, shard_teacher)
         self.bind()
+
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        check_other_losses(self.args)
+        check_teacher_is_everywhere(self.args)
 
     def bind(self) -> None:
         """Terms between the teacher and the student that is there now; again for each student that `model_init` makes.
@@ -199,13 +202,11 @@ class WhiteBoxTrainer(PairTrainer):
             else:
                 check_source(self)
 
-    def call_model_init(self, trial: Any = None) -> Any:
-        """As `PairTrainer`'s; the terms are bound to the new student."""
-        model = super().call_model_init(trial)
+    def _take_student(self) -> None:
+        """As `PairTrainer`'s; the terms are bound to it."""
+        super()._take_student()
         if hasattr(self, "terms"):
-            self.model, self.optimizer, self.lr_scheduler = model, None, None  # as Trainer does once it has the model
             self.bind()
-        return model
 
     def compute_loss(
         self,

@@ -267,9 +267,59 @@ def test_parallelism_within_a_row_or_a_layer_is_refused_by_name(arguments, monke
 
 def test_a_model_that_was_loaded_divided_is_refused(arguments, monkeypatch):
     student = build_model()
-    monkeypatch.setattr(type(student), "tp_size", 2)
-    with pytest.raises(ValueError, match="Tensor parallelism"):
+    with monkeypatch.context() as patch:
+        patch.setattr(type(student), "tp_size", 2)
+        with pytest.raises(ValueError, match="Tensor parallelism"):
+            black_box_trainer(arguments, student=student)
+    # by any other way
+    monkeypatch.setattr(type(student), "is_distributed_loading_by_transformers", True)
+    with pytest.raises(
+        ValueError, match=r"LlamaForCausalLM was divided when it was loaded \(from_pretrained\(distributed_config="
+    ):
         black_box_trainer(arguments, student=student)
+
+
+@pytest.mark.parametrize("way", ["black box", "white box"])
+def test_a_divided_model_of_model_init_is_refused_too(arguments, monkeypatch, way):
+    """The first one and every later one."""
+    kind, own = WAYS[way]
+    own = own if kind is BlackBoxTrainer else {"teacher": build_model(seed=1), **own}
+    divided = build_model(seed=7)
+    divided._tp_size = 2
+    with pytest.raises(ValueError, match=r"Tensor parallelism \(tp_size\) is 2"):
+        kind(model_init=lambda: divided, **{**common(arguments), **own})
+    models = iter([build_model(seed=7), divided])
+    run = kind(model_init=lambda: next(models), **{**common(arguments), **own})
+    with pytest.raises(ValueError, match=r"Tensor parallelism \(tp_size\) is 2"):
+        run.train()
+
+
+def test_tensor_parallelism_of_deepspeed_is_refused(arguments):
+    """By the arguments, by what Trainer makes of them, and by the file of `accelerate launch`."""
+    config = {"tensor_parallel": {"autotp_size": 2}}
+    for place in (
+        {"deepspeed": config},
+        {"hf_deepspeed_config": SimpleNamespace(config=config)},
+        {"deepspeed_plugin": SimpleNamespace(hf_ds_config=SimpleNamespace(config=config))},
+    ):
+        args = arguments()
+        vars(args).update(place)
+        with pytest.raises(ValueError, match=r"Tensor parallelism \(tp_size\) is 2, which is not supported"):
+            BlackBoxTrainer(model=build_model(), **{**common(arguments), "args": args})
+
+
+@pytest.mark.parametrize("way", ["black box", "white box"])
+def test_several_gpus_in_one_process_are_refused(arguments, way):
+    """Trainer would copy the model to each of them. The recipes leave it at one (`distill.running.flags`)."""
+    kind, own = WAYS[way]
+    own = own if kind is BlackBoxTrainer else {"teacher": build_model(seed=1), **own}
+    args = arguments()
+    assert args.n_gpu <= 1
+    args._n_gpu = 2
+    with pytest.raises(
+        ValueError, match=r"2 GPUs in one process \(nn.DataParallel\) are not supported.*CUDA_VISIBLE_DEVICES=0"
+    ):
+        kind(model=build_model(seed=7), **{**common(arguments), **own, "args": args})
 
 
 def with_tensor_parallelism():
