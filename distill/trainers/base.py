@@ -17,6 +17,7 @@ from distill.models.load import load_model, load_tokenizer
 from distill.models.quantising import check_student_keeps_gradients
 from distill.pairs.collate import PairCollator, document_tokens, in_arrays, supervised_rows
 from distill.pairs.columns import READ, TEACHER_PROMPT
+from distill.pairs.packing import PackedPairs
 from distill.pairs.row_limits import RowLimits
 from distill.text.rows import SAYS_A_ROW
 from distill.trainers import fsdp
@@ -153,7 +154,8 @@ class PairTrainer(Trainer):
             model.enable_input_require_grads()
 
     def _check_packing(self, model: Any) -> None:
-        if self._packing:  # only in a single row do flash kernels see where documents begin
+        if self._packing and isinstance(self.data_collator, PairCollator):
+            # only in a single row do flash kernels see where documents begin
             self.data_collator.flatten_bins = "flash" in str(base_of(model).config._attn_implementation)
         check_packing(self, model, use_cache=self.args.use_cache)
 
@@ -263,8 +265,10 @@ class PairTrainer(Trainer):
             return
         self.rates.accelerator = self.accelerator  # a trial has one of its own
         self._check_settings()
-        if self._packing and self.train_dataset is self._made[0] and order_seed(self.args) != seed:
-            self.train_dataset = self.train_dataset.pairs
+        rows: Any = self.train_dataset
+        packs = self._packing and isinstance(rows, PackedPairs) and rows is self._made[0]
+        if packs and order_seed(self.args) != seed:
+            self.train_dataset = rows.pairs
             self.train_dataset = packed(self)
             self._made = self.train_dataset, self.eval_dataset
 
