@@ -24,6 +24,7 @@ import torch
 
 from distill.basics import processes
 from distill.basics.processes import say
+from distill.evaluation.fidelity import ENCODINGS as FIDELITY
 from distill.evaluation.fidelity import fidelity
 from distill.models.load import load_model
 from distill.models.quantising import in_bits
@@ -35,7 +36,7 @@ from distill.running.folder import one_sentence
 from distill.running.parsing import refuse_given
 from distill.running.reading_flags import ReadingArguments, reading_of
 from distill.signals import StoredSignals, capture
-from distill.signals.encodings import ENCODINGS, encoding_of
+from distill.signals.encodings import ENCODINGS, Encoding, encoding_of
 from distill.signals.teacher_rows import rows_of
 from distill.teachers import LocalTeacher
 
@@ -56,10 +57,11 @@ class CaptureArguments(ReadingArguments):
         default=None, metadata={"help": "Of the teacher's weights: float32, bfloat16, float16, auto (as stored)."}
     )
     teacher_bits: int | None = field(default=None, metadata={"help": "Load the teacher in 8 or 4 bits."})
-    encoding: str = field(
-        default="hidden",
+    encoding: str | None = field(
+        default=None,
         metadata={
-            "help": f"What a position holds: {', '.join(ENCODINGS)}; a number may follow: hidden:8, threshold:32."
+            "help": f"What a position holds: {', '.join(ENCODINGS)}; a number may follow: hidden:8, threshold:32. Unsaid: hidden. With --fidelity: "
+            "measured beside the others."
         },
     )
     temperature: float | None = field(
@@ -137,11 +139,30 @@ def measure(args: CaptureArguments, teacher: LocalTeacher, pairs: datasets.Datas
     positions = rows_of(pairs, args.max_length, RowLimits()).positions.sum()
     found = fidelity(
         teacher.model, student, pairs.select(chosen.tolist()), teacher.tokenizer, temperature=args.temperature or 1.0,
-        max_length=args.max_length, epoch_positions=int(positions),
+        max_length=args.max_length, epoch_positions=int(positions), encodings=measured_of(args),
     )  # fmt: skip
     if args.picture:
         Path(args.picture).write_text(fidelity_picture(found.as_dict()), encoding="utf-8")
     return found.table()
+
+
+def measured_of(args: CaptureArguments) -> tuple[str | Encoding, ...]:
+    """Which encodings are measured: the usual ones, and the one that is asked for.
+
+    Raises:
+        ValueError: sets of no encoding, or one that cannot be.
+    """
+    if args.sets is not None and args.encoding is None:
+        raise ValueError(
+            f"--sets {args.sets} is of an encoding; with --fidelity name it, too: --encoding threshold:32."
+        )
+    if args.encoding is None:
+        return FIDELITY
+    if args.sets is None:
+        encoding_of(args.encoding)
+        return tuple(dict.fromkeys((*FIDELITY, args.encoding)))
+    given = {} if args.temperature is None else {"temperature": args.temperature}
+    return (*FIDELITY, encoding_of(args.encoding, sets=args.sets, **given))
 
 
 def told(signals: StoredSignals) -> str:
@@ -162,10 +183,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse((CaptureArguments,), argv, defaults={}, description=__doc__)
     given = {"temperature": args.temperature, "sets": args.sets}
     settings = {name: value for name, value in given.items() if value is not None}
-    encoding = "hidden" if args.fidelity else encoding_of(args.encoding, **settings)  # before anything is loaded
+    # before anything is loaded
+    encoding = measured_of(args)[0] if args.fidelity else encoding_of(args.encoding or "hidden", **settings)
     if args.fidelity:
-        unread = ("encoding", "sets", "batch_tokens", "verify", *(() if args.skip_bad else ("output",)))
-        refuse_given(args, unread, "--fidelity measures all encodings and captures nothing; leave one of them out.")
+        unread = ("batch_tokens", "verify", *(() if args.skip_bad else ("output",)))
+        refuse_given(args, unread, "--fidelity measures and captures nothing; leave one of them out.")
     else:
         why = "this is of --fidelity, which measures and captures nothing; add it, or leave this out."
         refuse_given(args, ("student", "picture", "sample"), why)

@@ -96,7 +96,8 @@ def main(argv: list[str] | None = None) -> None:
     stored = StoredSignals(args.teacher) if is_signal_folder(args.teacher) else None
     teacher: Any
     if stored:
-        teacher = SimpleNamespace(name=stored.name, model=None, tokenizer=stored.tokenizer, identity=stored.described)
+        (who,) = stored.teachers()
+        teacher = SimpleNamespace(name=who.name, model=None, tokenizer=stored.tokenizer, identity=who.identity)
     else:
         teacher = LocalTeacher(student, tokenizer, name=args.student) if args.teacher == SELF else local_teacher(args)
         if args.student:

@@ -72,9 +72,9 @@ def endless(output):
     small_shards(1)
     usual = shard_writer.write_shard
 
-    def slowly(path, rows):
+    def slowly(*of_a_shard):
         time.sleep(0.02)
-        usual(path, rows)
+        usual(*of_a_shard)
 
     shard_writer.write_shard = slowly
     captured(output, build_pairs(ENDLESS), batch_tokens=40)

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from distill.models.adapters import base_of
 from distill.models.evaluating import evaluating
+from distill.models.load import tokenizer_of
 from distill.objectives.divergences import by_name
 from distill.objectives.sparse_next_token import sparse_divergence_of_logits, sparse_next_token_divergence
 from distill.objectives.streamed_next_token import Comparison, next_token_divergence
@@ -109,6 +110,7 @@ def fidelity(
     tokenizer: PreTrainedTokenizerBase,
     encodings: Sequence[str | Encoding] = ENCODINGS,
     *,
+    student_tokenizer: PreTrainedTokenizerBase | None = None,
     temperature: float = 1.0,
     batch_size: int = 4,
     max_length: int | None = None,
@@ -123,21 +125,23 @@ def fidelity(
         teacher: the model that is imitated.
         student: what would be trained; it is not changed.
         pairs: a sample: some hundred supervised positions tell the errors to a tenth of themselves.
-        tokenizer: of both.
+        tokenizer: the teacher's, whose tokens the pairs are.
         encodings: names with their first setting (`"threshold:32"`), or encodings.
+        student_tokenizer: its own; None: the one that lies where it came from, else the teacher's.
         temperature: of the loss, and of the stored probabilities.
         batch_size: pairs at once.
         max_length: longest row in tokens.
         epoch_positions: supervised positions of the whole training set, for the times of an epoch; None: of the sample.
 
     Raises:
-        ValueError: no pairs, a student without trainable parameters or one that is the teacher already (KL 0), no such encoding, one of another temperature, or one that
+        ValueError: no pairs, a student of other tokens, one without trainable parameters or one that is the teacher already (KL 0), no such encoding, one of another temperature, or one that
             needs the head's input of a teacher whose head is no plain matrix product.
 
     Example:
         >>> print(fidelity(teacher.model, student, pairs.select(range(8)), teacher.tokenizer).table())
     """
-    bench = _Bench(teacher, student, pairs, tokenizer, temperature, batch_size, max_length)
+    theirs = student_tokenizer or tokenizer_of(base_of(student))
+    bench = _Bench(teacher, student, pairs, (theirs or tokenizer, tokenizer), temperature, batch_size, max_length)
     chosen = [_chosen(one, temperature) for one in encodings]
     live = bench.student_pass(bench.live, None)
     if not live.value / bench.positions > _SAME:
@@ -210,7 +214,7 @@ class _Bench:
         teacher: Any,
         student: Any,
         pairs: datasets.Dataset,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase],
         temperature: float,
         batch_size: int,
         max_length: int | None,
@@ -224,9 +228,9 @@ class _Bench:
                 "No parameter of the student is trainable, so it has no gradient; measure at the student that is to be trained."
             )
         self.head, self.teachers_head = probe_head(self.model), probe_head(self.teacher)
-        vocabulary = shared_vocabulary(self.model, self.teacher, tokenizer, tokenizer)
+        vocabulary = shared_vocabulary(self.model, self.teacher, *tokenizers)
         self.comparison = Comparison(by_name("forward_kl"), temperature, temperature**2, vocabulary=vocabulary)
-        collate = PairCollator(tokenizer, max_length=max_length, teacher_rows=True, documents=True)
+        collate = PairCollator(tokenizers[1], max_length=max_length, teacher_rows=True, documents=True)
         ordered = sorted(pairs, key=lambda pair: len(pair["prompt_ids"]) + len(pair["completion_ids"]))
         self.batches = [collate(ordered[first : first + batch_size]) for first in range(0, len(ordered), batch_size)]
         self.documents = [

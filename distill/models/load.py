@@ -14,6 +14,9 @@ from distill.models.tokenizer import from_pretrained, load_tokenizer, resolve_mo
 
 __all__ = ["fast_dtype", "load_model", "load_tokenizer", "resolve_model", "weights_fingerprint"]
 
+# of a config, what decides no logits: what training itself sets in a student's, and names of places and versions
+UNSTABLE = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_name_or_path")
+
 
 def tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
     """The tokenizer that lies where a loaded model says that it came from; None if there is none, or the model does not say.

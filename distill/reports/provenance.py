@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import yaml
 from huggingface_hub import ModelCard, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
+from transformers import PreTrainedModel
 
 from distill import __version__
 from distill.basics.curation_step import Step
@@ -24,6 +25,7 @@ from distill.basics.redact import clean, hub_snapshot, public_name
 from distill.models.embedded import EMBEDDED, embedded_name
 from distill.pairs.batches import batches
 from distill.pairs.columns import COLUMNS, OPTIONAL
+from distill.signals.base import SignalSource, named_teachers
 from distill.teachers.base import Sampling
 
 SHOWN = (
@@ -178,14 +180,15 @@ def describe_teachers(
 
     Args:
         pairs: what was trained on; the column `teacher` counts.
-        teacher: the one at hand, if any; or its identity, as `drawn_as` finds it; or a list of several.
+        teacher: the one at hand, if any: a `LocalTeacher`, a `ServerTeacher`, a loaded model, a signal source; or its identity, as `drawn_as`
+            finds it; or several, as a list or by their routing values.
         license: its licence, if the user knows it.
 
     Raises:
         ValueError: two of several have one name, so nobody could tell their pairs apart.
     """
     written = Counter(pairs["teacher"] if "teacher" in pairs.column_names else ["unknown"] * len(pairs))
-    at_hand = teacher if isinstance(teacher, list | tuple) else [] if teacher is None else [teacher]
+    at_hand = _at_hand(teacher)
     known = {one["teacher"] if isinstance(one, Mapping) else one.name: one for one in at_hand}
     if len(known) < len(at_hand):
         raise ValueError(
@@ -208,6 +211,17 @@ def describe_teachers(
             entry["identity"] = clean({k: v for k, v in identity.items() if k not in ("teacher", "journal_format")})
         listed.append(entry)
     return listed
+
+
+def _at_hand(teacher: Any) -> list[Any]:
+    """Teachers, each with a name and what decides it, of whatever a trainer takes as one."""
+    if isinstance(teacher, list | tuple):
+        return [one for part in teacher for one in _at_hand(part)]
+    if isinstance(teacher, Mapping) and "teacher" not in teacher:
+        return _at_hand(list(teacher.values()))
+    if isinstance(teacher, SignalSource | PreTrainedModel):
+        return named_teachers(teacher)
+    return [] if teacher is None else [teacher]
 
 
 def _identity(teacher: Any) -> dict[str, Any]:

@@ -5,13 +5,14 @@ those of the student's rows, in the same order. Rows of a teacher with another t
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.pairs.collate import supervised_rows
-from distill.signals.facts import TeacherFacts
+from distill.signals.facts import TeacherFacts, describe_model
 from distill.signals.requests import SignalRequest, Signals
 from distill.signals.rows import SupervisedRows
 
@@ -30,6 +31,41 @@ _NO_INPUTS = {
     *ALIGNED,
     *(f"teacher_{name}" for name in _OWN_ROWS),
 }
+
+
+@dataclass(frozen=True)
+class NamedTeacher:
+    """A teacher as a card names it; what a `LocalTeacher` says of itself, of any source.
+
+    Args:
+        name: as it was loaded.
+        decided: what decides its signals; plain values.
+        model: where it runs here; what it says of its origin is looked for.
+    """
+
+    name: str
+    decided: Mapping[str, Any] = field(default_factory=dict)
+    model: Any = None
+
+    def identity(self) -> dict[str, Any]:
+        """What decides its signals."""
+        return dict(self.decided)
+
+
+def named_teachers(given: Any) -> list[Any]:
+    """Whatever a white box takes as its teacher, as teachers with a name and `identity()`.
+
+    Args:
+        given: a source, a loaded model, a name; or what has a name and an identity already, as a `LocalTeacher`.
+    """
+    if isinstance(given, SignalSource):
+        return given.teachers()
+    if hasattr(given, "identity"):
+        return [given]
+    if not hasattr(given, "config"):
+        return [NamedTeacher(str(given))]
+    name = getattr(given.config, "_name_or_path", "") or type(given).__name__
+    return [NamedTeacher(name, {"teacher_model": describe_model(given)}, given)]
 
 
 class SignalSource:
@@ -95,6 +131,12 @@ class SignalSource:
     def models(self) -> list[PreTrainedModel]:
         """The models that it runs: rows are held against what they can take."""
         return []
+
+    def teachers(self) -> list[Any]:
+        """Who they are, for a card (`distill.reports.card.write_card`)."""
+        if models := self.models():
+            return [one for model in models for one in named_teachers(model)]
+        return [NamedTeacher(getattr(self, "name", type(self).__name__), {"teacher_signals": self.identity(None)})]
 
 
 def inputs_of(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,17 @@ from distill.signals.served_reader import ServedReader
 from distill.signals.shard_index import ShardIndex
 from distill.signals.shard_writer import ShardWriter
 from distill.signals.shards import DAMAGED, DamagedShard, Row, damaged_rows, read_shard
-from distill.signals.signal_folder import LOCK, MANIFEST, begin, describe_tokenizer, remove_parts
+from distill.signals.signal_folder import (
+    LOCK,
+    MANIFEST,
+    begin,
+    check_files,
+    describe_tokenizer,
+    read_head,
+    read_manifest,
+    remove_parts,
+    whose,
+)
 from distill.signals.stored import StoredSignals
 from distill.signals.teacher_reader import TeacherReader, as_teacher
 from distill.signals.teacher_rows import Rows, as_tables, check_pairs, layout, rows_of, teachers_pairs
@@ -99,7 +109,7 @@ def capture(
         hidden, tables = not progress or not processes.is_main(), as_tables(dataset)
         with (
             tqdm(total=total, initial=total - left, desc="capturing", unit="pair", disable=hidden) as bar,
-            ShardWriter(folder, place) as writer,
+            ShardWriter(folder, place, whose(read_manifest(folder))) as writer,
             reader.reading(),
         ):
             for batch in todo:
@@ -196,7 +206,11 @@ def _begin(folder: Path, make: Callable[[], None], verify: bool, lock: FileLock)
 def _set_damaged_aside(folder: Path, verify: bool) -> None:
     """Shards that cannot be read get another name, and their rows are missing from now on."""
     damaged: list[DamagedShard] = []
-    index = ShardIndex(folder, damaged)
+    manifest = read_manifest(folder)
+    index = ShardIndex(folder, whose(manifest), damaged)
+    check_files(folder, manifest)
+    if verify and encoding_of(manifest["encoding"]["name"]).next_token == "head":
+        read_head(folder, manifest)
     if verify:
         damaged += [
             DamagedShard(path, "has rows that were changed") for path in index.paths if damaged_rows(read_shard(path))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from distill.signals.base import SignalSource
+from distill.signals.base import SignalSource, named_teachers
 from distill.signals.facts import TeacherFacts
 from distill.signals.head import LogitTransform, MixedHead
 from distill.signals.requests import SignalRequest, Signals
@@ -153,6 +153,10 @@ class Mixture(SignalSource):
     def models(self) -> list[PreTrainedModel]:
         """See `SignalSource`."""
         return [model for source in self.sources for model in source.models()]
+
+    def teachers(self) -> list[Any]:
+        """See `SignalSource`; before `prepare`, as they were given."""
+        return [one for source in self.sources or self._given.values() for one in named_teachers(source)]
 
 
 def _check_same_tokens(one: Any, other: Any) -> None:

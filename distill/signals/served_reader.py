@@ -48,6 +48,8 @@ class ServedReader:
         self._texts = Texts(teacher.tokenizer)
         self.limits = RowLimits(None, self._texts.size, None, "the teacher's tokenizer")
         self.identity = {"class": "model behind a server", "model": teacher.model, "says": teacher.says}
+        if teacher.extra_body:  # a LoRA module, say, that the server is to apply
+            self.identity["extra_body"] = teacher.extra_body
         self._way: str | None = None
         self._asked = 0  # tokens a place, once `open` knows how many are wanted
         self._telling = self._renormalised = 0  # places

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from distill.pairs.labels import EMPTY, IGNORE
 from distill.pairs.row_limits import RowLimits
-from distill.signals.base import SignalSource, teachers_inputs
+from distill.signals.base import SignalSource, named_teachers, teachers_inputs
 from distill.signals.facts import TeacherFacts
 from distill.signals.requests import Part, SignalRequest, Signals
 from distill.signals.rows import SupervisedRows, sent_to
@@ -184,6 +184,10 @@ class Routed(SignalSource):
     def models(self) -> list[PreTrainedModel]:
         """See `SignalSource`."""
         return [model for source in self.sources.values() for model in source.models()]
+
+    def teachers(self) -> list[Any]:
+        """See `SignalSource`; before `prepare`, as they were given."""
+        return [one for source in (self.sources or self._given).values() for one in named_teachers(source)]
 
 
 def routed_by(column: str | None, teacher: Any) -> Any:

@@ -22,6 +22,7 @@ class ShardIndex:
 
     Args:
         folder: with shards.
+        whose: the word of the folder (`signal_folder.whose`); None: nobody asks.
         damaged: a list that damaged shards are put into; without one they are refused.
 
     Attributes:
@@ -29,11 +30,11 @@ class ShardIndex:
         positions: int32 `[rows]`, supervised positions of each row.
 
     Raises:
-        ValueError: a damaged shard, or one of another version, by its name.
+        ValueError: a damaged shard, one of another version, or one of another capture, by its name.
         OSError: one that cannot be opened.
     """
 
-    def __init__(self, folder: Path, damaged: list[DamagedShard] | None = None) -> None:
+    def __init__(self, folder: Path, whose: str | None = None, damaged: list[DamagedShard] | None = None) -> None:
         shards: list[Shard] = []
         self.paths: list[Path] = []
         for path in shards_in(folder):
@@ -45,6 +46,11 @@ class ShardIndex:
                 damaged.append(error)
             else:
                 self.paths.append(path)
+                if whose and shards[-1].whose not in ("", whose):
+                    raise ValueError(
+                        f"{path} is of another capture than the manifest.json beside it: of another teacher, tokenizer or encoding. It was copied here; "
+                        "take it away (`distill capture` with the same settings makes what is missing), or put back what was there."
+                    )
         counts = [len(shard.positions) for shard in shards]
         keys = _joined([shard.keys for shard in shards], np.uint8).reshape(-1).view("<u8").reshape(-1, 2)
         positions = _joined([shard.positions for shard in shards], np.int32)

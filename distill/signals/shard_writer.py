@@ -19,13 +19,14 @@ class ShardWriter:
     Args:
         folder: that `signal_folder.begin` has made.
         place: of this process.
+        whose: the word of the folder (`signal_folder.whose`).
 
     Attributes:
         written: names of the shards.
     """
 
-    def __init__(self, folder: Path, place: int) -> None:
-        self._folder, self._place = folder, place
+    def __init__(self, folder: Path, place: int, whose: str = "") -> None:
+        self._folder, self._place, self._whose = folder, place, whose
         self._number = next_number(folder, place)
         self._thread = ThreadPoolExecutor(1, "shards")
         self._writing: Future[None] | None = None
@@ -51,7 +52,7 @@ class ShardWriter:
         self._wait()
         if self._rows:
             path = self._folder / shard_name(self._place, self._number)
-            self._writing = self._thread.submit(write_shard, path, self._rows)
+            self._writing = self._thread.submit(write_shard, path, self._rows, self._whose)
             self.written.append(path.name)
             self._number += 1
             self._begin()

@@ -2,7 +2,8 @@
 
 A shard is a safetensors file of five tensors. Of each of its R rows: `keys` uint8 `[R, 16]` (`distill.pairs.signal_keys`), `positions`
 int32 `[R]`, `crc` uint32 `[R]` of its bytes, and `starts` int64 `[R + 1]`, where its bytes lie in `blob`, uint8. What the bytes mean is for the
-encoding to say. The first four have a checksum of their own in the metadata.
+encoding to say. The first four have a checksum of their own in the metadata, beside whose signals they are: a file that was copied into
+another folder is told there.
 """
 
 import json
@@ -71,6 +72,7 @@ class Shard:
         path: of the file.
         keys, positions, crc, starts: see the module.
         offset: of the first row's bytes in the file.
+        whose: the word of the folder that it was written into; "": an earlier version wrote it, and it does not say.
     """
 
     path: Path
@@ -79,6 +81,7 @@ class Shard:
     crc: NDArray[np.uint32]
     starts: NDArray[np.int64]
     offset: int
+    whose: str = ""
 
 
 def shard_name(process: int, number: int) -> str:
@@ -103,12 +106,13 @@ def _place(path: Path) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def write_shard(path: Path, rows: Sequence[Row]) -> None:
+def write_shard(path: Path, rows: Sequence[Row], whose: str = "") -> None:
     """Write rows into a new file; after any interruption it is there wholly or not at all.
 
     Args:
         path: of the file, in a folder that is there.
         rows: one or more.
+        whose: the word of its folder (`signal_folder.whose`).
 
     Raises:
         OSError: the disk is full, say; nothing is left of the file.
@@ -121,7 +125,7 @@ def write_shard(path: Path, rows: Sequence[Row]) -> None:
         "crc": np.asarray([zlib.crc32(row.blob.data) for row in rows], np.uint32),
         "starts": starts,
     }
-    said = {"format": FORMAT, "index_crc32": _checksum(parts)}
+    said = {"format": FORMAT, "whose": whose, "index_crc32": _checksum(parts, whose)}
     part = path.with_name(path.name + PART)
     try:
         save_file({**parts, "blob": np.concatenate([row.blob for row in rows])}, part, metadata=said)
@@ -166,9 +170,9 @@ def read_shard(path: Path) -> Shard:
         and not starts[0]
         and (np.diff(starts) >= 0).all()
     )
-    if not fits or said.get("index_crc32") != _checksum(found):
+    if not fits or said.get("index_crc32") != _checksum(found, said.get("whose", "")):
         raise DamagedShard(path, "was changed after it was written (its index has not the checksum that stands in it)")
-    return Shard(path, found["keys"], found["positions"], found["crc"], starts, offset)
+    return Shard(path, found["keys"], found["positions"], found["crc"], starts, offset, said.get("whose", ""))
 
 
 def check_opens(path: Path) -> None:
@@ -200,8 +204,8 @@ def damaged_rows(shard: Shard) -> list[int]:
     return wrong
 
 
-def _checksum(parts: dict[str, NDArray[Any]]) -> str:
-    found = 0
+def _checksum(parts: dict[str, NDArray[Any]], whose: str) -> str:
+    found = zlib.crc32(whose.encode())
     for name in _TYPES:
         found = zlib.crc32(np.ascontiguousarray(parts[name]).data, found)
     return f"{found:08x}"

@@ -27,13 +27,16 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from distill.basics.disk import make_folder, sync_folder, write_durably
 from distill.basics.fingerprint import fingerprint
 from distill.basics.jsonl import CHECKSUM, seal
-from distill.basics.settings import differences
+from distill.basics.settings import differences, plain
+from distill.models.load import UNSTABLE
 from distill.signals.head import LogitTransform
 from distill.signals.shards import DAMAGED, PART, as_oserror, check_opens, shards_in
 
 FORMAT = 1
 MANIFEST, CONFIG, TOKENIZER, HEAD, LOCK = "manifest.json", "config.json", "tokenizer", "head.safetensors", ".lock"
 RECORD = "record"  # of the manifest: what decides nothing
+# of a config: what the identity compares for itself, and how a model was loaded
+_NOT_COMPARED = (*UNSTABLE, "dtype", "torch_dtype", "architectures", "quantization_config")
 # what is of the teacher is written once, with the manifest
 _ANEW = "capture anew into another folder, or put back the file that was there."
 
@@ -106,6 +109,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return said
 
 
+def whose(manifest: Mapping[str, Any]) -> str:
+    """Whose signals a folder holds, as one word that each of its shards carries."""
+    return fingerprint(
+        sorted((name, json.dumps(manifest[name], sort_keys=True)) for name in manifest if name != RECORD)
+    )
+
+
 def begin(folder: Path, wanted: Mapping[str, Any], record: Mapping[str, Any], beside: Beside) -> None:
     """Make the folder of these signals, or find it made; whoever calls holds its lock.
 
@@ -124,7 +134,7 @@ def begin(folder: Path, wanted: Mapping[str, Any], record: Mapping[str, Any], be
     if (folder / MANIFEST).exists():
         there = read_manifest(folder)
         there.pop(RECORD, None)
-        if found := differences(there, wanted):
+        if found := differences(there, wanted) + _other_config(folder, beside.config):
             raise ValueError(
                 f"{folder} holds other signals ({'; '.join(found)}). Give another output, or the teacher and the settings of before."
             )
@@ -168,6 +178,17 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
         if there.get(name) != said:
             what = "was changed after it was written (its checksum does not agree)" if name in there else "is gone"
             raise ValueError(f"{folder / name} {what}; {_ANEW}")
+
+
+def _other_config(folder: Path, config: PreTrainedConfig | None) -> list[str]:
+    """How a teacher's config differs from the one that was written: with equal weights, it may still compute something else."""
+    if config is None or not (folder / CONFIG).is_file():
+        return []
+    there, now = (
+        {k: v for k, v in plain(one.to_dict()).items() if k not in _NOT_COMPARED}
+        for one in (type(config).from_pretrained(folder), config)
+    )
+    return differences({"config": there}, {"config": now})
 
 
 def _checksums(folder: Path) -> dict[str, str]:

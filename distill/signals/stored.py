@@ -18,7 +18,7 @@ from distill.pairs.columns import TEACHER_PROMPT
 from distill.pairs.packing import PackedPairs
 from distill.pairs.row_limits import RowLimits
 from distill.pairs.signal_keys import SIZE, key_of_pair
-from distill.signals.base import ALIGNED, SignalSource, teachers_inputs
+from distill.signals.base import ALIGNED, NamedTeacher, SignalSource, teachers_inputs
 from distill.signals.encodings import encoding_of
 from distill.signals.facts import TeacherFacts
 from distill.signals.head import HeadTap
@@ -33,6 +33,7 @@ from distill.signals.signal_folder import (
     describe_tokenizer,
     read_head,
     read_manifest,
+    whose,
 )
 from distill.signals.stored_facts import StoredFacts
 from distill.signals.teacher_rows import COLUMNS, FEATURES, as_tables, check_pairs, rows_of, teachers_pairs
@@ -46,7 +47,8 @@ class StoredSignals(SignalSource):
 
     Any batch, any order, packed or not, any number of processes: what a pair's teacher said is found by the pair's tokens
     (`distill.pairs.signal_keys`). Bytes are read when a batch needs them, and checked whenever they are read. Of an encoding with several
-    sets of draws, each document of a batch takes one by chance (torch's own numbers, so `seed` and a checkpoint decide which).
+    sets of draws, each document of a batch takes one by chance (torch's own numbers, so `seed` and a checkpoint decide which); without
+    gradients, in an evaluation, always the first.
 
     Args:
         folder: of `capture` or `distill capture`.
@@ -71,7 +73,7 @@ class StoredSignals(SignalSource):
         self.manifest = read_manifest(self.folder)
         said = self.manifest["encoding"]
         self.encoding: Any = encoding_of(said["name"], **said["settings"])
-        self.index = ShardIndex(self.folder)
+        self.index = ShardIndex(self.folder, whose(self.manifest))
         check_files(self.folder, self.manifest)
         self.tokenizer: PreTrainedTokenizerBase | None = load_tokenizer(self.folder / TOKENIZER)
         found = "none" if self.tokenizer is None else describe_tokenizer(self.tokenizer)
@@ -118,10 +120,10 @@ class StoredSignals(SignalSource):
             f"{str(teacher['dtype']).removeprefix('torch.')}, weights {teacher['weights']}{more}"
         )
 
-    def described(self) -> dict[str, Any]:
-        """What decided the signals, for a card: as a `LocalTeacher` says it of itself."""
+    def teachers(self) -> list[NamedTeacher]:
+        """See `SignalSource`: what decided the signals, as a `LocalTeacher` says it of itself."""
         own = {f"teacher_{name}": value for name, value in self.manifest["teacher"].items()}
-        return {"teacher": self.name, **own, "stored": self.identity(None)}
+        return [NamedTeacher(self.name, {**own, "stored": self.identity(None)})]
 
     def models(self) -> list[PreTrainedModel]:
         """None runs."""
@@ -236,6 +238,10 @@ class StoredSignals(SignalSource):
                 )
         blobs, have = self.index.blobs(found.tolist(), names), stored.tolist()
         if (sets := getattr(self.encoding, "sets", 1)) == 1:
+            return self.encoding.decode(blobs, have, wanted, device)
+        if (
+            not torch.is_grad_enabled()
+        ):  # an evaluation: each sees the same, and a training draws what it would have drawn without it
             return self.encoding.decode(blobs, have, wanted, device)
         # by torch's own numbers, which a checkpoint holds: a resumed run takes the sets that the unbroken one would have taken
         which = torch.randint(sets, (len(blobs),)).tolist()

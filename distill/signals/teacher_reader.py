@@ -38,9 +38,13 @@ def as_teacher(teacher: Any, tokenizer: PreTrainedTokenizerBase | None = None) -
     """The teacher with its tokenizer.
 
     Raises:
-        ValueError: it cannot be loaded, has virtual tokens or no weights here, or its tokenizer cannot be found.
+        ValueError: it has another tokenizer already, cannot be loaded, has virtual tokens or no weights here, or its tokenizer cannot be found.
     """
     if isinstance(teacher, LocalTeacher):
+        if tokenizer is not None and tokenizer is not teacher.tokenizer:
+            raise ValueError(
+                f"tokenizer is given beside the LocalTeacher {teacher.name}, which has one already; leave tokenizer out, or give it to LocalTeacher."
+            )
         found = teacher
     elif isinstance(teacher, str | os.PathLike):
         found = LocalTeacher(teacher, tokenizer)

@@ -15,13 +15,10 @@ import transformers
 
 from distill.basics.settings import plain, training_settings
 from distill.models.adapters import base_of, is_adapted
-from distill.models.load import weights_fingerprint
+from distill.models.load import UNSTABLE, weights_fingerprint
 from distill.pairs.collate import PairCollator
 from distill.pairs.columns import READ
 from distill.pairs.packing import PackedPairs
-
-# what training itself sets in a student's config, and names of places and versions
-_UNSTABLE = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_name_or_path")
 
 
 def run_settings(trainer: Any) -> dict[str, Any]:
@@ -83,7 +80,7 @@ def describe_student(model: Any, optimizers: Any) -> dict[str, Any]:
         "model": type(base).__name__,
         "attention": getattr(getattr(base, "config", None), "_attn_implementation", None),
         "dtypes": sorted({str(p.dtype) for p in model.parameters() if p.is_floating_point()}),
-        "config": {name: value for name, value in config.items() if name not in _UNSTABLE},
+        "config": {name: value for name, value in config.items() if name not in UNSTABLE},
         "optimizer": [None if one is None else type(one).__name__ for one in optimizers],
     }
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}

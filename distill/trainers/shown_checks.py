@@ -10,8 +10,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from distill.pairs.batches import batches, counted
+from distill.pairs.collate import supervised_rows
 from distill.pairs.row_limits import RowLimits
 from distill.pairs.teachers_tokens import called, check_teachers_tokens
+from distill.signals.base import ALIGNED
+from distill.signals.rows import SupervisedRows
 from distill.trainers.pair_checks import PairFacts, facts_of_pairs
 
 
@@ -81,6 +84,36 @@ def teacher_prompts_in(rows: Any) -> int:
     if not isinstance(pairs, datasets.Dataset) or "teacher_prompt_ids" not in pairs.column_names:
         return 0
     return int(_is_there(pairs, "teacher_prompt_ids").sum())
+
+
+def may_show_teacher(rows: Any) -> bool:
+    """Whether a teacher is shown a prompt of its own in some of these rows; in a stream, whether its rows have the column."""
+    if isinstance(rows, datasets.IterableDataset):
+        return "teacher_prompt_ids" in (rows.column_names or next(iter(rows), {}))
+    return bool(teacher_prompts_in(rows))
+
+
+def check_same_tokens(batch: Mapping[str, Any], where: SupervisedRows) -> None:
+    """Refuse a batch of an own collator whose sides are not supervised on the same tokens in the same order.
+
+    Args:
+        batch: with `labels` and `teacher_labels`; one that was aligned with another tokenizer has other tokens, and is left alone.
+        where: the student's supervised positions.
+
+    Raises:
+        ValueError: names the batch's pairs where it says them, and the first difference.
+    """
+    theirs = SupervisedRows.of(supervised_rows(batch["teacher_labels"]))
+    if len(theirs) != len(where) or ALIGNED[0] in batch:
+        return  # the source tells another number
+    ours, others = where.next_tokens(batch["labels"]), theirs.next_tokens(batch["teacher_labels"])
+    if len(first := (ours != others.to(ours.device)).nonzero()):
+        place = int(first[0])
+        pairs = f" (pairs {'; '.join(map(str, batch['ids']))})" if "ids" in batch else ""
+        raise ValueError(
+            f"A batch{pairs} has the token {int(ours[place])} as number {place} of the student's supervised ones and {int(others[place])} as the teacher's; both "
+            "must be the same tokens in the same order, as PairCollator(teacher_rows=True) makes them."
+        )
 
 
 def check_same_positions(rows: Any, name: str) -> None:

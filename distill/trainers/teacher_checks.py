@@ -9,7 +9,7 @@ from distill.pairs.row_limits import RowLimits
 from distill.signals import Routed, SelfTeacher
 from distill.signals.mixture import Mixture
 from distill.trainers.checks import check_rows, limits_of
-from distill.trainers.shown_checks import teacher_prompts_in
+from distill.trainers.shown_checks import may_show_teacher
 
 
 def needed_of(teacher: Any, collator: Any) -> dict[str, Any]:
@@ -100,4 +100,4 @@ def _is_students_own(source: Any) -> bool:
 def loses_teacher_prompts(trainer: Any) -> bool:
     """Whether rows say what the teacher was shown, and an own collator may drop it: then each batch must bring rows of the teacher's."""
     own = not isinstance(trainer.data_collator, PairCollator)
-    return own and any(teacher_prompts_in(rows) for rows in trainer._rows().values())
+    return own and any(may_show_teacher(rows) for rows in trainer._rows().values())

@@ -20,7 +20,7 @@ from distill.objectives import HiddenStates, Logits, Objective, Schedule
 from distill.objectives.base import values_of
 from distill.objectives.routed import bound_to_all
 from distill.objectives.streaming import only_summed
-from distill.pairs.collate import EMPTY, supervised_rows
+from distill.pairs.collate import EMPTY, PairCollator, supervised_rows
 from distill.signals import ModelFacts, SignalRequest, Signals, SupervisedRows, run_with_taps
 from distill.signals.base import ALIGNED, SignalSource, inputs_of
 from distill.signals.several import routed_by
@@ -36,7 +36,7 @@ from distill.trainers.packing_check import check_packing
 from distill.trainers.projections import Projections
 from distill.trainers.rollouts import Rollouts
 from distill.trainers.router_loss import ROUTER_LOSS, check_one_batch_a_step, router_coefficient
-from distill.trainers.shown_checks import check_same_positions
+from distill.trainers.shown_checks import check_same_positions, check_same_tokens
 from distill.trainers.teacher_checks import check_labels, check_source, loses_teacher_prompts, needed_of
 from distill.trainers.term_sums import TermSums
 
@@ -224,6 +224,8 @@ class WhiteBoxTrainer(PairTrainer):
                 "too, as PairCollator does."
             )
         where = SupervisedRows.of(supervised_rows(inputs["labels"]))
+        if "teacher_labels" in inputs and not isinstance(self.data_collator, PairCollator):
+            check_same_tokens(inputs, where)
         rows, weights = where.mask, self.weights()
         if not len(where) and set(ids or ()) != {EMPTY["id"]}:
             logger.warning_once(

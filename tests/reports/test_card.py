@@ -188,6 +188,26 @@ def test_the_front_matter_is_valid_and_the_facts_stand_in_both_files(tmp_path, a
     assert "a question of the test set" not in both_texts(out)
 
 
+def test_whatever_a_trainer_takes_as_its_teacher_is_on_the_card(tmp_path):
+    """Stored signals, a loaded model, several by their routing values."""
+    from distill.signals import LiveTeacher, capture
+
+    model, pairs = build_model(seed=1), rows_of(build_pairs(4), teacher="maths")
+    mine = LocalTeacher(model, build_tokenizer(), name="maths")
+    stored = capture(mine, build_pairs(4), output=tmp_path / "signals", progress=False)
+    given = {"student": build_model(), "pairs": pairs, "how": "white box"}
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    facts = write_card(tmp_path / "a", **given, teacher=stored)
+    (one,) = facts["teachers"]
+    assert (one["name"], one["pairs"]) == ("maths", 4)
+    assert one["identity"]["teacher_weights"] == mine.identity()["teacher_weights"]
+    assert one["identity"]["stored"].startswith("stored hidden of LlamaForCausalLM")
+    for several in ({"m": stored, "c": build_model(seed=2)}, [stored, LiveTeacher(build_model(seed=2))]):
+        facts = write_card(tmp_path / "b", **given, teacher=several)
+        assert [(one["name"], one["pairs"]) for one in facts["teachers"]] == [("maths", 4), ("LlamaForCausalLM", 0)]
+
+
 def test_all_of_several_teachers_are_on_the_card(tmp_path):
     """By name: one wrote pairs, the other's inside was matched and it wrote none."""
     teachers = [

@@ -286,3 +286,14 @@ def test_a_server_that_goes_leaves_what_was_written(tmp_path):
     with FakeServer(change=by_ids) as server:
         assert len(captured(folder, pairs, served(server.url), encoding="top:4")) == 12
         assert len(server.asked) == 7
+
+
+def test_further_fields_of_requests_are_of_the_identity(tmp_path):
+    """A LoRA module that a server is told to apply, say; without any, a folder of before is continued."""
+    pairs = build_pairs(4)
+    with FakeServer(change=by_ids) as server:
+        found = captured(tmp_path / "signals", pairs, served(server.url), encoding=f"top:{MOST}")
+        assert "extra_body" not in found.manifest["teacher"]
+        other = ServerTeacher(server.url, tokenizer=teacher().tokenizer, retries=0, extra_body={"lora": "legal"})
+        with pytest.raises(ValueError, match=r"teacher.extra_body.lora: None there, 'legal' now"):
+            captured(tmp_path / "signals", pairs, other, encoding=f"top:{MOST}")

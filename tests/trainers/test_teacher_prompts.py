@@ -158,6 +158,11 @@ def test_a_collator_that_drops_what_the_teacher_was_shown_is_found_out(arguments
     run = trainer(arguments, [Logits()], pairs=shown(), collator=lambda rows: own(rows), remove_unused_columns=False)
     with pytest.raises(ValueError, match="made a batch without teacher_input_ids"):
         gradients_of(run, all_of(run))
+    stream = shown().to_iterable_dataset()
+    settings = {"pairs": stream, "remove_unused_columns": False, "max_steps": 2}
+    run = trainer(arguments, [Logits()], collator=lambda rows: own(rows), **settings)
+    with pytest.raises(ValueError, match="made a batch without teacher_input_ids"):
+        run.train()
     whole = PairCollator(build_tokenizer(), teacher_rows=True)
     run = trainer(arguments, [Logits()], pairs=shown(), collator=lambda rows: whole(rows), remove_unused_columns=False)
     ours = trainer(arguments, [Logits()], pairs=shown())
@@ -192,3 +197,19 @@ def test_for_the_black_box_it_is_nothing(arguments):
         run.train()
         found.append(weights_of(run))
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
+def test_a_collator_that_shows_the_teacher_other_answers_is_found_out(arguments):
+    """As many supervised tokens on both sides, and not the same."""
+    whole = PairCollator(build_tokenizer(), teacher_rows=True)
+
+    def wrong(rows):
+        batch = whole(rows)
+        batch["teacher_labels"] = torch.where(batch["teacher_labels"] < 0, -100, batch["teacher_labels"].flip(0))
+        return batch
+
+    pair = {"prompt_ids": [5, 6], "completion_ids": [7, 8], "teacher_prompt_ids": [9, 5, 6]}
+    pairs = [{**pair, "id": "a"}, {**pair, "completion_ids": [10, 11], "id": "b"}]
+    run = trainer(arguments, [Logits()], pairs=pairs, collator=wrong, remove_unused_columns=False)
+    with pytest.raises(ValueError, match=r"has the token 7 as number 0 of the student's .* and 10 as the teacher's"):
+        run.compute_loss(run.model, wrong(pairs))

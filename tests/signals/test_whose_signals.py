@@ -1,0 +1,117 @@
+"""Whose signals: no shard, config or head of another teacher stands beside a manifest unseen."""
+
+import copy
+import shutil
+
+import pytest
+from conftest import build_model, build_pairs, build_tokenizer
+from signal_runs import captured, contents, small_shards, teacher
+
+from distill.signals import StoredSignals, capture, shard_writer
+from distill.signals.shards import DAMAGED, next_number, read_shard, shard_name, shards_in, write_shard
+from distill.signals.signal_folder import HEAD
+from distill.teachers import LocalTeacher
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Folders of two teachers, of several shards each."""
+    before = shard_writer.SHARD_BYTES
+    small_shards()
+    found = [
+        captured(tmp_path / name, asked=teacher(seed=seed), batch_tokens=200).folder
+        for seed, name in ((1, "mine"), (2, "other"))
+    ]
+    shard_writer.SHARD_BYTES = before
+    return found
+
+
+def test_a_shard_that_was_copied_from_another_folder_is_refused(two):
+    """Its keys are those of the same pairs, its checksums hold, and it would be taken for this teacher's."""
+    mine, other = two
+    copied = mine / shard_name(0, next_number(mine, 0))
+    shutil.copy(shards_in(other)[1], copied)
+    for opened in (lambda: StoredSignals(mine), lambda: captured(mine, asked=teacher(seed=1))):
+        with pytest.raises(ValueError, match=f"{copied.name} is of another capture than the manifest.json beside it"):
+            opened()
+    assert copied.is_file(), "not set aside: it is whole, and somebody's"
+    assert not list(mine.glob(f"*{DAMAGED}"))
+    copied.unlink()
+    captured(mine, asked=teacher(seed=1)).check(build_pairs(30))
+
+
+def test_shards_of_an_earlier_version_say_nothing_and_are_read(two, tmp_path):
+    from distill.signals.shard_index import ShardIndex
+    from distill.signals.shards import Row
+
+    mine, _ = two
+    wanted = contents(mine)
+    for path in shards_in(mine):
+        shard, index = read_shard(path), ShardIndex(mine)
+        assert shard.whose
+        numbers = index.find(shard.keys)
+        blobs = index.blobs(numbers.tolist(), [""] * len(numbers))
+        rows = [Row(k.tobytes(), int(n), b) for k, n, b in zip(shard.keys, shard.positions, blobs, strict=True)]
+        index.close()
+        write_shard(path, rows)
+        assert read_shard(path).whose == ""
+    StoredSignals(mine).check(build_pairs(30))
+    assert contents(mine) == wanted
+
+
+def test_a_teacher_of_equal_weights_and_another_config_is_another(two):
+    """A base of the rotary angles, a cap: the weights are bit for bit the same, and what it says is not."""
+    mine, _ = two
+    changed = copy.deepcopy(teacher(seed=1).model)
+    changed.config.rms_norm_eps *= 10
+    with pytest.raises(ValueError, match=r"holds other signals \(config.rms_norm_eps: 1e-06 there, .* now\)"):
+        captured(mine, asked=LocalTeacher(changed, build_tokenizer(), name="tiny"))
+    same = copy.deepcopy(teacher(seed=1).model)
+    same.config.use_cache, same.config._name_or_path = not same.config.use_cache, "elsewhere"
+    captured(mine, asked=LocalTeacher(same, build_tokenizer(), name="elsewhere"))
+
+
+def test_verify_reads_the_head_too(two):
+    mine, _ = two
+    data = bytearray((mine / HEAD).read_bytes())
+    data[-5] ^= 1
+    (mine / HEAD).write_bytes(data)
+    with pytest.raises(ValueError, match=r"head.safetensors was changed after it was written"):
+        captured(mine, asked=teacher(seed=1), verify=True)
+
+
+def test_a_teacher_that_brings_its_tokenizer_takes_no_other(tmp_path):
+    with pytest.raises(ValueError, match="beside the LocalTeacher tiny, which has one already"):
+        capture(teacher(), build_pairs(4), output=tmp_path / "signals", tokenizer=build_tokenizer(), progress=False)
+    capture(build_model(), build_pairs(4), output=tmp_path / "signals", tokenizer=build_tokenizer(), progress=False)
+
+
+def test_every_source_says_who_its_teachers_are(two):
+    """For a card; a live one by its weights, a stored one as its manifest has it."""
+    from distill.signals import LiveTeacher
+    from distill.signals.mixture import Mixture
+    from distill.signals.several import Routed
+
+    stored, live = StoredSignals(two[0]), LiveTeacher(build_model(seed=3))
+    routed = Routed({"a": stored, "b": live}, "subject")
+    assert [one.name for one in stored.teachers()] == ["tiny"]
+    assert stored.teachers()[0].identity()["teacher_weights"] == stored.manifest["teacher"]["weights"]
+    assert [one.name for one in routed.teachers()] == ["tiny", "LlamaForCausalLM"]
+    assert "weights " in live.teachers()[0].identity()["teacher_model"]
+    both = Mixture([build_model(seed=3), build_model(seed=4)])
+    models = [one.identity()["teacher_model"] for one in both.teachers()]
+    assert models[0] == live.teachers()[0].identity()["teacher_model"] != models[1]
+
+
+def test_an_evaluation_of_several_sets_is_no_draw(arguments, tmp_path):
+    from white_box_runs import trainer
+
+    from distill import Logits
+
+    pairs = build_pairs(8)
+    stored = capture(teacher(), pairs, output=tmp_path / "signals", encoding="draws:2", sets=8, progress=False)
+    run = trainer(arguments, [Logits()], student=build_model(seed=7), teacher=stored, pairs=pairs)
+    first = [run.evaluate(pairs)["eval_logits"] for _ in range(2)]
+    assert first[0] == first[1]
+    batch = run.data_collator([run.train_dataset[i] for i in range(8)])
+    assert len({float(run.compute_loss(run.model, dict(batch))) for _ in range(6)}) > 1
