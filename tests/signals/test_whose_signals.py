@@ -114,4 +114,4 @@ def test_an_evaluation_of_several_sets_is_no_draw(arguments, tmp_path):
     first = [run.evaluate(pairs)["eval_logits"] for _ in range(2)]
     assert first[0] == first[1]
     batch = run.data_collator([run.train_dataset[i] for i in range(8)])
-    assert len({float(run.compute_loss(run.model, dict(batch))) for _ in range(6)}) > 1
+    assert len({run.compute_loss(run.model, dict(batch)).item() for _ in range(6)}) > 1
