@@ -95,7 +95,12 @@ def settings_file(path: Path, old: bool = True) -> Path:
         old: also under the name that earlier versions gave it, without the ending, if only that one is there.
     """
     beside, earlier = path.with_name(f"{path.name}.settings.json"), path.with_suffix(".settings.json")
-    return earlier if old and path.suffix == ".jsonl" and earlier.is_file() and not beside.exists() else beside
+    is_others = path.with_suffix("").is_file()  # of a journal `pairs`, under its whole name
+    return (
+        earlier
+        if old and path.suffix == ".jsonl" and earlier.is_file() and not beside.exists() and not is_others
+        else beside
+    )
 
 
 def _together(before: Any, now: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 
+from distill.basics.processes import say
 from distill.pairs.blocks import BLOCK_ROWS, rows_of_table
 from distill.pairs.columns import COLUMNS, OPTIONAL, TEACHER_PROMPT
 from distill.pairs.row_names import CONVERSATIONS, SYSTEM
@@ -31,6 +32,7 @@ _NOTES = {
     "top_logprobs": "top_logprobs of {count} rows are left out: they are of the tokens that are left out",
     "plain": "{count} prompts are plain text, which was continued and not asked; here each is a user's turn",
     "cut": "{count} completions were cut at the limit; `finish_reason` says which, and a tool that does not look at it teaches them as whole",
+    "earlier": "{count} earlier turns of the assistant carry no loss in these pairs and are marked with weight 0; a tool that does not know the mark may train on them",
     "opened": "{count} completions began inside a trace that the prompt had opened; <think> stands before them now",
 }
 _FIELD = "{field} of {count} turns have no place in this form and are left out"
@@ -67,7 +69,8 @@ def export_pairs(
 ) -> list[str]:
     """Write pairs in another tool's form; replaces nothing that exists.
 
-    Ids and the user's own columns go along. Parquet and the Hub take pairs as they are, with their tokens.
+    Ids and the user's own columns go along. Parquet and the Hub take pairs as they are, with their tokens. In the others an earlier turn of
+    the assistant has `weight: 0`, because a pair trains on its completion alone.
 
     Args:
         pairs: see `distill.pairs.columns`.
@@ -77,7 +80,8 @@ def export_pairs(
         private: on the Hub, for nobody but its owner.
 
     Returns:
-        What the form has no place for, in sentences, and that what only the teacher was shown goes along; none where there is nothing to say.
+        What the form has no place for, in sentences, and that what only the teacher was shown goes along; none where there is nothing to say. For
+        the Hub this is said before anything is uploaded.
 
     Raises:
         ValueError: no such form, a path that exists or is of another format; pairs whose completion has several turns, which stand
@@ -92,8 +96,10 @@ def export_pairs(
         if os.fspath(output).count("/") != 1:
             raise ValueError(f"{output} is no id of a dataset on the Hub; give one such as you/name.")
         _check_visibility(os.fspath(output), private)
+        for note in _shown(pairs):  # before they are there, because afterwards is late
+            say(f"Note: {note}.")
         pairs.push_to_hub(os.fspath(output), private=private)
-        return _shown(pairs)
+        return []
     wanted = "Parquet" if form == "parquet" else "JSON Lines"
     if output_kind(output) != wanted:
         raise ValueError(
@@ -221,6 +227,10 @@ def _talk(row: dict[str, Any], notes: _Notes) -> list[dict[str, Any]]:
     if isinstance(prompt, str):
         notes.rows["plain"] += 1
         prompt = [{"role": "user", "content": prompt}]
+    earlier = [i for i, message in enumerate(prompt) if message["role"] == "assistant"]
+    if earlier:  # whether the file that the pair is of marked them or not: a pair trains on its completion alone
+        notes.rows["earlier"] += len(earlier)
+        prompt = [{**message, "weight": 0} if i in earlier else message for i, message in enumerate(prompt)]
     notes.rows["own tokens"] += row.get("token_source") == "teacher"
     notes.rows["top_logprobs"] += row.get("top_logprobs") is not None
     notes.rows["cut"] += row["finish_reason"] == "length"
@@ -248,7 +258,7 @@ def _as_sharegpt(talk: list[dict[str, Any]], notes: _Notes) -> list[dict[str, An
     for message in talk:
         role, content, calls = message["role"], message.get("content"), message.get("tool_calls")
         for field, value in message.items():
-            if field not in ("role", "content", "tool_calls") and value is not None:
+            if field not in ("role", "content", "tool_calls", "weight") and value is not None:
                 notes.add(_FIELD, field)
         known = _FROM.get(role)
         if known is None:
@@ -258,12 +268,13 @@ def _as_sharegpt(talk: list[dict[str, Any]], notes: _Notes) -> list[dict[str, An
         if content is not None and not isinstance(content, str):
             notes.add(_OBJECT, role)
             content = json.dumps(content, ensure_ascii=False, allow_nan=False)
+        mark = {"weight": message["weight"]} if "weight" in message else {}
         if content or not calls:
-            turns.append({"from": known or role, "value": content or ""})
+            turns.append({"from": known or role, "value": content or "", **mark})
         if calls:
             listed = [_bare(call, notes) for call in calls]
             value = listed[0] if len(listed) == 1 else listed
-            turns.append({"from": "function_call", "value": json.dumps(value, ensure_ascii=False)})
+            turns.append({"from": "function_call", "value": json.dumps(value, ensure_ascii=False), **mark})
     return turns
 
 

@@ -237,8 +237,9 @@ def _with_words(read: list[Row], written: list[Row]) -> list[Row]:
     made: list[Row] = []
     for turn, message in zip(read, written, strict=True):
         before = made[-1] if made else {}
-        is_call = "role" not in message and turn.keys() == {"role", "content", "tool_calls"}
-        if is_call and before.get("role") == "assistant" and before.keys() == {"role", "content"}:
+        is_call = "role" not in message and turn.keys() - {"weight"} == {"role", "content", "tool_calls"}
+        is_said = before.get("role") == "assistant" and before.keys() - {"weight"} == {"role", "content"}
+        if is_call and is_said and before.get("weight") == turn.get("weight"):
             made[-1] = {**turn, **before}
         else:
             made.append(turn)

@@ -15,10 +15,12 @@ from distill.pairs.cells import cells_of
 from distill.pairs.formats import blocks_of
 from distill.pairs.kinds import DATA_SUFFIXES, PACKED_SUFFIXES, kind_of
 
-# what lies beside pairs and is no pairs
-_BESIDE = (".settings.json", ".steps.json", ".refused.jsonl", ".prompts.jsonl", ".bad.jsonl", ".lock", ".part")
+# what lies beside rows and is none: of any file, under the names of earlier versions (`pairs.prompts.jsonl` of `pairs.jsonl`), of a folder
+_BESIDE = (".settings.json", ".steps.json", ".coverage.json")
+_EARLIER = ".prompts.jsonl"
+_OF_FOLDERS = ".bad.jsonl"
 _BESIDE_NAMES = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "run.json")
-_ABOUT = ("readme", "license", "licence", "dataset_card")
+_UNSAID = (".lock", ".part")  # of a run that writes here, or was killed
 # a notes.txt is no prompts; of YAML, a folder has settings
 _IN_FOLDERS = tuple(suffix for suffix in DATA_SUFFIXES if suffix not in (".txt", ".text", ".yaml", ".yml"))
 SAVED = "a saved dataset"
@@ -105,9 +107,9 @@ def _folder(path: Path, split: str | None, usual: str, columns: Collection[str])
         chosen = _chosen(splits, split, usual, str(path))
         _say_passed_over(path, chosen, [f"the split {name}" for name in splits if name != chosen])
         return [_saved(path / chosen, None)]
-    there = [file for file in sorted(path.rglob("*")) if file.is_file() and not _is_beside(file.relative_to(path))]
-    files = [file for file in there if _holds_rows(file.name)]
-    others = [str(file.relative_to(path)) for file in there if not _holds_rows(file.name)]
+    there = [file for file in sorted(path.rglob("*")) if file.is_file() and not _is_hidden(file.relative_to(path))]
+    files = [file for file in there if _holds_rows(file.name) and not _is_beside(file)]
+    others = [str(file.relative_to(path)) for file in there if file not in files]
     by_split: dict[str, list[Path]] = {}
     for file in files:
         found = _SPLIT.findall(str(file.relative_to(path)))
@@ -138,11 +140,24 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _is_beside(name: Path) -> bool:
-    """Whether a file belongs to what lies beside it, or says something to people about the folder."""
-    text = name.name.lower()
-    hidden = any(part.startswith(".") for part in name.parts)
-    return hidden or text.endswith(_BESIDE) or text in _BESIDE_NAMES or text.partition(".")[0] in _ABOUT
+def _is_hidden(name: Path) -> bool:
+    return any(part.startswith(".") for part in name.parts) or name.name.endswith(_UNSAID)
+
+
+def _is_beside(file: Path) -> bool:
+    """Whether a file belongs to one that lies beside it: its name is that one's whole name with something behind it."""
+    text = file.name.lower()
+    if text.endswith(_BESIDE) or text in _BESIDE_NAMES:
+        return True
+    if text.endswith(_EARLIER) and file.with_name(f"{file.name[: -len(_EARLIER)]}.jsonl").is_file():
+        return True
+    parts = file.name.split(".")
+    owners = [
+        ".".join(parts[:i]) for i in range(1, len(parts) - 1)
+    ]  # its own ending, or a packed copy's, is nobody else's
+    return any(_holds_rows(name) and file.with_name(name).is_file() for name in owners) or (
+        text.endswith(_OF_FOLDERS) and file.with_name(file.name[: -len(_OF_FOLDERS)]).is_dir()
+    )
 
 
 def _holds_rows(name: str) -> bool:

@@ -289,17 +289,32 @@ def write_steps(path: str | os.PathLike[str], steps: Iterable[Step], source: str
     before = drawn_as(source)
     drawn = {**before.teacher, **(before.sampling or {})} if before.teacher else None
     listed = [step.as_dict() for step in (*before.steps, *steps)]
-    text = json.dumps({"drawn": drawn, "steps": listed}, indent=1, ensure_ascii=False)
     beside = Path(path).with_name(f"{Path(path).name}{STEPS}")
+    text = json.dumps({"of": Path(path).name, "drawn": drawn, "steps": listed}, indent=1, ensure_ascii=False)
+    if (others := _owner(Path(path), STEPS)) and beside.is_file():
+        beside.rename(others.with_name(f"{others.name}{STEPS}"))  # an earlier version's, of pairs.jsonl: it is kept
     beside.write_text(text + "\n", encoding="utf-8")
 
 
 def _read_beside(path: Path, ending: str) -> dict[str, Any]:
     """The object in a file beside another; also under the name that earlier versions gave it, without `.jsonl`."""
     whole = path.with_name(f"{path.name}{ending}")
-    if path.suffix == ".jsonl" and not whole.exists():
-        return _read_object(path.with_suffix(ending))
-    return _read_object(whole)
+    if path.suffix != ".jsonl" or whole.exists():
+        return {} if _owner(path, ending) else _read_object(whole)
+    earlier = path.with_suffix("")
+    return _read_object(path.with_suffix(ending)) if not earlier.exists() or _owner(earlier, ending) else {}
+
+
+def _owner(path: Path, ending: str) -> Path | None:
+    """Whose record it is that lies beside `pairs`, if it is that of a `pairs.jsonl`, which an earlier version wrote under this name.
+
+    Of a record under its whole name, `of` says whose it is; only a journal has settings, and that is a file.
+    """
+    other = path.with_name(f"{path.name}.jsonl")
+    if not other.is_file() or other.with_name(f"{other.name}{ending}").exists():
+        return None
+    own = "of" in _read_object(path.with_name(f"{path.name}{ending}")) if ending == STEPS else path.is_file()
+    return None if own else other
 
 
 def _read_object(path: Path) -> dict[str, Any]:

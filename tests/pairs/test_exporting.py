@@ -83,6 +83,20 @@ def test_the_hub_is_private_unless_said_otherwise(monkeypatch, tokenizer):
         export_pairs(build_pairs(3), "hub", "name")
 
 
+def test_that_what_the_teacher_was_shown_goes_along_is_said_before_it_is_there(monkeypatch, tokenizer, capsys):
+    pairs = made(tokenizer, teacher_prompt="what the house knows about cats")
+    said = []
+
+    def refused(self, *more, **most):
+        raise RepositoryNotFoundError("404", response=httpx2.Response(404, request=httpx2.Request("GET", "http://hub")))
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", refused)
+    monkeypatch.setattr(datasets.Dataset, "push_to_hub", lambda *more, **most: said.append(capsys.readouterr().out))
+    assert export_pairs(pairs, "hub", "you/name") == []
+    assert "Note: what only the teacher was shown goes along in 1 rows (teacher_prompt)" in said[0]
+    assert capsys.readouterr().out == ""
+
+
 def test_what_a_form_has_no_place_for_is_said(tmp_path, tokenizer):
     rows = [
         {**build_pairs(1)[0], "id": "plain", "finish_reason": "stop"},

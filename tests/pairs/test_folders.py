@@ -16,7 +16,7 @@ def lines(path, texts):
 
 
 def test_what_is_passed_over_in_a_folder_is_said(tmp_path, capsys):
-    """Files beside splits, other splits, text and settings; nothing of a card or a licence."""
+    """Files beside splits, other splits, text, settings, a card and a licence; nothing of what is hidden."""
     lines(tmp_path / "data" / "train-0.jsonl", ["a"])
     lines(tmp_path / "data" / "test-0.jsonl", ["b"])
     lines(tmp_path / "extra.jsonl", ["c"])
@@ -25,7 +25,7 @@ def test_what_is_passed_over_in_a_folder_is_said(tmp_path, capsys):
     assert read_prompts(tmp_path) == ["a"]
     said = capsys.readouterr().out
     assert (
-        f"{tmp_path}: the split train is read. Passed over: the split test, extra.jsonl, config.yaml, notes.txt, x.py.\n"
+        f"{tmp_path}: the split train is read. Passed over: the split test, extra.jsonl, LICENSE, README.md, config.yaml, notes.txt, x.py.\n"
         == said
     )
     assert read_prompts(tmp_path, split="test") == ["b"]
@@ -37,14 +37,15 @@ def test_a_folder_without_splits_says_what_it_does_not_read(tmp_path, capsys):
     for name in ("a.jsonl.steps.json", "a.jsonl.bad.jsonl", "README.md"):
         (tmp_path / name).write_text("{}")
     assert len(load_pairs(tmp_path)) == 2
-    assert capsys.readouterr().out == ""
+    passed = "README.md, a.jsonl.bad.jsonl, a.jsonl.steps.json"
+    assert capsys.readouterr().out == f"{tmp_path}: its files of rows are read. Passed over: {passed}.\n"
     (tmp_path / "more.txt").write_text("What is rain?\n")
     assert len(load_pairs(tmp_path)) == 2
-    assert capsys.readouterr().out == f"{tmp_path}: its files of rows are read. Passed over: more.txt.\n"
+    assert capsys.readouterr().out == f"{tmp_path}: its files of rows are read. Passed over: {passed}, more.txt.\n"
     for i in range(12):
         (tmp_path / f"n{i:02}.txt").write_text("x")
     load_pairs(tmp_path)
-    assert "n06.txt and 5 more." in capsys.readouterr().out
+    assert "n03.txt and 8 more." in capsys.readouterr().out
 
 
 def test_a_folder_of_text_alone_is_told_what_it_has(tmp_path):
@@ -112,6 +113,24 @@ def test_rows_whose_file_is_called_after_a_licence_are_rows(tmp_path, capsys):
     lines(tmp_path / "a.jsonl", ["a"])
     lines(tmp_path / "license_questions.jsonl", ["b"])
     lines(tmp_path / "readme_qa.jsonl", ["c"])
+    lines(tmp_path / "license.questions.jsonl", ["d"])
+    lines(tmp_path / "README.jsonl", ["e"])
     (tmp_path / "README.zh.md").write_text("x")
-    assert read_prompts(tmp_path) == ["a", "b", "c"]
-    assert "Passed over" not in capsys.readouterr().out
+    (tmp_path / "license").write_text("x")
+    assert sorted(read_prompts(tmp_path)) == ["a", "b", "c", "d", "e"]
+    assert "Passed over: README.zh.md, license.\n" in capsys.readouterr().out
+
+
+def test_a_file_belongs_to_the_one_whose_whole_name_it_begins_with(tmp_path, capsys):
+    """Journals and bad rows beside an output are none of its rows; without it they are whatever they hold."""
+    names = ("a.jsonl.prompts.jsonl", "a.prompts.jsonl", "a.jsonl.answers.jsonl", "math.prompts.jsonl", "a.v2.jsonl")
+    for name in names:
+        lines(tmp_path / name, [name])
+    assert len(read_prompts(tmp_path)) == 5
+    assert capsys.readouterr().out == ""
+    lines(tmp_path / "a.jsonl", ["a"])
+    (tmp_path / "folder").mkdir()
+    lines(tmp_path / "folder.bad.jsonl", ["bad"])
+    assert sorted(read_prompts(tmp_path)) == ["a", "a.v2.jsonl", "math.prompts.jsonl"]
+    passed = "a.jsonl.answers.jsonl, a.jsonl.prompts.jsonl, a.prompts.jsonl, folder.bad.jsonl"
+    assert f"Passed over: {passed}.\n" in capsys.readouterr().out

@@ -79,7 +79,30 @@ def test_what_is_exported_is_read_again_as_the_same_pair_or_a_note_says_what_dif
         assert lost <= {"completion", "completion_ids", "message", "prompt_ids"}
     else:
         assert lost == set(), "these tokens were made from text, so they are the same"
-        assert [note.partition(":")[0] for note in notes] == ["token ids are left out"]
+        earlier = sum(message["role"] == "assistant" for message in TALKS[talk][:-1])
+        wanted = [f"{earlier} earlier turns of the assistant carry no loss"] * bool(earlier)
+        assert [note.partition(":")[0].partition(" in these")[0] for note in notes] == [
+            "token ids are left out",
+            *wanted,
+        ]
+
+
+@pytest.mark.parametrize("form", ["messages", "sharegpt"])
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize("talk", ["several", "words, a call, a result"])
+def test_a_turn_that_carries_no_loss_carries_none_when_all_turns_are_read(tmp_path, form, marked, talk):
+    """A bad turn that was marked came out unmarked; nor is one that was before the last trained on by another tool."""
+    tokenizer = chat_tokenizer("qwen3")
+    said = [
+        {**message, "weight": 0} if marked and message["role"] == "assistant" and i < len(TALKS[talk]) - 1 else message
+        for i, message in enumerate(TALKS[talk])
+    ]
+    pairs = pair_of(said, tokenizer)
+    notes = export_pairs(pairs, form, tmp_path / "p.jsonl")
+    assert any(
+        "earlier turns of the assistant carry no loss in these pairs and are marked with weight 0" in n for n in notes
+    )
+    assert differing(pairs, load_pairs(tmp_path / "p.jsonl", tokenizer, turns="all")) == set()
 
 
 def test_what_a_teacher_emitted_and_what_a_server_said_is_told(tmp_path):

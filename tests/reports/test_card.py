@@ -403,3 +403,25 @@ def test_settings_of_the_training_are_names_that_exist(tmp_path):
     found = describe_training(training)
     assert "output_dir" not in found
     assert (found["lr_scheduler_type"], found["seed"]) == ("linear", 42)
+
+
+def test_records_of_pairs_and_of_pairs_jsonl_are_not_taken_for_each_other(tmp_path):
+    """Earlier versions wrote `pairs.steps.json` and `pairs.settings.json` for `pairs.jsonl`; an output may be called `pairs`."""
+    file, folder, journal = tmp_path / "pairs.jsonl", tmp_path / "pairs", {"teacher": "old", "temperature": 0.5}
+    earlier, later = Step("earlier", 3, 2, "", {}, ()), Step("later", 2, 1, "", {}, ())
+    file.write_text("{}")
+    (tmp_path / "pairs.settings.json").write_text(json.dumps(journal))
+    (tmp_path / "pairs.steps.json").write_text(json.dumps({"drawn": None, "steps": [earlier.as_dict()]}))
+    assert drawn_as(file).teacher == {"teacher": "old"}
+    assert drawn_as(file).steps == (earlier,)
+    folder.mkdir()
+    assert drawn_as(folder) == (None, None, ()), "these are the file's"
+    assert drawn_as(file).steps == (earlier,)
+    write_steps(folder, [later], source=tmp_path / "other.jsonl")
+    assert drawn_as(folder).steps == (later,)
+    assert drawn_as(file).steps == (earlier,), "it was kept, under the file's whole name"
+    (tmp_path / "pairs.jsonl.steps.json").unlink()
+    assert drawn_as(file).steps == ()
+    assert drawn_as(folder).steps == (later,)
+    assert drawn_as(file).teacher == {"teacher": "old"}
+    assert drawn_as(folder).teacher is None
