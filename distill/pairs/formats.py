@@ -119,11 +119,11 @@ def _csv(path: Path, columns: tuple[str, ...]) -> Iterator[Block]:
 
 
 def _text(path: Path, columns: tuple[str, ...]) -> Iterator[Block]:
-    """Lines end at a line feed and nowhere else: U+2028, U+0085 and a form feed are characters of a prompt."""
+    """Lines end at a line feed and nowhere else: U+2028, U+0085 and a form feed are characters of a prompt, as are blanks around it."""
     with open_bytes(path) as file:
         lines = file.read().decode("utf-8-sig").replace("\r\n", "\n")
     divided = lines.split("\n" if "\n" in lines else "\r")
-    found = ((f"{path}:{i}", line.strip(" \t\r")) for i, line in enumerate(divided, start=1))
+    found = ((f"{path}:{i}", line.rstrip("\r")) for i, line in enumerate(divided, start=1))
     yield from _listed(path, ((where, {"text": line}) for where, line in found if line.strip()))
 
 

@@ -18,6 +18,7 @@ from distill.pairs.columns import COLUMNS, OPTIONAL
 from distill.pairs.fast_lines import read_lines, schema_of, with_types_of
 from distill.pairs.kept_key import key_of
 from distill.pairs.kinds import ARROW, LINES, PARQUET, TEXT
+from distill.pairs.row_marks import LEFT_OUT, is_left_out, kept_of_table, marks_in
 from distill.pairs.row_names import IDS, SPOKEN, SYSTEM, TOOLS
 from distill.pairs.schema import complete_row, encoded
 from distill.pairs.shapes import Shape, parse_columns, shape_of_pairs
@@ -47,7 +48,7 @@ def load_pairs(
 
     Rows that carry token ids are taken as they are; only of a `teacher_prompt` in words alone the tokens are made. Others have texts: prompt/completion, `messages`, ShareGPT, Alpaca,
     question/answer and their like; these are tokenised once with the tokenizer given. Which it is, is decided once a file by its
-    first rows, and said. Columns that are no pair's are carried through.
+    first rows, and said. Columns that are no pair's are carried through; rows that are marked with `weight: 0` (`train: false`) are left out and counted.
 
     A large file is read once: what came of it is kept where `datasets` keeps its own, and mapped into memory.
 
@@ -94,6 +95,7 @@ def load_pairs(
         reader = _Reader(tokenizer, chat, turns, named, limit, aside, Store(key))
         for i, part in enumerate(parts):
             reader.read(part, others=len(parts) - 1 if i == 0 else 0)
+        reader.say_left_out(path)
         if not reader.store.rows:
             raise ValueError(f"{path} has no pairs{aside.so_far()}.")
     return reader.store.dataset("\n".join(reader.said))
@@ -102,7 +104,7 @@ def load_pairs(
 def _as_saved(folder: str, limit: int | None) -> datasets.Dataset | None:
     """What `save_to_disk` wrote, mapped as it lies there, if it is pairs and every row is as `checked_table` leaves it."""
     pairs = datasets.load_from_disk(folder)
-    if not set(COLUMNS) <= set(pairs.column_names) or not len(pairs):
+    if not set(COLUMNS) <= set(pairs.column_names) or not len(pairs) or marks_in(pairs.column_names):
         return None
     pairs = pairs.select(range(min(limit or len(pairs), len(pairs))))
     for table in pairs.with_format("arrow").iter(BLOCK_ROWS * 10):
@@ -124,6 +126,7 @@ class _Reader:
         self.tokenizer, self.chat, self.turns, self.columns, self.limit = tokenizer, chat, turns, columns, limit
         self.aside, self.store, self.said = aside, store, list[str]()
         self._spoken = frozenset((*SPOKEN, *columns.values()))
+        self.left_out = 0
         self._are_messages: dict[str, bool] = {}  # of all prompts, of all teacher's prompts
         self._shape: Shape | None = None
         self._schema: pa.Schema | None = None
@@ -145,6 +148,12 @@ class _Reader:
                 if self._shape is not None:
                     self._add(part, block)
                 bar.update(self.store.rows - bar.n)
+
+    def say_left_out(self, path: str | os.PathLike[str]) -> None:
+        """How many rows were left out, if any were."""
+        if self.left_out:
+            self.said.append(f"{path}: {self.left_out} rows {LEFT_OUT}.")
+            say(self.said[-1])
 
     def _full(self) -> bool:
         return self.limit is not None and self.store.rows >= self.limit
@@ -231,9 +240,11 @@ class _Reader:
                 found = read_lines(block.lines, grown, first=block.number == 1)
         return None if found is None else self._checked(found)
 
-    def _checked(self, found: pa.Table) -> pa.Table | None:
+    def _checked(self, whole: pa.Table) -> pa.Table | None:
+        found = kept_of_table(whole)
         table = checked_table(found)
         if table is not None:
+            self.left_out += len(whole) - len(found)
             kinds = {n: not pa.types.is_string(table.schema.field(n).type) for n in PROMPTS if n in table.column_names}
             if any(self._are_messages.get(name, kind) != kind for name, kind in kinds.items()):
                 return None  # the first row of the other kind is told
@@ -255,6 +266,9 @@ class _Reader:
             try:
                 if isinstance(row, ValueError):
                     raise row
+                if is_left_out(row):
+                    self.left_out += 1
+                    continue
                 good.append((where, row, self._translated(row)))
             except ValueError as error:
                 bad.append((where, row, error))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import datasets
@@ -10,15 +11,17 @@ from transformers import PreTrainedTokenizerBase
 from distill.basics.fingerprint import fingerprint
 from distill.basics.processes import say
 from distill.pairs.arrows_nulls import filled_columns
+from distill.pairs.row_marks import LEFT_OUT, is_left_out, marks_in
 from distill.pairs.row_names import SYSTEM
 from distill.pairs.schema import beside
-from distill.pairs.shapes import with_system
+from distill.pairs.shapes import Shape, shape_of_pairs, with_system
 from distill.pairs.tokenizer_state import tokenizer_state
 from distill.text.messages import without_nulls
 from distill.text.rows import SAYS_A_ROW, encode_rows
 from distill.text.teacher_prompts import with_shown_ids
 
 ROWS_AT_ONCE = 1000
+_LOOKED_AT = 100  # first rows, which decide the shape of them all
 _VERSION = 6  # of what is made of a row: part of the key under which it is kept
 _IDS = ("prompt_ids", "completion_ids")
 _SHOWN = "teacher_prompt_ids"
@@ -62,10 +65,12 @@ def tokenised(
     a key of the rows, the tokenizer, its template and the day that it writes). An `IterableDataset` is tokenised as it is read, a
     list at once. Columns that say nothing to a chat template are kept, and so are `messages` beside `prompt` and `completion`, which are
     read in their place; where `messages` are read, a `prompt` beside them is left out. Either is said. A row that has token ids
-    already is a pair, and keeps them and its `loss_mask`; a `loss_mask` beside text is refused.
+    already is a pair, and keeps them and its `loss_mask`; a `loss_mask` beside text is refused. A row with `weight: 0` or `train: false` is left
+    out, and said.
 
     Args:
-        rows: with `messages` (and `tools`), or `prompt` and `completion`; see `distill.text.rows.encode_rows`.
+        rows: with `messages` (and `tools`), or `prompt` and `completion`, see `distill.text.rows.encode_rows`; or in another shape that
+            `load_pairs` recognises (ShareGPT, Alpaca, question/answer), by its first hundred rows, which is said.
         tokenizer: the student's.
         turns: of a conversation, which turns carry loss: `"last"`, `"all"`, or `"each"` as a row of its own.
         name: of the data set, for messages.
@@ -79,16 +84,65 @@ def tokenised(
         >>> tokenised(datasets.load_dataset("HuggingFaceTB/smoltalk", split="train"), tokenizer).column_names
         ['source', 'prompt_ids', 'completion_ids', 'loss_mask']
     """
+    rows = _without_marked(rows, name)
     if isinstance(rows, list):
-        found: Any = _listed if any(map(_is_text, rows)) or (teacher_rows and any(map(_lacks_shown, rows))) else None
+        found = any(map(_is_text, rows)) or (teacher_rows and any(map(_lacks_shown, rows)))
     else:
-        found = _mapped if _has_text(rows, teacher_rows) else None
-    if found is None:
+        found = _has_text(rows, teacher_rows)
+    shape = None if found else _shape_of(rows, name)
+    if not found and shape is None:
         return rows
     if tokenizer is None:
         raise ValueError(f"{name} has text and no token ids; give processing_class=, the student's tokenizer.")
-    _say_beside(rows, name)
-    return found(rows, tokenizer, turns, name, teacher_rows or turns == "last")
+    if shape is None:
+        _say_beside(rows, name)
+    else:
+        left = f" Left out, because pairs have their own: {', '.join(shape.covered)}." if shape.covered else ""
+        say(f"{name}: {shape.name}.{left}")
+    make: Any = _listed if isinstance(rows, list) else _mapped
+    return make(rows, tokenizer, turns, name, teacher_rows or turns == "last", shape)
+
+
+def _without_marked(rows: Any, name: str) -> Any:
+    """The rows that are not marked as not to be trained on."""
+    if isinstance(rows, list):
+        kept: Any = [row for row in rows if not is_left_out(row)]
+    elif isinstance(rows, datasets.Dataset | datasets.IterableDataset):
+        if not (marks := marks_in(rows.column_names or next(iter(rows.with_format(None)), {}))):
+            return rows
+        kept = rows.filter(_is_kept, input_columns=marks, fn_kwargs={"names": marks})
+    else:
+        return rows
+    if isinstance(rows, datasets.IterableDataset):
+        say(f"{name}: rows {LEFT_OUT}, if there are any.")
+    elif len(kept) == len(rows):
+        return rows
+    else:
+        say(f"{name}: {len(rows) - len(kept)} rows {LEFT_OUT}.")
+    return kept
+
+
+def _is_kept(*marks: Any, names: list[str]) -> bool:
+    return not is_left_out(dict(zip(names, marks, strict=True)))
+
+
+def _shape_of(rows: Any, name: str) -> Shape | None:
+    """The shape of rows that have neither text in the names of pairs nor ids, as `load_pairs` recognises it; None where it does not."""
+    first: list[Any]
+    if isinstance(rows, list):
+        first = rows[:_LOOKED_AT]
+    elif isinstance(rows, datasets.Dataset):
+        first = rows.with_format(None).select(range(min(_LOOKED_AT, len(rows)))).to_list()
+    elif isinstance(rows, datasets.IterableDataset):
+        first = list(islice(rows.with_format(None), _LOOKED_AT))
+    else:
+        return None
+    if not first or not all(isinstance(row, Mapping) and set(_IDS).isdisjoint(row) for row in first):
+        return None
+    try:
+        return shape_of_pairs(first, {}, name)
+    except ValueError:  # whoever takes pairs says that these are none
+        return None
 
 
 def _say_beside(rows: Any, name: str) -> None:
@@ -131,9 +185,10 @@ def _lacks_shown_ids(rows: Any) -> bool:
 
 
 def _listed(
-    rows: list[Any], tokenizer: PreTrainedTokenizerBase, turns: str, name: str, shown: bool
+    rows: list[Any], tokenizer: PreTrainedTokenizerBase, turns: str, name: str, shown: bool, shape: Shape | None
 ) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
+    rows = _translated(rows, shape, name, 0)
     for start in range(0, len(rows), ROWS_AT_ONCE):
         for row, pairs in _encoded(rows[start : start + ROWS_AT_ONCE], tokenizer, turns, name, start, shown):
             made += [
@@ -142,15 +197,29 @@ def _listed(
     return made
 
 
-def _mapped(rows: Any, tokenizer: PreTrainedTokenizerBase, turns: str, name: str, shown: bool) -> Any:
+def _translated(rows: list[Any], shape: Shape | None, name: str, first: int) -> list[Any]:
+    """The rows as those of pairs; a bad one is named by its number."""
+    made: list[Any] = []
+    for number, row in enumerate(rows, first):
+        try:
+            made.append(shape.translate(row) if shape else row)
+        except ValueError as error:
+            raise ValueError(f"{name}, row {number}: {error}") from None
+    return made
+
+
+def _mapped(
+    rows: Any, tokenizer: PreTrainedTokenizerBase, turns: str, name: str, shown: bool, shape: Shape | None
+) -> Any:
     given, of_dataset = rows, isinstance(rows, datasets.Dataset)
     rows = rows.with_format(None)  # arrays and tables are no messages
     features = rows.features
     # a stream may have forgotten its columns, and its first row need not have all of them
     columns = rows.column_names
-    read = [column for column in _TOLD if columns is None or column in columns]
+    known = (*_TOLD, *(shape.made_of if shape else ()))
+    read = [column for column in dict.fromkeys(known) if columns is None or column in columns]
     # what was read is gone, but not where there were ids already and only a teacher's prompt is tokenised
-    told = list(read) if _is_of_text(given) else []
+    told = list(read) if shape or _is_of_text(given) else []
     if {"messages", "completion"} <= {*(columns or next(iter(rows), {}))} and "messages" in told:
         told.remove("messages")
     is_shown = columns is None or bool({"teacher_prompt", _SHOWN} & {*columns})
@@ -169,7 +238,14 @@ def _mapped(rows: Any, tokenizer: PreTrainedTokenizerBase, turns: str, name: str
     if of_dataset:
         settings |= {"desc": f"tokenising {name}", "new_fingerprint": _key(rows, tokenizer, turns, shown)}
     encode = _Encode(
-        tokenizer, turns, name, others if turns == "each" else [], filled_columns(rows, read), list(made_of), shown
+        tokenizer,
+        turns,
+        name,
+        others if turns == "each" else [],
+        filled_columns(rows, read),
+        list(made_of),
+        shown,
+        shape,
     )
     made = rows.map(encode, **settings)
     if of_dataset:
@@ -196,10 +272,12 @@ class _Encode:
     filled: list[str]
     made_of: list[str]
     shown: bool
+    shape: Shape | None = None
 
     def __call__(self, batch: Mapping[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
-        others = [c for c in batch if c not in _TOLD] if self.others is None else self.others
-        names = [column for column in batch if column in _READ or column in others]
+        told = (*_TOLD, *(self.shape.made_of if self.shape else ()))
+        others = [c for c in batch if c not in told] if self.others is None else self.others
+        names = [column for column in batch if column in (*_READ, *told) or column in others]
         columns = [batch[column] for column in names]
         rows = [
             {
@@ -209,6 +287,7 @@ class _Encode:
             }
             for row in zip(*columns, strict=True)
         ]
+        rows = _translated(rows, self.shape, self.name, int(numbers[0]))
         ends = ["finish_reason"] if "finish_reason" in batch else []
         made: dict[str, list[Any]] = {column: [] for column in (*others, *ends, *self.made_of)}
         for row, pairs in _encoded(rows, self.tokenizer, self.turns, self.name, int(numbers[0]), self.shown):

@@ -127,7 +127,7 @@ def system_text(given: str) -> str:
     if given.startswith("@@") or not given.startswith("@"):
         return given.removeprefix("@")
     try:
-        return Path(given[1:]).expanduser().read_text(encoding="utf-8").strip()
+        return Path(given[1:]).expanduser().read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeError, RuntimeError) as error:
         raise ValueError(
             f"--teacher_system {given}: the file cannot be read as text ({error}); a text that begins with @ is given with @@."

@@ -138,7 +138,7 @@ def test_messages_are_looked_into():
 
 def test_evaluation_files_of_both_kinds_are_read(tmp_path):
     (tmp_path / "set.txt").write_text("one?\n\n two? \n")
-    assert read_evaluation(tmp_path / "set.txt") == [("one?",), ("two?",)]
+    assert read_evaluation(tmp_path / "set.txt") == [("one?",), (" two? ",)]
     rows = [{"question": "one?", "answer": "1", "level": 3}, {"messages": [{"role": "user", "content": "two?"}]}]
     (tmp_path / "set.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert read_evaluation(tmp_path / "set.jsonl") == [("one?", "1"), ("two?",)]

@@ -76,6 +76,14 @@ def test_every_format_gives_the_same_prompts_pairs_and_questions(tmp_path, name,
     assert load_pairs(path, tokenizer, chat=False, limit=2)["prompt"][:] == TEXTS[:2]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_blanks_around_a_prompt_of_a_text_file_are_the_users(tmp_path, end):
+    """A model that continues plain text continues them; a line of nothing else is no prompt."""
+    texts = ["  def f(x):", "Once upon a time ", "\tq\t", "q"]
+    (tmp_path / "p.txt").write_bytes(end.join([*texts, "", "  ", "\t", ""]).encode())
+    assert read_prompts(tmp_path / "p.txt") == texts
+
+
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_lines_of_text_end_where_lines_end_and_nowhere_else(tmp_path, bom, end):

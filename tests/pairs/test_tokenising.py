@@ -2,10 +2,11 @@
 
 import datasets
 import pytest
-from conftest import TEMPLATE, build_tokenizer
+from conftest import TEMPLATE, build_tokenizer, json_lines
 from tokenizers.processors import TemplateProcessing
 from tool_chats import ASK, CALL, SAY, chat_tokenizer
 
+from distill.pairs import load_pairs
 from distill.pairs.tokenising import tokenised
 from distill.pairs.tokenizer_state import tokenizer_state
 from distill.text import dates
@@ -155,3 +156,60 @@ def test_a_slow_tokenizers_key_holds_more_than_its_words():
     merged.merges, begun.before = "b a", [1]
     assert tokenizer_state(plain) == tokenizer_state(Slow(vocab_file="/elsewhere"))
     assert len({tokenizer_state(one) for one in (plain, merged, begun, other)}) == 4
+
+
+TURNS = [
+    {"from": "system", "value": "be short"},
+    {"from": "human", "value": "what is a cat"},
+    {"from": "gpt", "value": "the dog"},
+]
+CALLED = [
+    {"from": "human", "value": "what is a cat"},
+    {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Rome"}}'},
+    {"from": "observation", "value": "3"},
+    {"from": "gpt", "value": "the dog", "weight": 1},
+]
+SHAPED = {
+    "conversations (ShareGPT)": [{"conversations": TURNS, "source": "web"}, {"conversations": TURNS[1:], "source": "x"}],
+    "conversations with a mark": [{"conversations": [*TURNS[1:2], {**TURNS[2], "weight": 0}, *TURNS[1:]], "source": "x"}, {"conversations": TURNS, "source": "y"}],
+    "instruction/input/output (Alpaca)": [{"instruction": "say it", "input": "the cat", "output": "sat", "source": "web"}] * 2,
+    "question/answer": [{"question": "what is a cat", "answer": "the dog", "system_prompt": "be short", "source": "web"}] * 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("turns", ["last", "each"])
+@pytest.mark.parametrize("shape", SHAPED)
+def test_rows_in_other_shapes_are_recognised_as_those_of_a_file(tmp_path, capsys, form, turns, shape):
+    """A data set of ShareGPT at hand was refused, with a function that reads files."""
+    tokenizer, rows = build_tokenizer(TEMPLATE), SHAPED[shape]
+    wanted = load_pairs(json_lines(tmp_path / "p.jsonl", rows), tokenizer, turns=turns)
+    capsys.readouterr()
+    made = list(tokenised(FORMS[form](rows), tokenizer, turns=turns, name="train_dataset"))
+    assert f"train_dataset: {shape.replace(' with a mark', ' (ShareGPT)')}." in capsys.readouterr().out
+    for name in ("prompt_ids", "completion_ids"):
+        assert [list(row[name]) for row in made] == wanted[name][:]
+    assert {row["source"] for row in made} <= {"web", "x", "y"}
+    assert not {"conversations", "instruction", "question", "answer", "messages"} & set(made[0])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_calls_in_another_shape_reach_the_template(tmp_path, form):
+    tokenizer, rows = chat_tokenizer("llama3_1"), [{"conversations": CALLED}]
+    wanted = load_pairs(json_lines(tmp_path / "p.jsonl", rows), tokenizer, turns="all")
+    (made,) = tokenised(FORMS[form](rows), tokenizer, turns="all")
+    assert list(made["completion_ids"]) == wanted["completion_ids"][0]
+    assert list(made["loss_mask"]) == wanted["loss_mask"][0]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_bad_row_in_another_shape_is_named_by_its_number(form):
+    rows = [{"conversations": TURNS}, {"conversations": [{"from": "narrator", "value": "q"}]}]
+    with pytest.raises(ValueError, match="eval_dataset, row 1: a turn is from 'narrator'"):
+        list(tokenised(FORMS[form](rows), build_tokenizer(TEMPLATE), name="eval_dataset"))
+
+
+def test_rows_of_no_known_shape_are_as_they_were(capsys):
+    rows = datasets.Dataset.from_list([{"chosen": "a", "rejected": "b"}])
+    assert tokenised(rows, build_tokenizer(TEMPLATE)) is rows
+    assert capsys.readouterr().out == ""
