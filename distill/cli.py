@@ -14,6 +14,7 @@ VERBS = {
     "export": "write pairs in the form of other tools: messages, ShareGPT, Parquet, the Hub",
     "generate": "let a teacher answer prompts: pairs for the black box",
     "capture": "store what a teacher says about pairs, for a white box without a teacher",
+    "preflight": "look at an on-policy training before it: the student writes, the teacher reads",
     "plan": "how much memory a training will need and what a step costs, before anything is loaded",
     "retrieval": "tune, retrieve, or both: one table on facts that change",
     "reasoning": "learn verified reasoning traces, and see what the verifier adds",

@@ -16,8 +16,8 @@ ENDS = {"eos_token_id": 2}
 
 
 def short(**changes):
-    """Rollouts of a few tokens; without prompts, of the pairs' own."""
-    return Rollouts(**{"max_new_tokens": 8, **changes})
+    """Rollouts of a few tokens, not looked at before; without prompts, of the pairs' own."""
+    return Rollouts(**{"max_new_tokens": 8, "look": 0, **changes})
 
 
 def on_policy(
@@ -71,7 +71,7 @@ def training_on_policy(split):
     def run(arguments):
         prompts = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
         it = on_policy(
-            arguments, short(prompts=prompts, share=Schedule(1.0, 0.3)), student=build_model(seed=7), pairs=build_pairs(13), max_steps=-1, num_train_epochs=2, learning_rate=5e-3, **split,
+            arguments, short(prompts=prompts, share=Schedule(1.0, 0.3), look=2), student=build_model(seed=7), pairs=build_pairs(13), max_steps=-1, num_train_epochs=2, learning_rate=5e-3, **split,
         )  # fmt: skip
         it.train()
         logged = [

@@ -80,7 +80,7 @@ def aligned_with(trainer: Any) -> SharedTokens | None:
     least = min(one.least_aligned for one in objectives)
     trainer.coverage = {}
     for name, rows in trainer._rows().items():
-        some = _some(rows)
+        some = some_of(rows)
         if not some:
             continue
         found = known.coverage(some, collator.max_length)
@@ -121,23 +121,24 @@ def _why(known: AlignedRows, found: Coverage) -> str:
     return f" The teacher's tokenizer ({known.teacher.name}) does not keep {', '.join(changes)}: bytes behind such a place are others."
 
 
-def _some(rows: Any) -> list[Mapping[str, Any]]:
-    """Pairs spread evenly over a dataset; none of a stream, whose rows are met when they come."""
+def some_of(rows: Any, most: int = ROWS) -> list[Mapping[str, Any]]:
+    """Pairs spread evenly over a dataset, so many at most; none of a stream, whose rows are met when they come."""
     rows = rows.pairs if isinstance(rows, PackedPairs) else rows
     if isinstance(rows, datasets.Dataset):
-        places = np.unique(np.linspace(0, max(len(rows) - 1, 0), min(ROWS, len(rows))).astype(int))
+        places = np.unique(np.linspace(0, max(len(rows) - 1, 0), min(most, len(rows))).astype(int))
         return [rows[int(place)] for place in places]
     if not isinstance(rows, list | tuple):
         return []
     pairs = [pair for row in rows for pair in (row if isinstance(row, list) else [row])]
-    return [pair for pair in pairs[:: max(1, len(pairs) // ROWS)] if pair.get("id") != EMPTY["id"]]
+    pairs = [pair for pair in pairs if pair.get("id") != EMPTY["id"]]
+    return pairs[:: -(-len(pairs) // most)][:most] if pairs else []
 
 
 @torch.no_grad()
 def _masses(trainer: Any) -> list[float] | None:
     """Mean probability of student and teacher on shared tokens, at a few aligned positions; None where there is no whole distribution."""
     source, collator, student = trainer.source, trainer.data_collator, trainer.student
-    some, taken, count = _some(trainer.train_dataset), [], 0
+    some, taken, count = some_of(trainer.train_dataset), [], 0
     for pair in some[:: max(1, len(some) // 8)]:
         taken.append(pair)
         count += len(pair["completion_ids"])

@@ -1,6 +1,7 @@
 """On-policy steps: a share of each step's rows replaced by what the student writes now, before anybody counts them."""
 
 import hashlib
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,15 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import send_to_device
+from accelerate.utils import broadcast_object_list, send_to_device
 from transformers.utils import logging
 
+from distill.basics.disk import write_durably
+from distill.basics.processes import say
 from distill.basics.settings import plain
 from distill.models.eos import eos_ids
 from distill.pairs.collate import PairCollator
 from distill.pairs.labels import EMPTY
 from distill.pairs.row_limits import RowLimits
 from distill.signals import Routed
+from distill.trainers.alignment_checks import some_of
+from distill.trainers.first_look import BothSides, FirstLook, first_look
 from distill.trainers.rollout_journal import RolloutJournal
 from distill.trainers.rollout_prompts import check_lengths, prompt_lengths, prompt_rows
 from distill.trainers.rollouts import Answer, Ask, Rollouts, chosen, prompt_of_row
@@ -25,6 +30,8 @@ from distill.trainers.sampling import sample
 
 logger = logging.get_logger(__name__)
 _STEPS_WITHOUT_END = 10
+_DECIDES_NOTHING = ("prompts", "journal", "rows_together", "look", "highest_kl", "verifier")  # of what is trained on
+PREFLIGHT = "preflight.json"
 
 
 class OnPolicy:
@@ -54,6 +61,7 @@ class OnPolicy:
         self.journal = RolloutJournal(Path(str(trainer.args.output_dir)), trainer.args.process_index)
         self._forget()
         self._without_end = [0, 0]  # steps in a row, and their rollouts
+        self._looked = False
 
     def _forget(self) -> None:
         self._sums = [0.0, 0.0, 0.0]  # rollouts, those that ended, their tokens; since the last log
@@ -99,11 +107,7 @@ class OnPolicy:
 
     def identity(self) -> dict[str, Any]:
         """What decides the rollouts, as plain values."""
-        own = {
-            name: value
-            for name, value in vars(self.settings).items()
-            if name not in ("prompts", "journal", "rows_together")
-        }
+        own = {name: value for name, value in vars(self.settings).items() if name not in _DECIDES_NOTHING}
         digest = hashlib.sha256()
         for row in self.prompts or ():
             for name in ("prompt_ids", "teacher_prompt_ids", *self.trainer.source.columns):
@@ -123,6 +127,7 @@ class OnPolicy:
         if share <= 0:
             return batches
         places = self._places(pairs)
+        self._look_once(step, [pairs[batch][i] for batch, i, _ in places])
         taken = chosen(seed, step, [number for *_, number in places], share)
         places = [place for place, is_taken in zip(places, taken, strict=True) if is_taken]
         rows = [self._prompt(pairs[batch][i], step, number) for batch, i, number in places]
@@ -142,6 +147,56 @@ class OnPolicy:
         self._write(made, step, stops)
         return batches
 
+    def look(self, rows: Sequence[Any] = ()) -> FirstLook:
+        """What the student writes now, and what its teacher says of it; no state of the training is touched. Every process has to call it.
+
+        Args:
+            rows: of which prompts are taken where no others are known: a stream's.
+        """
+        trainer, seed = self.trainer, self.trainer.args.seed
+        given = self.prompts or some_of(trainer.train_dataset, self.settings.look) or rows
+        chosen_rows = some_of(list(given), self.settings.look)
+        prompts = [of_prompt(row, number) for number, row in enumerate(chosen_rows)]
+        stops = eos_ids(trainer.model, self.tokenizer)
+        with trainer.rates.pause():
+            answers = self._answers([Ask(row["prompt_ids"], (seed, 0, i)) for i, row in enumerate(prompts)], stops)
+            made = [
+                {**row, "completion_ids": np.asarray(answer.completion_ids, np.int64)}
+                for row, answer in zip(prompts, answers, strict=True)
+            ]
+            sides = BothSides(
+                trainer.model,
+                trainer.source,
+                trainer.data_collator,
+                trainer.compared[0],
+                trainer.compared[1],
+                trainer.args.device,
+                trainer.accelerator.autocast,
+            )
+            return first_look(made, sides, self.tokenizer, stops, self.settings.highest_kl, self.settings.verifier)
+
+    def _look_once(self, step: int, rows: Sequence[Any]) -> None:
+        """The look before the first step of a run that has rollouts; one that is resumed behind it has been looked at.
+
+        Raises:
+            ValueError: what was seen speaks against the run.
+        """
+        if self._looked:
+            return
+        self._looked, most = True, self.trainer.state.max_steps
+        if not self.settings.look or any(self.settings.share_at(earlier, most) > 0 for earlier in range(step)):
+            return
+        found: Any = [self.look(rows)]
+        if self.trainer.args.world_size > 1:  # what the first one saw is what all go by
+            broadcast_object_list(found)
+        say(found[0])
+        if self.trainer.args.process_index == 0:
+            folder = Path(str(self.trainer.args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            write_durably(folder / PREFLIGHT, json.dumps(found[0].as_dict(), indent=1, ensure_ascii=False) + "\n")
+        if found[0].errors:
+            raise ValueError(f"On-policy training does not begin. {found[0].errors[0]}")
+
     def _places(self, pairs: Sequence[Sequence[Any]]) -> list[tuple[int, int, int]]:
         """Micro-batch, place in it, and number in the step of each row of this process: the same row has the same number in any split."""
         args, config = self.trainer.args, self.trainer.accelerator
@@ -157,11 +212,11 @@ class OnPolicy:
         """The row that a rollout is for: its prompt, and what a teacher reads beside it."""
         trainer = self.trainer
         if self.prompts is None:
-            return {name: value for name, value in pair.items() if name not in ("completion_ids", "loss_mask")}
+            return _without_completion(pair)
         together = trainer._train_batch_size * trainer.args.gradient_accumulation_steps
         together *= 1 if trainer.accelerator.split_batches else trainer.args.world_size
         which = prompt_of_row(trainer.args.seed, step * together + number, len(self.prompts))
-        return {"id": f"prompt {which}", **self.prompts[which]}
+        return of_prompt(self.prompts[which], which)
 
     def _answers(self, asks: list[Ask], stops: set[int]) -> list[Answer]:
         trainer, answers = self.trainer, list[Answer]()
@@ -171,7 +226,7 @@ class OnPolicy:
         for first in range(0, len(order), self.settings.rows_together):
             some = [asks[i] for i in order[first : first + self.settings.rows_together]]
             given = self.sampler(student, some, self.settings.sampling, stops, self.vocabulary)
-            _check_answers(given, some, self.settings.max_new_tokens, stops, self.vocabulary)
+            check_answers(given, some, self.settings.max_new_tokens, stops, self.vocabulary)
             answers += given
         back = dict(zip(order, answers, strict=True))
         return [back[i] for i in range(len(asks))]
@@ -229,6 +284,7 @@ class OnPolicy:
     def begin(self, step: int) -> None:
         """A training begins at this step."""
         self._forget()
+        self._looked = False
         self.journal.begin(step)
 
     def open_window(self) -> list[float]:
@@ -254,6 +310,15 @@ class OnPolicy:
         if seconds:
             shown["rollout_tokens_per_second"] = written / (seconds / trainer.args.world_size)
         return shown
+
+
+def _without_completion(pair: Any) -> dict[str, Any]:
+    return {name: value for name, value in pair.items() if name not in ("completion_ids", "loss_mask")}
+
+
+def of_prompt(row: Any, number: int) -> dict[str, Any]:
+    """The row of a prompt, without what was answered to it elsewhere; named by its number where it has no id."""
+    return {"id": f"prompt {number}", **_without_completion(row)}
 
 
 def check_any_text(source: Any) -> None:
@@ -286,7 +351,7 @@ def _check_trainer(trainer: Any) -> None:
         )
 
 
-def _check_answers(answers: Any, asks: Sequence[Ask], most: int, stops: set[int], vocabulary: int | None) -> None:
+def check_answers(answers: Any, asks: Sequence[Ask], most: int, stops: set[int], vocabulary: int | None) -> None:
     """What a sampler of somebody's own may do wrong.
 
     Raises:

@@ -17,7 +17,7 @@ from distill.text.encode import as_prompt, encode_prompt
 from distill.text.messages import read_tools, read_values
 from distill.text.teacher_prompts import teachers_prompt
 
-_NOT_CARRIED = ("completion", "completion_ids", "loss_mask", "finish_reason", "prompt", "teacher_prompt")
+_NOT_CARRIED = ("completion", "completion_ids", "loss_mask", "finish_reason")
 
 
 def prompt_rows(prompts: Any, tokenizer: PreTrainedTokenizerBase, chat: bool | None = None) -> list[dict[str, Any]]:
@@ -61,6 +61,8 @@ def _row(prompt: Any, tokenizer: PreTrainedTokenizerBase, chat: bool | None) -> 
             )
         ids = encode_prompt(as_prompt(asked, tokenizer, chat, tools, values), tokenizer, tools, values)
     row = {name: value for name, value in given.items() if name not in _NOT_CARRIED}
+    if _are_ids(asked):
+        del row["prompt"]  # words are what a teacher with another tokenizer is asked with
     row["prompt_ids"] = token_ids({"prompt_ids": ids}, "prompt_ids", "it")
     if not len(row["prompt_ids"]):
         raise ValueError("it has no token; the student needs at least one to continue from.")

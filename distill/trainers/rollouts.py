@@ -8,8 +8,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from distill.curation.verifiers import Verifier
 from distill.objectives.schedules import Schedule
 from distill.teachers.base import Sampling
+
+HIGHEST_KL = 3.0  # nats a token; e^3 = 20
 
 
 class Ask(NamedTuple):
@@ -74,6 +77,9 @@ class Rollouts:
         journal: rollouts of each step and process that are written into `rollouts.jsonl` in the output folder, as pairs.
         chat: of prompts that are bare texts, as `distill.text.encode.as_prompt`.
         sampler: who lets the student write, e.g. a server that its weights are pushed to; see `Sampler`.
+        look: rollouts of so many prompts are looked at before the first step that has some (`distill.trainers.first_look`); 0: of none.
+        highest_kl: where these are further from the teacher, in nats a token of KL(student || teacher), the run does not begin; `math.inf`: it does.
+        verifier: says of a prompt's row and a completion whether it is right (`distill.curation.verifiers`); for that look alone.
 
     Raises:
         ValueError: a value out of its range; a single text in place of a list.
@@ -97,6 +103,9 @@ class Rollouts:
     journal: int = 16
     chat: bool | None = None
     sampler: Sampler | None = None
+    look: int = 8
+    highest_kl: float = HIGHEST_KL
+    verifier: Verifier | None = None
 
     def __post_init__(self) -> None:
         _ = self.sampling  # checks its own
@@ -105,10 +114,18 @@ class Rollouts:
             raise ValueError(f"share is {self.share}; it is a share of the rows of a step, from 0 to 1.")
         if not 0 < self.first <= 1:
             raise ValueError(f"first is {self.first}; it is a share of each rollout's tokens, above 0 and at most 1.")
-        for name, least in (("every", 1), ("rows_together", 1), ("journal", 0)):
+        for name, least in (("every", 1), ("rows_together", 1), ("journal", 0), ("look", 0)):
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
+        if not self.highest_kl > 0:
+            raise ValueError(
+                f"highest_kl is {self.highest_kl}; it is a KL in nats a token and must be above 0 (math.inf: no limit)."
+            )
+        if self.verifier is not None and not callable(self.verifier):
+            raise ValueError(
+                f"verifier is {self.verifier!r}; it must be a function of a prompt's row and a completion. load_verifier('number') finds one by its name."
+            )
         if isinstance(self.prompts, str):
             raise ValueError(
                 f"prompts is one text ({self.prompts[:40]!r}); give a list of prompts. distill.pairs.prompts.read_prompts(path) reads them "

@@ -148,6 +148,7 @@ class WhiteBoxTrainer(PairTrainer):
         self._needs_teachers_rows = loses_teacher_prompts(self)
         shared = aligned_with(self)
         vocabulary = {"": None} if shared else compared_with(self.source, self.student, self.processing_class)
+        self.compared = vocabulary, shared
         if any(isinstance(o, Logits) and o.cross_entropy for o in self.objectives):
             check_labels(self, vocabulary)
         # FSDP2 keeps the head whole from the forward pass until its gradient is there; FSDP1 and ZeRO do not

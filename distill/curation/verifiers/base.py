@@ -75,7 +75,7 @@ def verify(
                 "Give the rows these pairs were generated from."
             )
         opened = tokenizer is not None and opens_trace(pair["prompt_ids"], tokenizer)
-        score, error = _score(verifier, dict(row), f"{OPEN}\n" * opened + pair["completion"], timeout)
+        score, error = score_of(verifier, dict(row), f"{OPEN}\n" * opened + pair["completion"], timeout)
         scores.append(score)
         errors.append(error)
     rest = pairs.remove_columns([name for name in ("score", "score_error") if name in pairs.column_names])
@@ -193,9 +193,10 @@ def _short(prompt: Prompt) -> str:
     return json.dumps(prompt, ensure_ascii=False)[:80]
 
 
-def _score(
+def score_of(
     verifier: Verifier, row: dict[str, Any], completion: str, timeout: float | None
 ) -> tuple[float | None, str | None]:
+    """The score of one completion; or None, and why there is none: the verifier raised, took too long, or gave no finite number."""
     try:
         with _time_limit(timeout):
             score = verifier(row, completion)
