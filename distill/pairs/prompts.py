@@ -11,7 +11,7 @@ from distill.pairs.aside import Aside
 from distill.pairs.columns import COLUMNS, OPTIONAL
 from distill.pairs.kinds import TEXT
 from distill.pairs.row_names import SPOKEN, SYSTEM, TOOLS
-from distill.pairs.shapes import Shape, parse_columns, shape_of_prompts
+from distill.pairs.shapes import Shape, parse_columns, shape_of_prompts, unasked
 from distill.pairs.sources import Part, find_parts
 from distill.text.encode import Prompt, check_messages
 from distill.text.teacher_prompts import EMPTY
@@ -218,7 +218,8 @@ def _say(part: Part, shape: Shape, rows: Collection[Row], columns: Mapping[str, 
         system.add("teacher_prompt")
     if "teacher_prompt" in system and not shown:
         say(f"{part.name} has a column teacher_prompt, with which nobody is asked. {_WHO_ASKS}")
-    others = fate_of([name for name in names if name not in used | system], doing)
+    left = [name for name in names if name not in used | system]
+    others = fate_of(left, doing) + unasked(left)
     as_named = part.kind == TEXT or (shape.name == "prompt" and part.path is not None and _says_kind(part))
     if not as_named or others:
         say(f"{part.name}: {part.kind}, {shape.name}.{before}{others}")

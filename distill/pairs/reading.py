@@ -21,7 +21,7 @@ from distill.pairs.kinds import ARROW, LINES, PARQUET, TEXT
 from distill.pairs.row_marks import LEFT_OUT, is_left_out, kept_of_table, marks_in
 from distill.pairs.row_names import IDS, SPOKEN, SYSTEM, TOOLS
 from distill.pairs.schema import complete_row, encoded
-from distill.pairs.shapes import Shape, parse_columns, shape_of_pairs
+from distill.pairs.shapes import Shape, parse_columns, shape_of_pairs, unasked
 from distill.pairs.sources import SAVED, Part, find_parts
 from distill.pairs.storing import Store, stored
 from distill.pairs.tables import PROMPTS, MixedPrompts, table_of
@@ -203,6 +203,7 @@ class _Reader:
         sentence = f"{part.name}{more}: {part.kind}, {shape.name}."
         sentence += f" Shown to the chat template: {', '.join(seen)}." if seen else ""
         sentence += f" Carried along: {', '.join(own)}." if own else ""
+        sentence += "" if shape.has_ids else unasked(name for name in own if any(row.get(name) for row in rows))
         sentence += f" Left out, because pairs have their own: {', '.join(shape.covered)}." if shape.covered else ""
         if not self.said or self.said[-1].partition(": ")[2] != sentence.partition(": ")[2]:
             say(sentence)

@@ -3,6 +3,14 @@
 IDS = ("prompt_ids", "completion_ids")
 CONVERSATIONS = ("messages", "conversations", "conversation")
 CONTEXT = ("input", "context")  # what Alpaca and Dolly put below an instruction
+HISTORY = "history"  # what was asked and answered before it, as LLaMA-Factory has it
+UNASKED = (
+    "context",
+    "contexts",
+    "passage",
+    "passages",
+    "history",
+)  # a question that stands beside it is another without it
 # (what is asked, what is answered), the more telling names first
 ASKED_AND_ANSWERED = (
     ("prompt", "completion"), ("instruction", "output"), ("instruction", "response"), ("question", "answer"),

@@ -5,14 +5,25 @@ touched here, because only what applies the chat template knows what can be show
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from distill.pairs.cells import cells_of
-from distill.pairs.row_names import ASKED, ASKED_AND_ANSWERED, CONTEXT, CONVERSATIONS, IDS, MADE, SYSTEM, TOOLS
+from distill.pairs.row_names import (
+    ASKED,
+    ASKED_AND_ANSWERED,
+    CONTEXT,
+    CONVERSATIONS,
+    HISTORY,
+    IDS,
+    MADE,
+    SYSTEM,
+    TOOLS,
+    UNASKED,
+)
 from distill.text.messages import check_messages
 from distill.text.teacher_prompts import behind_system
 
@@ -97,7 +108,8 @@ def _pairs_of(names: Sequence[str], rows: Sequence[Row], rename: Callable[[Row],
     for asked, answered in ASKED_AND_ANSWERED[1:]:
         if asked in names and answered in names:
             context = next((n for n in CONTEXT if n in names and asked == "instruction"), None)
-            used = tuple(n for n in (asked, context, answered) if n)
+            history = (HISTORY,) if HISTORY in names and asked == "instruction" else ()
+            used = (*history, *(n for n in (asked, context, answered) if n))
             covered = tuple(n for n in MADE if n in names and n not in used)
             said = "/".join(used) + (" (Alpaca)" if asked == "instruction" and answered == "output" else "")
             return Shape(
@@ -127,8 +139,8 @@ def shape_of_prompts(rows: Sequence[Row], columns: Mapping[str, str], file: str,
             said, False, (name,), covered, _then(rename, _conversation(name, covered), partial(asked_of, talk=True))
         )
     context = next((n for n in CONTEXT if n in names and name == "instruction"), None)
-    said = "lines" if name == "text" and names == ["text"] else "/".join(n for n in (name, context) if n)
-    used = tuple(n for n in (name, context) if n)
+    used = (*((HISTORY,) if HISTORY in names and name == "instruction" else ()), *(n for n in (name, context) if n))
+    said = "lines" if name == "text" and names == ["text"] else "/".join(used)
     return Shape(said, False, used, (), _then(rename, _asked(name, context, None, ()), asked_of))
 
 
@@ -180,9 +192,40 @@ def _asked(asked: str, context: str | None, answered: str | None, covered: Seque
             made["prompt"] = f"{row[asked]}\n{row[context]}"
         if answered:
             made["completion"] = row[answered]
-        return {**{name: value for name, value in row.items() if name not in used and name not in covered}, **made}
+        others = {name: value for name, value in row.items() if name not in used and name not in covered}
+        if asked == "instruction" and HISTORY in others and (turns := _turns_before(others.pop(HISTORY))):
+            talk = [*turns, {"role": "user", "content": made["prompt"]}]
+            if answered:
+                made = {"messages": [*talk, {"role": "assistant", "content": made["completion"]}]}
+            else:
+                made = {"prompt": talk}
+        return {**others, **made}
 
     return translate
+
+
+def _turns_before(history: Any) -> list[Row]:
+    """Pairs of question and answer as turns; none where there are none."""
+    read = turns_of(history) if isinstance(history, str) and history.strip() else history
+    if not read:
+        return []
+    if not isinstance(read, list) or not all(
+        isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(one, str) for one in pair) for pair in read
+    ):
+        raise ValueError(f"history must be a list of question and answer, both text, not {str(history)[:60]!r}.")
+    roles = ("user", "assistant")
+    return [{"role": role, "content": said} for pair in read for role, said in zip(roles, pair, strict=True)]
+
+
+def unasked(names: Iterable[str]) -> str:
+    """What is said of columns that a question may not be understood without, with a blank before it; nothing where there are none."""
+    found = [name for name in names if name in UNASKED]
+    return (
+        f" Not asked: {', '.join(found)}; a question that needs it is another one without it, so give a column that has both (--columns "
+        "prompt=NAME)."
+        if found
+        else ""
+    )
 
 
 def _conversation(name: str, covered: Sequence[str]) -> Callable[[Row], Row]:

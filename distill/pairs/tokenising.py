@@ -14,7 +14,7 @@ from distill.pairs.arrows_nulls import filled_columns
 from distill.pairs.row_marks import LEFT_OUT, is_left_out, marks_in
 from distill.pairs.row_names import SYSTEM
 from distill.pairs.schema import beside
-from distill.pairs.shapes import Shape, shape_of_pairs, with_system
+from distill.pairs.shapes import Shape, shape_of_pairs, unasked, with_system
 from distill.pairs.tokenizer_state import tokenizer_state
 from distill.text.messages import without_nulls
 from distill.text.rows import SAYS_A_ROW, encode_rows
@@ -98,7 +98,8 @@ def tokenised(
         _say_beside(rows, name)
     else:
         left = f" Left out, because pairs have their own: {', '.join(shape.covered)}." if shape.covered else ""
-        say(f"{name}: {shape.name}.{left}")
+        columns = rows[0] if isinstance(rows, list) else rows.column_names or next(iter(rows), {})
+        say(f"{name}: {shape.name}.{left}{unasked(set(columns) - set(shape.made_of))}")
     make: Any = _listed if isinstance(rows, list) else _mapped
     return make(rows, tokenizer, turns, name, teacher_rows or turns == "last", shape)
 

@@ -247,3 +247,52 @@ def test_an_own_column_of_pairs_with_ids_is_no_turn_in_another_tokenizer(tokeniz
 
 def complete(row):
     return [complete_row(row, "here")]
+
+
+BEFORE = [["what is a dog", "a cat"], ["why", "so it is"]]
+ALPACA = {"instruction": "what is a cat", "input": "", "output": "the dog"}
+
+
+@pytest.mark.parametrize("history", [BEFORE, '[["what is a dog", "a cat"], ["why", "so it is"]]'])
+def test_a_history_before_an_instruction_is_asked(tmp_path, tokenizer, capsys, history):
+    """LLaMA-Factory's; it was carried along, and the question was asked without what it is about."""
+    before = [
+        {"role": role, "content": said}
+        for pair in BEFORE
+        for role, said in zip(("user", "assistant"), pair, strict=True)
+    ]
+    rows = [
+        {**ALPACA, "history": history, "source": "web"},
+        {**ALPACA, "history": [], "source": "web"},
+        {**ALPACA, "history": None},
+    ]
+    path = json_lines(tmp_path / "p.jsonl", rows)
+    pairs = load_pairs(path, tokenizer)
+    assert pairs["prompt"][:] == [[*before, USER], [USER], [USER]]
+    assert pairs["completion"][:] == ["the dog"] * 3
+    assert "history" not in pairs.column_names
+    said = capsys.readouterr().out
+    assert "history/instruction/input/output (Alpaca). Carried along: source." in said
+    assert read_prompts(path) == [[*before, USER], "what is a cat", "what is a cat"]
+    assert "Left out of prompts alone: output, source." in capsys.readouterr().out
+    assert len(load_pairs(path, tokenizer, turns="each")) == 5, "as other tools train on it"
+    assert [row["prompt_ids"] for row in tokenised(rows, tokenizer)] == pairs["prompt_ids"][:]
+
+
+@pytest.mark.parametrize("bad", ["no list", [["a"]], [["a", 3]], {"a": "b"}])
+def test_a_history_of_another_form_is_refused(tmp_path, tokenizer, bad):
+    with pytest.raises(ValueError, match=r"p\.jsonl:1: history must be a list of question and answer"):
+        load_pairs(json_lines(tmp_path / "p.jsonl", [{**ALPACA, "history": bad}]), tokenizer)
+
+
+@pytest.mark.parametrize("name", ["context", "passage", "history"])
+def test_that_a_passage_beside_a_question_is_not_asked_is_said(tmp_path, tokenizer, capsys, name):
+    """SQuAD's question without its context is not the question."""
+    rows = [{"question": "what is a cat", "answer": "the dog", name: "the mat"}]
+    path = json_lines(tmp_path / "p.jsonl", rows)
+    for read in (lambda: load_pairs(path, tokenizer), lambda: read_prompts(path), lambda: tokenised(rows, tokenizer)):
+        read()
+        assert f" Not asked: {name}; a question that needs it is another one without it" in capsys.readouterr().out
+    json_lines(path, [{**rows[0], name: None}])
+    load_pairs(path, tokenizer)
+    assert "Not asked" not in capsys.readouterr().out
