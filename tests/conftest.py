@@ -32,6 +32,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from distill.models import precision
 from distill.pairs.collate import PairCollator, supervised_rows
 from distill.pairs.schema import pairs_from_rows
 from distill.signals import run_with_taps
@@ -291,6 +292,25 @@ def status_of(main, flags):
     finally:
         gc.collect()  # the lock of a run's folder is given back, as at the end of a process
     return 0
+
+
+class Refuse64(torch.utils._python_dispatch.TorchDispatchMode):
+    """A device without float64, as Apple's."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and found.dtype == torch.float64 and found.dim() != 1:
+            raise TypeError(
+                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
+            )
+        return found
+
+
+@pytest.fixture
+def without_float64(monkeypatch):
+    """No device without float64 is here, so the one that is there refuses it: `with without_float64(): ...`."""
+    monkeypatch.setattr(precision, "WITHOUT_FLOAT64", ("cpu",))
+    return Refuse64
 
 
 @pytest.fixture

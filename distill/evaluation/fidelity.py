@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from distill.models.adapters import base_of
 from distill.models.evaluating import evaluating
 from distill.models.load import tokenizer_of
+from distill.models.precision import exact
 from distill.objectives.divergences import by_name
 from distill.objectives.sparse_next_token import sparse_divergence_of_logits, sparse_next_token_divergence
 from distill.objectives.streamed_next_token import Comparison, next_token_divergence
@@ -315,16 +316,16 @@ class _Bench:
                 if live is None:
                     found.at_head.append(at_head)
                 else:
-                    away += float((at_head - live.at_head[number]).double().square().sum())
-                    whole += float(live.at_head[number].double().square().sum())
+                    away += _squares(at_head - live.at_head[number])
+                    whole += _squares(live.at_head[number])
             given = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters]
             if live is None:
                 found.in_parameters = given
             else:
                 found.head_error = math.sqrt(away / whole) if whole else math.nan
                 pairs = list(zip(given, live.in_parameters, strict=True))
-                error = sum(float((a - b).double().square().sum()) for a, b in pairs)
-                size = sum(float(b.double().square().sum()) for _, b in pairs)
+                error = sum(_squares(a - b) for a, b in pairs)
+                size = sum(_squares(b) for _, b in pairs)
                 found.parameter_error = math.sqrt(error / size) if size else math.nan
         return found
 
@@ -372,7 +373,7 @@ class _Bench:
         if isinstance(stored, Tensor):
             return float(len(stored))
         if isinstance(stored, Top):
-            return float((1 - stored.tail.double().exp()).sum())
+            return float((1 - exact(stored.tail).exp()).sum())
         total = 0.0
         for first in range(0, len(stored.ids), _ROWS):
             rows = slice(first, first + _ROWS)
@@ -393,6 +394,10 @@ class _Bench:
         finally:
             for parameter, grad in zip(self.parameters, before, strict=True):
                 parameter.grad = grad
+
+
+def _squares(tensor: Tensor) -> float:
+    return float(exact(tensor).square().sum())
 
 
 def _logits_of(tap: HeadTap, rows: slice = slice(None)) -> Tensor:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from distill.models.precision import exact
 from distill.objectives.streamed_next_token import (
     Comparison,
     before_transform,
@@ -140,7 +141,7 @@ def _atoms_within(teacher: Atoms, outside: Tensor, vocabulary: int) -> Atoms:
     Of a token that was drawn, and not kept with its own probability, its weight stands for p in the second: that shifts the value
     by a constant, and no gradient.
     """
-    touched, all_ = outside.any(dim=1), teacher.weights.double()
+    touched, all_ = outside.any(dim=1), exact(teacher.weights)
     weights = all_.masked_fill(outside, 0)
     share = weights.sum(dim=1) / all_.sum(dim=1).clamp(min=1e-30)
     scale = torch.where(share > 0, 1 / share.clamp(min=1e-30), 0)

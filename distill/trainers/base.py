@@ -14,6 +14,7 @@ from transformers.trainer_utils import TrainOutput
 
 from distill.models.adapters import add_adapter, base_of, is_adapted
 from distill.models.load import load_model, load_tokenizer
+from distill.models.precision import exact_on
 from distill.models.quantising import check_student_keeps_gradients
 from distill.pairs.collate import PairCollator, document_tokens, in_arrays, supervised_rows
 from distill.pairs.columns import READ, TEACHER_PROMPT
@@ -37,7 +38,6 @@ from distill.trainers.resume import Resumption
 from distill.trainers.row_sharing import arranged
 from distill.trainers.saving_check import check_can_be_saved
 from distill.trainers.searching import Judge, check_search, loss_alone
-from distill.trainers.term_sums import exact_on
 from distill.trainers.text_rows import TextRows
 from distill.trainers.throughput import Rates
 

@@ -17,6 +17,7 @@ from distill.basics.disk import write_durably
 from distill.basics.processes import say
 from distill.basics.settings import plain
 from distill.models.eos import eos_ids
+from distill.models.precision import exact_on
 from distill.pairs.collate import PairCollator
 from distill.pairs.labels import EMPTY
 from distill.pairs.row_limits import RowLimits
@@ -300,7 +301,7 @@ class OnPolicy:
         trainer = self.trainer
         mine = torch.tensor([*self._sums, self._written, self._seconds], dtype=torch.float64)
         if trainer.args.world_size > 1:
-            wide = mine if trainer.args.device.type != "mps" else mine.float()
+            wide = mine.to(exact_on(trainer.args.device))
             mine = trainer.accelerator.reduce(wide.to(trainer.args.device), "sum").cpu()
         rollouts, ended, tokens, written, seconds = mine.tolist()
         self._forget()

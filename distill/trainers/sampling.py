@@ -10,9 +10,9 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from distill.models.adapters import base_of
 from distill.models.evaluating import evaluating
 from distill.models.generating import left_padded, own_generation_config, up_to_end
+from distill.models.precision import exact_on
 from distill.teachers.base import Sampling
 from distill.trainers.rollouts import Answer, Ask, uniform_numbers
-from distill.trainers.term_sums import exact_on
 
 _BLOCK = 256  # tokens whose probabilities are summed at once
 

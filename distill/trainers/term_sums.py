@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill.models.precision import exact_on
+
 
 class TermSums:
     """Sums of every term since the last log, and over an evaluation; on the device, so that nothing waits for it.
@@ -74,8 +76,3 @@ class TermSums:
     def _add(self, sums: dict[str, Tensor], values: dict[str, Tensor]) -> None:
         for name, value in values.items():
             sums[name] = sums.get(name, 0) + value.to(self.exact)
-
-
-def exact_on(device: torch.device) -> torch.dtype:
-    """The widest floats that a device adds in: Apple's GPUs (MPS) have no float64."""
-    return torch.float32 if device.type == "mps" else torch.float64

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill.models.precision import exact_on
 from distill.pairs.collate import document_tokens, supervised_rows
 
 
@@ -89,8 +90,7 @@ class Rates:
         shown = torch.stack(self._shown).sum().item() if self._shown else 0
         mine = torch.tensor([*self.open_window(), now, shown, seconds, self._teacher_seconds], dtype=torch.float64)
         if self.accelerator.num_processes > 1:
-            wide = mine if self.device.type != "mps" else mine.float()
-            mine = self.accelerator.reduce(wide.to(self.device), "sum").cpu()
+            mine = self.accelerator.reduce(mine.to(exact_on(self.device)).to(self.device), "sum").cpu()
             mine[4:] /= self.accelerator.num_processes
         whole, supervised, tokens, shown, seconds, teacher = mine.tolist()
         self.begin_window()

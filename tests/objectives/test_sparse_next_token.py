@@ -368,3 +368,34 @@ def test_another_temperature_than_captured_is_refused(next_token):
     ):
         check_sparse(next_token, 1.0, "forward_kl", 2.0)
     check_sparse(next_token, 2.0, "forward_kl", 2.0)
+
+
+@pytest.mark.parametrize("encoding", ["threshold", "draws", "top"])
+@pytest.mark.parametrize("own", ["head", "logits"])
+def test_a_device_without_float64_gives_the_same_but_for_rounding(without_float64, encoding, own):
+    """Of the teacher's 44 tokens the student has 40. It was a TypeError on Apple's GPUs."""
+    teacher = head(vocabulary=44, dtype=torch.float32)
+    found = stored(encoding, teacher)
+
+    def value_and_gradient():
+        student = head(seed=1, dtype=torch.float32)
+        start = logits_of(student).float() if own == "logits" else student.hidden
+        leaf = start.detach().requires_grad_()
+
+        def compute():
+            if own == "logits":
+                return sparse_divergence_of_logits(leaf, found, Comparison(by_name("forward_kl")))[0]
+            tap = HeadTap(leaf, student.weight, student.bias, student.transform, student.dtype)
+            return sparse_next_token_divergence(tap, found, Comparison(by_name("forward_kl")))[0]
+
+        return leaf, compute
+
+    leaf, compute = value_and_gradient()
+    expected = compute()
+    expected.sum().backward()
+    other, compute = value_and_gradient()
+    with without_float64():
+        values = compute()
+        values.sum().backward()
+    torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(other.grad, leaf.grad, rtol=1e-4, atol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distill.signals import HeadTap, LogitTransform, sparse
-from distill.signals.encodings import ENCODINGS, drawing, encoding_of
+from distill.signals.encodings import ENCODINGS, base, drawing, encoding_of
 from distill.signals.encodings.drawing import in_blocks, inverted, largest, uniforms
 from distill.signals.encodings.sorted_ids import SortedIds
 from distill.signals.encodings.threshold import chosen
@@ -513,3 +513,14 @@ def test_a_document_of_another_length_is_refused(name):
     for bad, count in ((blob[:-1], 10), (np.concatenate([blob, blob[:1]]), 10), (blob, 11)):
         with pytest.raises(ValueError, match="A stored document has"):
             encoding.decode([bad], [count], [count])
+
+
+@pytest.mark.parametrize("name", ["threshold", "draws", "top"])
+def test_what_a_device_without_float64_says_is_written_on_the_host(name, monkeypatch):
+    """Draws are inverted in float64, which Apple's GPUs have not. A device without numbers stands for one: whoever computes there fails."""
+    logits = torch.randn(40, 300, generator=torch.Generator().manual_seed(3)) * 3
+    labels, encoding = torch.arange(40), encoding_of(name).of_head(vocabulary=300, width=16, dtype="float32")
+    expected = encoding.encode_logits(logits, [25, 15], labels, keys(2))
+    monkeypatch.setattr(base, "where_float64_is", lambda there: logits if there.is_meta else there)
+    found = encoding.encode_logits(logits.to("meta"), [25, 15], labels, keys(2))
+    assert all((a == b).all() for a, b in zip(found, expected, strict=True))

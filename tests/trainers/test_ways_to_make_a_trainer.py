@@ -14,7 +14,7 @@ from white_box_runs import black_box_trainer, trainer, weights_of
 
 from distill import AttentionMaps, BlackBoxTrainer, HiddenStates, Logits, WhiteBoxTrainer
 from distill.models.adapters import lora_config
-from distill.trainers import term_sums
+from distill.models.precision import exact, exact_on, where_float64_is
 
 
 def mamba():
@@ -210,28 +210,14 @@ def test_a_student_in_float64_learns_its_projections(arguments):
     )
 
 
-class Refuse64(torch.utils._python_dispatch.TorchDispatchMode):
-    """A device without float64, as Apple's."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        found = function(*args, **(kwargs or {}))
-        if isinstance(found, torch.Tensor) and found.dtype == torch.float64 and found.dim() != 1:
-            raise TypeError(
-                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
-            )
-        return found
-
-
 @pytest.mark.parametrize("way", ["black box", "white box"])
-def test_nothing_is_summed_in_float64_where_the_device_has_none(arguments, monkeypatch, way):
-    """No such device is here, so the one that is there refuses it. Lists of numbers on the host (of dimension 1) stay there."""
-    monkeypatch.setattr(term_sums, "exact_on", lambda device: torch.float32)
-    monkeypatch.setattr("distill.trainers.base.exact_on", lambda device: torch.float32)
+def test_nothing_is_summed_in_float64_where_the_device_has_none(arguments, monkeypatch, without_float64, way):
+    """Lists of numbers on the host (of dimension 1) stay there."""
     objectives = [Logits(cross_entropy=0.3), HiddenStates(weight=0.5), AttentionMaps(relations=("key",))]
     student = build_model(seed=7, **NARROW)
     build = black_box_trainer if way == "black box" else lambda *args, **kwargs: trainer(args[0], objectives, **kwargs)
     run = build(arguments, student=student, gradient_accumulation_steps=2, max_steps=3, logging_steps=2)
-    with monkeypatch.context() as patch, Refuse64():
+    with monkeypatch.context() as patch, without_float64():
         patch.setattr(torch.Tensor, "double", lambda self: pytest.fail("Tensor.double, which MPS has not"))
         run.train()
         run.evaluate(build_pairs(5, seed=4))
@@ -240,8 +226,13 @@ def test_nothing_is_summed_in_float64_where_the_device_has_none(arguments, monke
 
 
 def test_the_sums_are_float64_elsewhere():
-    assert term_sums.exact_on(torch.device("cpu")) == torch.float64
-    assert term_sums.exact_on(torch.device("mps")) == torch.float32
+    assert exact_on(torch.device("cpu")) == exact_on(torch.device("cuda", 1)) == torch.float64
+    assert exact_on(torch.device("mps")) == torch.float32
+    assert exact(torch.ones(2)).dtype == torch.float64
+    here = torch.ones(2)
+    assert where_float64_is(here) is here
+    on_apple = SimpleNamespace(device=torch.device("mps"), cpu=lambda: "on the host")
+    assert where_float64_is(on_apple) == "on the host"
 
 
 # several processes

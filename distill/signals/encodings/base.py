@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from distill.models.precision import where_float64_is
 from distill.signals.encodings.drawing import uniforms
 from distill.signals.encodings.layout import Column, blobs_of, bound, unbound
 from distill.signals.head import HeadTap
@@ -200,7 +201,7 @@ class SparseEncoding(Encoding):
         parts: list[list[list[Column]]] = [[] for _ in drawn]
         for start in range(0, len(labels), CHUNK):
             rows = slice(start, min(start + CHUNK, len(labels)))
-            found = logits(slice(start, start + max(rows.stop - start, _ALIKE)))[: rows.stop - start]
+            found = where_float64_is(logits(slice(start, start + max(rows.stop - start, _ALIKE)))[: rows.stop - start])
             for tile in _tiles(found):
                 at = slice(start + tile.start, start + tile.stop)
                 log_p = found[tile] if self.temperature == 1 else found[tile] / self.temperature
