@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from distill.curation.look import Look
 from distill.models.eos import eos_ids
 from distill.models.positions import positions_of
+from distill.models.probing import embeddings_of
 from distill.pairs.batches import batches
 from distill.text.messages import text_of
 
@@ -188,5 +189,5 @@ def vocabulary(look: Look) -> None:
 
 
 def _embeddings(model: Any) -> int | None:
-    embeddings: Any = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
-    return int(embeddings.weight.shape[0]) if embeddings is not None else None
+    weight = getattr(embeddings_of(model), "weight", None)
+    return int(weight.shape[0]) if weight is not None else None

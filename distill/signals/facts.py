@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.models.load import tokenizer_of, weights_fingerprint
+from distill.models.probing import probed
 from distill.signals.attention import AttentionTap, layers_with_attention, probe_attention
 from distill.signals.head import LogitTransform, probe_head
 from distill.signals.hidden import probe_hidden
@@ -76,16 +77,16 @@ class ModelFacts(TeacherFacts):
         return int(getattr(weight, "ds_shape", weight.shape)[0])
 
     def transform(self) -> LogitTransform | None:
-        return probe_head(self.model)
+        return probed(self.model, lambda: probe_head(self.model))
 
     def widths(self, layers: frozenset[int]) -> dict[int, int]:
-        return probe_hidden(self.model, layers)
+        return probed(self.model, lambda: probe_hidden(self.model, layers))
 
     def attention(self, layers: frozenset[int]) -> tuple[dict[int, AttentionTap], dict[int, Tensor]]:
-        return probe_attention(self.model, layers)
+        return probed(self.model, lambda: probe_attention(self.model, layers))
 
     def attention_layers(self) -> list[int]:
-        return layers_with_attention(self.model)
+        return probed(self.model, lambda: layers_with_attention(self.model))
 
     def find_tokenizer(self) -> PreTrainedTokenizerBase | None:
         """See `TeacherFacts`; looked for where the model says that it came from."""

@@ -18,6 +18,7 @@ from distill.models.adapters import base_of, check_no_virtual_tokens
 from distill.models.evaluating import evaluating
 from distill.models.load import tokenizer_of
 from distill.models.positions import positions_of
+from distill.models.probing import place_of
 from distill.models.quantising import is_dispatched
 from distill.pairs.collate import PairCollator, supervised_rows
 from distill.pairs.row_limits import RowLimits
@@ -100,8 +101,10 @@ class TeacherReader:
     def __init__(self, teacher: LocalTeacher) -> None:
         self.name, self.model = teacher.name, base_of(teacher.model)
         self.tokenizer, self.identity = teacher.tokenizer, describe_teacher(teacher)
-        vocabulary = self.model.get_input_embeddings().weight.shape[0]
-        self.limits = RowLimits(positions_of(self.model), vocabulary, None, "the teacher")
+        place = place_of(self.model)
+        self.limits = RowLimits(
+            positions_of(self.model), None if place is None else place.vocabulary, None, "the teacher"
+        )
         self._collator = PairCollator(teacher.tokenizer)
 
     def record(self) -> dict[str, Any]:

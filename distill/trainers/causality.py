@@ -8,8 +8,10 @@ from torch import Tensor
 
 from distill.models.adapters import base_of
 from distill.models.evaluating import evaluating
+from distill.models.probing import place_of, probed_before, warn_unasked
 from distill.models.quantising import is_quantised
 
+_QUESTION = "it sees the tokens that it is to predict"
 LENGTH = 7  # tokens of the probe; all but the first are changed
 
 
@@ -20,9 +22,9 @@ def check_causal(model: Any, device: torch.device | None = None) -> None:
     on noise, and what it has learned is of no use. A short row is run twice, with other tokens behind its first; the
     model's modes and the random state are left as they were.
 
-    Not asked is a model that cannot be run here and now as it will be in training: one whose weights come later, or lie elsewhere
-    than training runs (FSDP, DeepSpeed); one without token embeddings or logits; one with block-sparse attention, which short
-    rows would switch off for good.
+    It is asked where its weights lie when a trainer is made, which under FSDP and DeepSpeed is the host. Not asked, with a warning, is one
+    whose weights come later or that cannot be run there; one that does not say how many tokens it knows; one without logits; one
+    with block-sparse attention, which short rows would switch off for good.
 
     Args:
         model: as it will be called in training, with its adapter if it has one.
@@ -38,31 +40,32 @@ def check_causal(model: Any, device: torch.device | None = None) -> None:
             f"{name} is an encoder-decoder: its encoder would read the completion that its decoder is to predict. A student is a causal "
             "language model, such as those AutoModelForCausalLM gives for decoder-only families."
         )
-    try:
-        embeddings = base.get_input_embeddings()
-    except (AttributeError, NotImplementedError):  # a class of somebody's own, which has none or does not say where
-        embeddings = None
-    weights = getattr(embeddings, "weight", None)
-    if (
-        weights is None
-        or weights.is_meta
-        or weights.dim() != 2
-        or weights.shape[0] < LENGTH + 2
-        or (device is not None and weights.device.type != device.type)
-        or getattr(config, "attention_type", None) == "block_sparse"
-    ):
-        return
+    place = place_of(base)
+    if place is not None and place.vocabulary < LENGTH + 2:
+        return warn_unasked(base, _QUESTION, f"it knows {place.vocabulary} tokens, too few to exchange some")
+    if getattr(config, "attention_type", None) == "block_sparse":
+        return warn_unasked(
+            base, _QUESTION, "its attention is block-sparse, which so short a row would switch off for good"
+        )
     positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None) if config else None
     length = min(LENGTH, positions or LENGTH)
-    ids = torch.ones(length, dtype=torch.long, device=weights.device)
-    other = ids.clone()
-    # one token all over moves more than a mixture would; from the middle of the vocabulary, so that it is no special one
-    ids[1:], other[1:] = 5, max(6, min(weights.shape[0], 2000) // 2)
-    with evaluating(model), torch.no_grad(), torch.random.fork_rng():
-        # one by one: in one batch a router of experts may weigh rows against each other
-        first, second = (_first_logits(model, base, row) for row in (ids, other))
+
+    def run() -> list[Tensor | None]:
+        assert place is not None
+        ids = torch.ones(length, dtype=torch.long, device=place.device)
+        other = ids.clone()
+        # one token all over moves more than a mixture would; from the middle of the vocabulary, so that it is no special one
+        ids[1:], other[1:] = 5, max(6, min(place.vocabulary, 2000) // 2)
+        with evaluating(model), torch.no_grad(), torch.random.fork_rng():
+            # one by one: in one batch a router of experts may weigh rows against each other
+            return [_first_logits(model, base, row) for row in (ids, other)]
+
+    found = probed_before(base, device, _QUESTION, run)
+    if found is None:
+        return None
+    first, second = found
     if first is None or second is None:
-        return
+        return warn_unasked(base, _QUESTION, "it gives no logits [B, T, V] by that name")
     moved, largest = float((first.float() - second.float()).abs().max()), float(first.abs().max())
     if moved > _rounding(base, first.dtype) * largest:
         raise ValueError(
@@ -70,6 +73,7 @@ def check_causal(model: Any, device: torch.device | None = None) -> None:
             f"by {moved:.2g} (the largest is {largest:.2g}). It would copy the completion in place of learning it. Take a causal language "
             "model; for BERT-like classes that is config.is_decoder=True."
         )
+    return None
 
 
 def _first_logits(model: Any, base: Any, row: Tensor) -> Tensor | None:

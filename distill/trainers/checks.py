@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from distill.models.adapters import base_of
 from distill.models.positions import positions_of
+from distill.models.probing import embeddings_of
 from distill.pairs.collate import PairCollator
 from distill.pairs.packing import PackedPairs
 from distill.pairs.row_limits import RowLimits
@@ -29,11 +30,7 @@ def limits_of(model: Any, whose: str = "the model") -> RowLimits:
         model: without an adapter around it.
         whose: what it is called in messages.
     """
-    try:
-        embeddings: Any = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
-    except NotImplementedError:  # a class of somebody's own, which has none or does not say where
-        embeddings = None
-    weight = getattr(embeddings, "weight", None)
+    weight: Any = getattr(embeddings_of(model), "weight", None)
     # ZeRO 3 keeps the true shape beside an empty tensor
     vocabulary = None if weight is None else getattr(weight, "ds_shape", weight.shape)[0]
     return RowLimits(positions_of(model), vocabulary, None, whose)

@@ -1,7 +1,7 @@
 """May a batch say which rows the head sees? Asked of the model itself: its loss must be the one it gives without."""
 
 import inspect
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 
 from distill.models.adapters import base_of
 from distill.models.evaluating import evaluating
+from distill.models.probing import place_of, probed_before
 from distill.pairs.collate import PairCollator, supervised_rows, supervised_tokens
 
 
@@ -17,8 +18,8 @@ def check_supervised_only(
 ) -> None:
     """Refuse what does not go together with a batch that names its supervised positions.
 
-    Two short rows are run with and without `logits_to_keep` and `shift_labels`. A model whose weights are not here now (FSDP1,
-    DeepSpeed) is asked for the names of its arguments only.
+    Two short rows are run with and without `logits_to_keep` and `shift_labels`. A model whose weights are not here now (ZeRO 3), or that cannot
+    be run where they lie, is asked for the names of its arguments only, and a warning says so.
 
     Args:
         model: the student, with its adapter if it has one.
@@ -50,40 +51,77 @@ def check_supervised_only(
         raise ValueError(
             f"{name} does not take logits_to_keep, so it makes the logits of all positions; leave supervised_only out."
         )
-    weights = base.get_input_embeddings().weight
-    if weights.is_meta or weights.dim() != 2 or weights.device.type != args.device.type:
-        return
-    ids = torch.arange(12, device=weights.device).view(2, 6) % weights.shape[0]
-    labels = ids.clone()
-    labels[0, :2] = labels[1, :4] = -100
-    rows = supervised_rows(labels)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "use_cache": False}
-    if takes_items:
-        inputs["num_items_in_batch"] = rows.sum()
-    try:
+    place = place_of(base)
+
+    def run() -> "_Found | Exception":
+        assert place is not None
+        ids = torch.arange(12, device=place.device).view(2, 6) % place.vocabulary
+        labels = ids.clone()
+        labels[0, :2] = labels[1, :4] = -100
+        rows = supervised_rows(labels)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "use_cache": False}
+        if takes_items:
+            inputs["num_items_in_batch"] = rows.sum()
         with evaluating(model), torch.no_grad(), torch.random.fork_rng():
             whole = model(**inputs)
-            kept = model(**inputs, logits_to_keep=rows, shift_labels=supervised_tokens(labels, rows))
-        shape, tokens = tuple(kept.logits.shape[:-1]), supervised_tokens(labels, rows)
+            try:  # what a model's own code raises over shapes
+                kept = model(**inputs, logits_to_keep=rows, shift_labels=supervised_tokens(labels, rows))
+                return _Found.of(whole, kept, rows, supervised_tokens(labels, rows))
+            except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+                return error
+
+    found = probed_before(base, args.device, "it gives the same loss of supervised positions alone", run)
+    if found is None:
+        return
+    if isinstance(found, Exception):
+        first = (str(found).strip().splitlines() or [""])[0]
+        raise ValueError(
+            f"{name} cannot be given supervised positions alone ({type(found).__name__}: {first[:120]}); leave supervised_only out."
+        ) from found
+    if not found.is_right():
+        raise ValueError(
+            f"{name} takes logits_to_keep and shift_labels, but gives logits {list(found.shape)} and the loss {found.loss:.6g} in place of "
+            f"[{found.rows}] and {found.wanted:.6g}; leave supervised_only out."
+        )
+
+
+class _Found(NamedTuple):
+    """What a model gives of supervised positions alone, beside what it gives of all.
+
+    Args:
+        shape: of its logits, without the vocabulary.
+        rows: supervised positions.
+        loss, wanted: what it gives, and should.
+        apart, largest: by how much logits differ; the largest of them.
+        rounding: relative, of logits and of the loss.
+    """
+
+    shape: tuple[int, ...]
+    rows: int
+    loss: float
+    wanted: float
+    apart: float
+    largest: float
+    rounding: tuple[float, float]
+
+    @classmethod
+    def of(cls, whole: Any, kept: Any, rows: torch.Tensor, tokens: torch.Tensor) -> "_Found":
         own, those = kept.logits.float(), whole.logits[rows].float()
         # of equal rows the logits may differ by rounding, which bfloat16 does a lot of; the loss is then held to what it makes of it
         moved = cross_entropy(own, tokens) - cross_entropy(those, tokens)
-        wanted, found, apart = float(whole.loss + moved), float(kept.loss), float((own - those).abs().max())
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-        IndexError,
-        AttributeError,
-    ) as error:  # what a model's own code raises over shapes
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise ValueError(
-            f"{name} cannot be given supervised positions alone ({type(error).__name__}: {first[:120]}); leave supervised_only out."
-        ) from error
-    rounding, of_loss = (10 * torch.finfo(dtype).eps for dtype in (whole.logits.dtype, kept.loss.dtype))
-    same_rows = shape == (int(rows.sum()),) and apart <= max(1e-5, rounding) * max(1.0, float(those.abs().max()))
-    if not same_rows or not abs(found - wanted) <= max(1e-5, of_loss) * max(1.0, abs(wanted)):
-        raise ValueError(
-            f"{name} takes logits_to_keep and shift_labels, but gives logits {list(shape)} and the loss {found:.6g} in place of "
-            f"[{int(rows.sum())}] and {wanted:.6g}; leave supervised_only out."
+        logits, loss = (10 * torch.finfo(dtype).eps for dtype in (whole.logits.dtype, kept.loss.dtype))
+        return cls(
+            tuple(kept.logits.shape[:-1]),
+            int(rows.sum()),
+            float(kept.loss),
+            float(whole.loss + moved),
+            float((own - those).abs().max()),
+            float(those.abs().max()),
+            (logits, loss),
         )
+
+    def is_right(self) -> bool:
+        of_logits, of_loss = self.rounding
+        if self.shape != (self.rows,) or not self.apart <= max(1e-5, of_logits) * max(1.0, self.largest):
+            return False
+        return abs(self.loss - self.wanted) <= max(1e-5, of_loss) * max(1.0, abs(self.wanted))
