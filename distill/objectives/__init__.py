@@ -7,6 +7,7 @@ from distill.objectives.attention import AttentionMaps
 from distill.objectives.base import Objective, Term
 from distill.objectives.hidden import HiddenStates
 from distill.objectives.logits import Logits
+from distill.objectives.sampled_reverse_kl import SampledReverseKL
 from distill.objectives.schedules import Schedule
 from distill.objectives.sparse_next_token import sparse_divergence_of_logits, sparse_next_token_divergence
 from distill.objectives.streamed_attention import attention_divergence, attention_scores
@@ -18,6 +19,7 @@ __all__ = [
     "HiddenStates",
     "Logits",
     "Objective",
+    "SampledReverseKL",
     "Schedule",
     "Term",
     "attention_divergence",

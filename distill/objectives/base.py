@@ -33,6 +33,7 @@ class Objective:
     """
 
     kind: ClassVar[str] = "objective"
+    of_own_text: ClassVar[bool] = False  # its gradient is right on what the student has drawn, and on nothing else
 
     weight: float | Schedule = 1.0
     name: str = ""

@@ -18,6 +18,7 @@ from distill.basics.processes import say
 from distill.basics.settings import plain
 from distill.models.eos import eos_ids
 from distill.models.precision import exact_on
+from distill.objectives.base import Objective
 from distill.pairs.collate import PairCollator
 from distill.pairs.labels import EMPTY
 from distill.pairs.row_limits import RowLimits
@@ -332,6 +333,26 @@ def check_any_text(source: Any) -> None:
         raise ValueError(
             f"Rollouts are new text, and {type(source).__name__} holds what a teacher said about the pairs that were captured: it knows nothing "
             "of others. Give the teacher itself (a model or its name), or leave rollouts out."
+        )
+
+
+def check_own_text(objectives: Sequence[Objective], rollouts: Rollouts | None) -> None:
+    """Refuse an estimate over the student's own text (`Objective.of_own_text`) where some rows are another's, or were drawn otherwise.
+
+    Raises:
+        ValueError: names the objective and the setting.
+    """
+    named = [one.name for one in objectives if one.of_own_text]
+    if not named:
+        return
+    what = f"The gradient of {', '.join(named)} is right on text that the student has drawn from its own distribution, and on no other"
+    if rollouts is None:
+        raise ValueError(f"{what}; give rollouts=Rollouts(...), or take Logits('reverse_kl').")
+    wanted = {"share": 1.0, "every": 1, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    given = {name: getattr(rollouts, name) for name in wanted}
+    if wrong := [f"{name}={given[name]}, not {right}" for name, right in wanted.items() if given[name] != right]:
+        raise ValueError(
+            f"{what}, but the rollouts have {'; '.join(wrong)}. Leave these as they are by default, or take Logits('reverse_kl'), which is right on any text."
         )
 
 

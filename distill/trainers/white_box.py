@@ -31,7 +31,7 @@ from distill.trainers.base import PairTrainer
 from distill.trainers.checks import check_names, check_other_losses, compared_with, longest_row
 from distill.trainers.fsdp import check_teacher_is_everywhere
 from distill.trainers.identity import describe_terms
-from distill.trainers.on_policy import OnPolicy, check_any_text
+from distill.trainers.on_policy import OnPolicy, check_any_text, check_own_text
 from distill.trainers.packing_check import check_packing
 from distill.trainers.projections import Projections
 from distill.trainers.rollouts import Rollouts
@@ -106,6 +106,7 @@ class WhiteBoxTrainer(PairTrainer):
                     f"WhiteBoxTrainer has its own loss and keeps no logits; {name} cannot be used with it."
                 )
         check_names(objectives)
+        check_own_text(objectives, rollouts)
         if isinstance(teacher, str | os.PathLike) and teacher != SELF:
             teacher = LocalTeacher(teacher)
         teacher = routed_by(route_by, teacher)

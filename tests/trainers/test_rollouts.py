@@ -31,22 +31,26 @@ def test_share_0_is_off_policy_bit_by_bit(arguments, tmp_path):
     assert not list((tmp_path / "on").glob("rollouts*"))
 
 
-def test_a_step_of_rollouts_is_the_step_on_these_rows_as_pairs(arguments, tmp_path):
-    """What was written, taken from the journal and trained on off-policy, has the same loss and gradient."""
+@pytest.mark.parametrize("first", [1.0, 1 / 3])
+def test_a_step_of_rollouts_is_the_step_on_these_rows_as_pairs(arguments, tmp_path, first):
+    """What was written, taken from the journal and trained on off-policy, has the same loss and gradient; of a first third, with the rest masked."""
     student = build_model(seed=7)
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    first = on_policy(
+    run = on_policy(
         arguments,
-        short(journal=100),
+        short(journal=100, first=first),
         student=student,
         output_dir=str(tmp_path / "on"),
         per_device_train_batch_size=4,
         gradient_accumulation_steps=2,
         **SGD,
     )
-    first.train()
+    run.train()
     rows = journal(tmp_path / "on")
     assert len(rows) == 8
+    for row in rows:
+        count = len(row["completion_ids"])
+        row["loss_mask"] = [int(place < max(1, first * count)) for place in range(count)]
     pairs = pairs_from_rows(
         [{name: value for name, value in row.items() if name != "step"} for row in rows], "the journal"
     )
@@ -58,7 +62,7 @@ def test_a_step_of_rollouts_is_the_step_on_these_rows_as_pairs(arguments, tmp_pa
         pairs=pairs,
         per_device_train_batch_size=8,
     )
-    for name, tensor in weights_of(first).items():
+    for name, tensor in weights_of(run).items():
         torch.testing.assert_close(before[name] - tensor, found[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
