@@ -12,6 +12,7 @@ from distill.signals.hidden import probe_hidden
 from distill.signals.mixture import Mixture
 from distill.signals.requests import SignalRequest, Signals, run_with_taps
 from distill.signals.rows import SupervisedRows
+from distill.signals.served import ServedTeacher
 from distill.signals.several import Routed
 from distill.signals.sources import LiveTeacher, SelfTeacher, ShardedTeacher
 from distill.signals.stored import StoredSignals
@@ -26,6 +27,7 @@ __all__ = [
     "ModelFacts",
     "Routed",
     "SelfTeacher",
+    "ServedTeacher",
     "ShardedTeacher",
     "SignalRequest",
     "SignalSource",

@@ -1,9 +1,10 @@
 """Reading a served teacher: the likeliest tokens at each place of a pair's text, as a server gives them, become the bytes of `top`."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,21 @@ from distill.teachers.judgements import Malformed, Refused
 from distill.teachers.prompt_logprobs import WAYS, Place, Texts, fields_of, likeliest, read_places
 from distill.teachers.server import ServerTeacher
 
+
+@dataclass(frozen=True)
+class ServedText:
+    """A text that is asked about.
+
+    Args:
+        name: of its pair.
+        ids, labels: `[tokens]`; the places whose label is none are not asked about.
+    """
+
+    name: str
+    ids: NDArray[Any]
+    labels: NDArray[Any]
+
+
 _ENOUGH = 8  # places by which it is told whether probabilities were renormalised
 
 
@@ -38,6 +54,7 @@ class ServedReader:
         teacher: its tokenizer must be that of the model: token ids are sent.
 
     Attributes:
+        size: tokens of its tokenizer.
         limits, identity, tokenizer, batch_tokens, encoding: see `distill.signals.teacher_reader.TeacherReader`.
     """
 
@@ -46,6 +63,7 @@ class ServedReader:
     def __init__(self, teacher: ServerTeacher) -> None:
         self._teacher, self.tokenizer = teacher, teacher.tokenizer
         self._texts = Texts(teacher.tokenizer)
+        self.size = self._texts.size
         self.limits = RowLimits(None, self._texts.size, None, "the teacher's tokenizer")
         self.identity = {"class": "model behind a server", "model": teacher.model, "says": teacher.says}
         if teacher.extra_body:  # a LoRA module, say, that the server is to apply
@@ -85,13 +103,24 @@ class ServedReader:
             )
 
     def read(self, pairs: list[dict[str, Any]], rows: Rows, numbers: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-        """See `TeacherReader.read`; all pairs are asked at once, as many at a time as the teacher's `concurrency` says.
+        """See `TeacherReader.read`, and `places`."""
+        chosen = self.places([ServedText(pair["id"], *ids_and_labels(pair, None)) for pair in pairs])
+        assert [len(places) for places in chosen] == [rows.positions[number] for number in numbers]
+        return [self._bytes(places) for places in chosen]
+
+    @property
+    def width(self) -> int:
+        """Tokens that are held of each place."""
+        return self._top.held()
+
+    def places(self, texts: Sequence[ServedText]) -> list[list[Place]]:
+        """The likeliest tokens at each supervised place of each text; all are asked at once, as many at a time as the teacher's `concurrency` says.
 
         Raises:
             ValueError: the server cannot be reached, gives no such log-probabilities, too few of them, or renormalised ones; names the pair.
         """
         with ThreadPoolExecutor(1) as thread:  # a notebook has a loop of its own in this one
-            chosen = thread.submit(asyncio.run, self._ask_all(pairs)).result()
+            chosen = thread.submit(asyncio.run, self._ask_all(texts)).result()
         found = [place.renormalised for places in chosen for place in places if place.renormalised is not None]
         self._telling, self._renormalised = self._telling + len(found), self._renormalised + sum(found)
         if self._telling >= _ENOUGH and self._looks_renormalised():
@@ -99,8 +128,7 @@ class ServedReader:
                 f"{self._what_is_renormalised()} The mass of the tail is lost by this, and a student would be free to put any mass there. Have the server "
                 "give log-probabilities of the whole distribution (vLLM: --logprobs-mode raw_logprobs, and no top_k or top_p at its side)."
             )
-        assert [len(places) for places in chosen] == [rows.positions[number] for number in numbers]
-        return [self._bytes(places) for places in chosen]
+        return chosen
 
     def _looks_renormalised(self) -> bool:
         return self._renormalised >= 0.75 * self._telling
@@ -118,29 +146,29 @@ class ServedReader:
         columns = self._top.columns_of(torch.tensor(order), torch.tensor(values, dtype=torch.float64), tails)
         return blobs_of([columns], [len(chosen)])[0]
 
-    async def _ask_all(self, pairs: list[dict[str, Any]]) -> list[list[Place]]:
+    async def _ask_all(self, texts: Sequence[ServedText]) -> list[list[Place]]:
         teacher = self._teacher
         async with AsyncExitStack() as stack:
             endpoints = [await stack.enter_async_context(teacher._endpoint(url)) for url in teacher.urls]
             free = asyncio.Semaphore(teacher.concurrency * len(endpoints))
 
-            async def one(number: int, pair: dict[str, Any]) -> list[Place]:
+            async def one(number: int) -> list[Place]:
                 async with free:
-                    return await self._ask(endpoints[number % len(endpoints)], pair)
+                    return await self._ask(endpoints[number % len(endpoints)], texts[number])
 
             # by the very first one the way is known
-            first = [await one(0, pairs[0])] if self._way is None else []
-            some = range(len(first), len(pairs))
-            return first + list(await asyncio.gather(*(one(i, pairs[i]) for i in some)))
+            first = [await one(0)] if self._way is None else []
+            some = range(len(first), len(texts))
+            return first + list(await asyncio.gather(*map(one, some)))
 
-    async def _ask(self, endpoint: Endpoint, pair: dict[str, Any]) -> list[Place]:
-        """The k likeliest at each supervised position of a pair."""
-        ids, labels = ids_and_labels(pair, None)
+    async def _ask(self, endpoint: Endpoint, text: ServedText) -> list[Place]:
+        """The k likeliest at each supervised position of a text."""
+        ids, labels = text.ids, text.labels
         at, wanted, asked, before = np.flatnonzero(labels != IGNORE), self._top.held(), self._asked, 0
         why = "it gives no more"
         while True:
             try:
-                found = await self._places(endpoint, pair["id"], ids.tolist(), asked)
+                found = await self._places(endpoint, text.name, ids.tolist(), asked)
             except _NoWay as error:
                 if not before:
                     raise ValueError(str(error)) from None
@@ -158,7 +186,7 @@ class ServedReader:
             before, asked = poorest.given, min(max(asked + 4, 2 * asked), self._texts.size)
         named = len(poorest.log_probs)
         raise ValueError(
-            f"{self._teacher.name} gave {poorest.given} tokens at a place of pair {pair['id']}, {named} of them with an id of their own, and {wanted} are "
+            f"{self._teacher.name} gave {poorest.given} tokens at a place of pair {text.name}, {named} of them with an id of their own, and {wanted} are "
             f"wanted; the others are texts that several tokens share, or slots beyond the tokenizer's {self._texts.size} tokens. More cannot be had: {why}. "
             f"Servers have a limit of their own (vLLM: --max-logprobs, 20 if unsaid): raise it, or ask for fewer, as encoding='top:{named}'."
         )

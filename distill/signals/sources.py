@@ -24,8 +24,10 @@ from distill.signals.base import SignalSource, teachers_inputs
 from distill.signals.facts import ModelFacts, TeacherFacts, describe_model
 from distill.signals.requests import SignalRequest, Signals, run_with_taps
 from distill.signals.rows import SupervisedRows
+from distill.signals.served import ServedTeacher
 from distill.signals.sharding import shard
 from distill.teachers.local import LocalTeacher
+from distill.teachers.server import ServerTeacher
 
 SELF = "self"  # the word for: the student, with its adapter off
 
@@ -237,7 +239,7 @@ def source_of(teacher: Any, student: Any, shard_it: bool = False) -> SignalSourc
     """The signal source that a user means.
 
     Args:
-        teacher: a source as it is; `"self"` or the student itself; a `LocalTeacher`, a model, or a name.
+        teacher: a source as it is; `"self"` or the student itself; a `LocalTeacher`, a model, or a name; a `ServerTeacher`.
         student: that is trained, its adapter already on it.
         shard_it: divide the teacher's weights over all processes.
 
@@ -256,6 +258,12 @@ def source_of(teacher: Any, student: Any, shard_it: bool = False) -> SignalSourc
                 "already; leave shard_teacher out."
             )
         return copy.copy(teacher)  # what it is prepared for is this trainer's
+    if isinstance(teacher, ServerTeacher):
+        if shard_it:
+            raise ValueError(
+                "shard_teacher divides a teacher's weights, and those of a server are not here; leave it out."
+            )
+        return ServedTeacher(teacher)
     if is_students_own(teacher, student):
         if shard_it:
             raise ValueError(

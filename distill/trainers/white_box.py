@@ -56,8 +56,8 @@ class WhiteBoxTrainer(PairTrainer):
     Args:
         model: the student.
         teacher: a `LocalTeacher`, a loaded model, or a name. It is put in evaluation mode and never trained. `"self"` (or the
-            student itself): the student's own weights with its adapter off, without a second copy. Or any `SignalSource`
-            (`distill.signals.sources`).
+            student itself): the student's own weights with its adapter off, without a second copy. A `ServerTeacher`: asked while the
+            training runs. Or any `SignalSource` (`distill.signals`).
         objectives: e.g. `[Logits("forward_kl"), AttentionMaps(weight=0.1), HiddenStates(weight=0.1)]`.
         args: `TrainingArguments`.
         train_dataset, eval_dataset: pairs. Where one says what the teacher was shown (`teacher_prompt_ids`), the teacher gives its signals
