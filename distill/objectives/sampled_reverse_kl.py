@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from distill.models.precision import exact, exact_on
 from distill.objectives.base import Objective, Term
 from distill.objectives.divergences import by_name
 from distill.objectives.sparse_next_token import sparse_divergence_of_logits, sparse_next_token_divergence
@@ -148,11 +149,11 @@ def _log_probabilities_of_teacher(teacher: Signals, tokens: Tensor, vocabulary: 
                 f"The teacher says nothing of the written token {int(tokens[lacking[0, 0]])} (row {int(lacking[0, 0])} of {len(tokens)} supervised ones); "
                 "it has to be among the tokens it gives."
             )
-        listed = teacher.sparse.log_probs.double()
+        listed = teacher.sparse.log_probs
         if vocabulary is None:
             return listed.masked_fill(~there, 0).sum(dim=1)
         outside = teacher.sparse.ids >= vocabulary  # as everywhere, renormalised over the tokens that both have
-        whole = torch.logaddexp(listed.masked_fill(outside, -math.inf).logsumexp(dim=1), teacher.sparse.tail.double())
+        whole = torch.logaddexp(listed.masked_fill(outside, -math.inf).logsumexp(dim=1), teacher.sparse.tail)
         return listed.masked_fill(~there, 0).sum(dim=1) - whole
     if isinstance(teacher.mixed, MixedHead):
         parts = zip(teacher.mixed.heads, teacher.mixed.log_weights, strict=True)
@@ -168,10 +169,10 @@ def _to_go(reward: Tensor, where: SupervisedRows, discount: float) -> Tensor:
     longest = max(counts)
     row = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     place = torch.cat([torch.arange(count) for count in counts])
-    laid = reward.new_zeros((len(counts), longest), dtype=torch.float64)
+    laid = reward.new_zeros((len(counts), longest), dtype=exact_on(reward.device))
     at = (row.to(reward.device), place.to(reward.device))
-    laid[at] = reward.double()
+    laid[at] = exact(reward)
     steps = torch.arange(longest, device=reward.device)
-    behind = (steps[:, None] - steps[None, :]).clamp(min=0).double()
+    behind = (steps[:, None] - steps[None, :]).clamp(min=0).to(laid.dtype)
     share = torch.where(steps[:, None] >= steps[None, :], discount**behind, 0)  # [later, earlier]
     return (laid @ share)[at].to(reward)
