@@ -101,8 +101,8 @@ def find_contamination(
 
     Looked at are `prompt` and `completion`, which a student is trained on; not `teacher_prompt`, of which it sees what its teacher said.
 
-    Time: 100,000 pairs of 110 words against 1,000 questions take about 6 s of CPU time, half of it splitting
-    the texts into words.
+    Time: 100,000 pairs of 110 words against 1,000 questions take about 5 s of CPU time, half of it splitting
+    the texts into words; 18 s where every pair holds one.
 
     Args:
         pairs: see `distill.pairs`.
