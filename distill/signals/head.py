@@ -105,17 +105,17 @@ class _InGraph(torch.autograd.Function):
 def replaced_head(
     model: PreTrainedModel, rows: SupervisedRows, transform: LogitTransform, with_logits: bool = False
 ) -> Iterator[list[HeadTap]]:
-    """Within it, forward passes put a `HeadTap` into the list that is yielded, and return `[.., 1]` in place of logits.
+    """Within it, forward passes return `[.., 1]` in place of logits; when it ends, their `HeadTap`s are in the list that is yielded.
 
     `with_logits`: the logits are made as well.
     """
-    head, taps = head_of(model), []
+    head, taps, seen = head_of(model), list[HeadTap](), list[Any]()
     assert head is not None, "probe_head was asked before, and the head has been changed since"
 
     def forward(hidden: Tensor) -> Tensor:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-        taps.append(HeadTap(rows_of(hidden, rows), head.weight, head.bias, transform, dtype))
+        seen.append((hidden, head.weight, head.bias, dtype))
         if with_logits:
             return nn.functional.linear(hidden, head.weight, head.bias)
         return _InGraph.apply(hidden[..., :1], head.weight, head.bias)
@@ -125,6 +125,8 @@ def replaced_head(
         yield taps
     finally:
         del head.forward
+    # behind the pass: within it, torch.compile would compile anew for every number of rows
+    taps += [HeadTap(rows_of(hidden, rows), weight, bias, transform, dtype) for hidden, weight, bias, dtype in seen]
 
 
 @torch.no_grad()
