@@ -54,6 +54,7 @@ from distill.signals import StoredSignals, capture
 from distill.teachers import LocalTeacher
 
 TRAINED = tuple(arm for arm in ARMS if arm != "untouched")
+EPOCHS = 5.0
 QUICK: dict[str, Any] = {"facts": 4, "untrained": 2, "wordings": 2, "kept_prompts": 4, "arms": "sft,sft_mixed"}
 
 
@@ -103,12 +104,14 @@ def main(argv: list[str] | None = None) -> None:
     """Index, rows, trainings; then the documents change, and all are asked."""
     args, training = parse_recipe(
         RetrievalArguments, argv, output_dir="runs/retrieval", description=__doc__,
-        num_train_epochs=5.0, learning_rate=3e-4, warmup_steps=4, save_strategy="no",
+        num_train_epochs=EPOCHS, learning_rate=3e-4, warmup_steps=4, save_strategy="no",
         # few rows at once, and one step of several: the same gradient, without the padding that long rows would bring to short ones
         per_device_train_batch_size=2, gradient_accumulation_steps=3,
     )  # fmt: skip
     if args.quick:
         refuse_given(args, tuple(QUICK), "--quick sets this itself; leave one of them out.")
+        if training.num_train_epochs != EPOCHS:
+            raise ValueError("--num_train_epochs: --quick sets this itself; leave one of them out.")
         args, training.num_train_epochs = dataclasses.replace(args, **QUICK), 2.0
     check_report_extra()
     model = LocalTeacher(args.model)

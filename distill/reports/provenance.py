@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 import yaml
 from huggingface_hub import ModelCard, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
-from transformers import PreTrainedModel
 
 from distill import __version__
 from distill.basics.curation_step import Step
@@ -25,7 +24,6 @@ from distill.basics.redact import clean, hub_snapshot, public_name
 from distill.models.embedded import EMBEDDED, embedded_name
 from distill.pairs.batches import batches
 from distill.pairs.columns import COLUMNS, OPTIONAL
-from distill.signals.base import SignalSource, named_teachers
 from distill.teachers.base import Sampling
 
 SHOWN = (
@@ -219,6 +217,10 @@ def _at_hand(teacher: Any) -> list[Any]:
         return [one for part in teacher for one in _at_hand(part)]
     if isinstance(teacher, Mapping) and "teacher" not in teacher:
         return _at_hand(list(teacher.values()))
+    from transformers import PreTrainedModel  # with torch, which a look at pairs and their records does without
+
+    from distill.signals.base import SignalSource, named_teachers
+
     if isinstance(teacher, SignalSource | PreTrainedModel):
         return named_teachers(teacher)
     return [] if teacher is None else [teacher]

@@ -220,7 +220,7 @@ def test_bad_calls(teacher, prompts, change, words):
 def test_prompt_files(tmp_path):
     (tmp_path / "p.txt").write_text("the cat\n\n a dog \n")
     (tmp_path / "p.jsonl").write_text('{"prompt": "the cat"}\n{"prompt": [{"role": "user", "content": "x"}]}\n')
-    assert read_prompts(tmp_path / "p.txt") == ["the cat", "a dog"]
+    assert read_prompts(tmp_path / "p.txt") == ["the cat", " a dog "]
     assert read_prompts(tmp_path / "p.jsonl")[1] == [{"role": "user", "content": "x"}]
     (tmp_path / "empty.txt").write_text("\n\n")
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}\n{"text": "b"}\n')
