@@ -67,6 +67,16 @@ def test_the_package_itself_imports_nothing_heavy():
     assert python(code).stdout.strip() == "[]"
 
 
+def test_rooms_that_only_look_at_pairs_load_no_torch():
+    """Whole commands are started by `tests/running/test_start.py`; this is what they import."""
+    code = (
+        "import sys; from distill.basics.lazy import do_without_torch; do_without_torch(); "
+        "from distill.recipes import clean, export, inspect_pairs; print('torch' in sys.modules)"
+    )
+    result = python(code)
+    assert result.stdout.strip() == "False", result.stderr
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/[!_]*.py")), ids=lambda path: path.name)
 def test_every_recipe_is_a_script(path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(path), "--help"])

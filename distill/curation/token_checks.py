@@ -9,7 +9,6 @@ import pyarrow.compute as pc
 from distill.curation.look import Look
 from distill.models.eos import eos_ids
 from distill.models.positions import positions_of
-from distill.models.probing import embeddings_of
 from distill.pairs.batches import batches
 from distill.text.messages import text_of
 
@@ -189,5 +188,9 @@ def vocabulary(look: Look) -> None:
 
 
 def _embeddings(model: Any) -> int | None:
+    if model is None:
+        return None
+    from distill.models.probing import embeddings_of  # with torch, which a look without one does without
+
     weight = getattr(embeddings_of(model), "weight", None)
     return int(weight.shape[0]) if weight is not None else None
