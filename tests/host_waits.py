@@ -14,7 +14,7 @@ class HostWaits(TorchDispatchMode):
     """Within it, `found` counts operators whose result the host has to know: scalars, sizes, copies to the host.
 
     A tensor indexed by booleans calls `nonzero` inside its kernel, where no mode sees it; it counts as `index[bool]`. A copy from a
-    GPU counts as `to host`.
+    GPU counts as `to host`; where there is none, `to("cpu")`, by that very word, and `cpu()` of any tensor do.
     """
 
     def __init__(self):
@@ -39,10 +39,25 @@ class HostWaits(TorchDispatchMode):
             return plain(tensor)
 
         torch.Tensor.tolist = tolist
+        self.copies = torch.Tensor.to, torch.Tensor.cpu
+        if not torch.cuda.is_available():
+            to, cpu = self.copies
+
+            def counted(tensor, *args, **kwargs):
+                asked = args[0] if args else kwargs.get("device")
+                self.found["to host"] += isinstance(asked, str) and asked == "cpu"  # a device object is where training runs
+                return to(tensor, *args, **kwargs)
+
+            def counted_cpu(tensor, *args, **kwargs):
+                self.found["to host"] += 1
+                return cpu(tensor, *args, **kwargs)
+
+            torch.Tensor.to, torch.Tensor.cpu = counted, counted_cpu
         return super().__enter__()
 
     def __exit__(self, *args):
         torch.Tensor.tolist = self.plain
+        torch.Tensor.to, torch.Tensor.cpu = self.copies
         return super().__exit__(*args)
 
     def total(self):
