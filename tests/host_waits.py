@@ -45,7 +45,8 @@ class HostWaits(TorchDispatchMode):
 
             def counted(tensor, *args, **kwargs):
                 asked = args[0] if args else kwargs.get("device")
-                self.found["to host"] += isinstance(asked, str) and asked == "cpu"  # a device object is where training runs
+                # a device, and no word, is where training runs
+                self.found["to host"] += isinstance(asked, str) and asked == "cpu"
                 return to(tensor, *args, **kwargs)
 
             def counted_cpu(tensor, *args, **kwargs):
