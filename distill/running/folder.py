@@ -105,7 +105,11 @@ def train_or_resume(trainer: Any) -> None:
     _check_space(trainer, Path(str(trainer.args.output_dir)), checkpoints=2)
     stop = _StopOnInterrupt(trainer.args.device)
     trainer.add_callback(stop)
-    trainer.train(resume_from_checkpoint=True, or_start=True)
+    try:
+        trainer.train(resume_from_checkpoint=True, or_start=True)
+    finally:
+        stop.let_go()
+        trainer.remove_callback(stop)
     if stop.asked and trainer.state.global_step < trainer.state.max_steps:
         raise KeyboardInterrupt
 
@@ -170,25 +174,37 @@ class _StopOnInterrupt(TrainerCallback):
 
     def __init__(self, device: Any) -> None:
         self.device, self.asked, self.when = device, False, 0.0
+        self.before: Any = None
+        self.holds = False  # whether the signal is ours
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self.before = signal.signal(signal.SIGINT, self.handle)
+        # a smaller batch after a failure begins once more
+        if threading.current_thread() is threading.main_thread() and not self.holds:
+            self.before, self.holds = signal.signal(signal.SIGINT, self.handle), True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.asked = processes.any_of_them(self.asked, self.device)
-        if self.asked:
-            control.should_save = control.should_training_stop = True
+        # a signal that comes while the processes tell each other counts at the next step, and in none may it be forgotten
+        heard = processes.any_of_them(self.asked, self.device)
+        if not heard:
+            return
+        if not self.asked:  # one's own signal may be on its way: it is no second one
+            self.asked, self.when = True, time.monotonic()
+        control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if threading.current_thread() is threading.main_thread():
+        self.let_go()
+
+    def let_go(self) -> None:
+        """The signal is what it was before."""
+        if self.holds:
             signal.signal(signal.SIGINT, self.before)
+            self.holds = False
 
     def handle(self, signum: int, frame: FrameType | None) -> None:
         if self.asked and processes.count() > 1 and time.monotonic() - self.when < 2:
             return  # the terminal tells every process, and the launcher tells them again
         if self.asked:
-            signal.signal(signal.SIGINT, self.before)
+            self.let_go()
             raise KeyboardInterrupt
         self.asked, self.when = True, time.monotonic()
         print("\nStopping: finishing this step and saving a checkpoint.", file=sys.stderr, flush=True)
