@@ -26,7 +26,7 @@ from distill.basics import processes
 from distill.basics.processes import say
 from distill.evaluation.fidelity import ENCODINGS as FIDELITY
 from distill.evaluation.fidelity import fidelity
-from distill.models.load import load_model
+from distill.models.load import load_model, load_tokenizer
 from distill.models.quantising import in_bits
 from distill.pairs import are_tokens_of, load_pairs
 from distill.pairs.row_limits import RowLimits
@@ -140,6 +140,7 @@ def measure(args: CaptureArguments, teacher: LocalTeacher, pairs: datasets.Datas
     found = fidelity(
         teacher.model, student, pairs.select(chosen.tolist()), teacher.tokenizer, temperature=args.temperature or 1.0,
         max_length=args.max_length, epoch_positions=int(positions), encodings=measured_of(args),
+        student_tokenizer=load_tokenizer(args.student),
     )  # fmt: skip
     if args.picture:
         Path(args.picture).write_text(fidelity_picture(found.as_dict()), encoding="utf-8")
@@ -159,8 +160,8 @@ def measured_of(args: CaptureArguments) -> tuple[str | Encoding, ...]:
     if args.encoding is None:
         return FIDELITY
     if args.sets is None:
-        encoding_of(args.encoding)
-        return tuple(dict.fromkeys((*FIDELITY, args.encoding)))
+        asked = encoding_of(args.encoding)
+        return FIDELITY if any(encoding_of(one) == asked for one in FIDELITY) else (*FIDELITY, args.encoding)
     given = {} if args.temperature is None else {"temperature": args.temperature}
     return (*FIDELITY, encoding_of(args.encoding, sets=args.sets, **given))
 

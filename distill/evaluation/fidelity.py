@@ -18,7 +18,6 @@ from transformers import PreTrainedTokenizerBase
 
 from distill.models.adapters import base_of
 from distill.models.evaluating import evaluating
-from distill.models.load import tokenizer_of
 from distill.models.precision import exact
 from distill.objectives.divergences import by_name
 from distill.objectives.sparse_next_token import sparse_divergence_of_logits, sparse_next_token_divergence
@@ -28,7 +27,7 @@ from distill.signals import HeadTap, SignalRequest, Signals, SupervisedRows, pro
 from distill.signals.encodings import Encoding, encoding_of
 from distill.signals.encodings.base import SparseEncoding
 from distill.signals.sparse import Sparse, Top
-from distill.text.vocabulary import shared_vocabulary
+from distill.trainers.checks import compared_tokens
 
 ENCODINGS = ("hidden", "hidden:8", "threshold:12", "threshold:32", "draws:16", "draws:64", "top:8", "top:32")
 _SAME = 1e-6  # nats a token: rounding in float32
@@ -128,7 +127,8 @@ def fidelity(
         pairs: a sample: some hundred supervised positions tell the errors to a tenth of themselves.
         tokenizer: the teacher's, whose tokens the pairs are.
         encodings: names with their first setting (`"threshold:32"`), or encodings.
-        student_tokenizer: its own; None: the one that lies where it came from, else the teacher's.
+        student_tokenizer: its own; None: the one that lies where it came from. Where there is none, it cannot be told whether its tokens
+            are the teacher's, which is said.
         temperature: of the loss, and of the stored probabilities.
         batch_size: pairs at once.
         max_length: longest row in tokens.
@@ -141,8 +141,7 @@ def fidelity(
     Example:
         >>> print(fidelity(teacher.model, student, pairs.select(range(8)), teacher.tokenizer).table())
     """
-    theirs = student_tokenizer or tokenizer_of(base_of(student))
-    bench = _Bench(teacher, student, pairs, (theirs or tokenizer, tokenizer), temperature, batch_size, max_length)
+    bench = _Bench(teacher, student, pairs, (student_tokenizer, tokenizer), temperature, batch_size, max_length)
     chosen = [_chosen(one, temperature) for one in encodings]
     live = bench.student_pass(bench.live, None)
     if not live.value / bench.positions > _SAME:
@@ -184,7 +183,10 @@ def _chosen(one: str | Encoding, temperature: float) -> tuple[str, Encoding]:
             )
         encoding = replace(encoding, temperature=temperature)
     number = getattr(encoding, encoding.first)
-    return (encoding.name if number is None else f"{encoding.name}:{number}"), encoding
+    name = encoding.name if number is None else f"{encoding.name}:{number}"
+    # of several sets the first is measured, at the bytes of all
+    sets = getattr(encoding, "sets", 1)
+    return (f"{name}, {sets} sets" if sets > 1 else name), encoding
 
 
 @dataclass
@@ -215,7 +217,7 @@ class _Bench:
         teacher: Any,
         student: Any,
         pairs: datasets.Dataset,
-        tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase],
+        tokenizers: tuple[PreTrainedTokenizerBase | None, PreTrainedTokenizerBase],
         temperature: float,
         batch_size: int,
         max_length: int | None,
@@ -229,7 +231,7 @@ class _Bench:
                 "No parameter of the student is trainable, so it has no gradient; measure at the student that is to be trained."
             )
         self.head, self.teachers_head = probe_head(self.model), probe_head(self.teacher)
-        vocabulary = shared_vocabulary(self.model, self.teacher, *tokenizers)
+        vocabulary = compared_tokens(self.model, self.teacher, *tokenizers)
         self.comparison = Comparison(by_name("forward_kl"), temperature, temperature**2, vocabulary=vocabulary)
         collate = PairCollator(tokenizers[1], max_length=max_length, teacher_rows=True, documents=True)
         ordered = sorted(pairs, key=lambda pair: len(pair["prompt_ids"]) + len(pair["completion_ids"]))

@@ -1,12 +1,14 @@
 """Load a model by any name (how it is found, and its tokenizer: `tokenizer`)."""
 
+import json
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.basics.fingerprint import fingerprint
 from distill.models.embedded import EMBEDDED, cache_folder
@@ -14,8 +16,35 @@ from distill.models.tokenizer import from_pretrained, load_tokenizer, resolve_mo
 
 __all__ = ["fast_dtype", "load_model", "load_tokenizer", "resolve_model", "weights_fingerprint"]
 
-# of a config, what decides no logits: what training itself sets in a student's, and names of places and versions
+# of a config, what training itself sets in a student's, and names of places and versions
 UNSTABLE = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_name_or_path")
+
+
+# and what decides no logits of a model in evaluation, or is told otherwise: its class, its precision, how it is quantised
+_NO_LOGITS = re.compile(
+    r"dropout|_pdrop|layerdrop|drop_rate|initializer|^init_|^output_|aux_loss|^dtype$|^torch_dtype$|^architectures$|^quantization_config|^auto_map|"
+    r"^transformers_weights$|^id2label|^label2id|^num_labels$|^problem_type$|^finetuning_task$|^task_specific_params|^return_dict|^pretraining_tp$|"
+    r"_attn_implementation|^attn_implementation|^_commit_hash$|^name_or_path$|^tokenizer_class$|_token_id$"
+)
+
+
+def config_of_logits(config: Mapping[str, Any]) -> dict[str, str]:
+    """Of a config as its file has it, what may decide logits: `"part.field"` to its value as JSON."""
+    found: dict[str, str] = {}
+    for name, value in config.items():
+        if name in UNSTABLE or _NO_LOGITS.search(name):
+            continue
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{part}": text for part, text in config_of_logits(value).items()}
+        else:
+            found[name] = json.dumps(value)
+    return found
+
+
+def config_as_written(config: PreTrainedConfig) -> dict[str, Any]:
+    """What the file of a config would hold."""
+    written: dict[str, Any] = json.loads(config.to_json_string(use_diff=True))
+    return written
 
 
 def tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase | None:

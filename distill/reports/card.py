@@ -14,7 +14,7 @@ from huggingface_hub import ModelCardData
 
 from distill.basics.curation_step import Step
 from distill.basics.processes import say
-from distill.basics.redact import clean, public_name
+from distill.basics.redact import clean
 from distill.models.students import KEPT_LAYERS, TEACHER_DEPTH
 from distill.reports.provenance import (
     describe_objective,
@@ -24,6 +24,7 @@ from distill.reports.provenance import (
     describe_steps,
     describe_teachers,
     describe_training,
+    known_teachers,
 )
 from distill.teachers.base import Sampling
 
@@ -103,9 +104,8 @@ def write_card(
         "training": describe_training(training),
         "held_out": _figures(metrics or {}),
     }
-    matched = teacher if isinstance(teacher, list | tuple) else [teacher]
     inside = (
-        [public_name(one.name) for one in matched if one is not None and getattr(one, "name", None)]
+        [name for name, one in known_teachers(teacher).items() if not isinstance(one, Mapping)]
         if how == "white box"
         else []
     )

@@ -185,25 +185,21 @@ def describe_teachers(
     Raises:
         ValueError: two of several have one name, so nobody could tell their pairs apart.
     """
-    written = Counter(pairs["teacher"] if "teacher" in pairs.column_names else ["unknown"] * len(pairs))
-    at_hand = _at_hand(teacher)
-    known = {one["teacher"] if isinstance(one, Mapping) else one.name: one for one in at_hand}
-    if len(known) < len(at_hand):
-        raise ValueError(
-            f"{len(at_hand)} teachers have the names {', '.join(known)}; give each one of its own: LocalTeacher(..., name=...)."
-        )
+    wrote = pairs["teacher"] if "teacher" in pairs.column_names else ["unknown"] * len(pairs)
+    written = Counter(public_name(name) for name in wrote)
+    known = known_teachers(teacher)
     for name in known:
         written.setdefault(name, 0)
     listed = []
     for name, count in written.most_common():
-        entry: dict[str, Any] = {"name": public_name(name), "pairs": count, "license": license}
+        entry: dict[str, Any] = {"name": name, "pairs": count, "license": license}
         entry |= {"hub_id": None, "revision": None, "identity": {}}
         embedded = EMBEDDED.get(embedded_name(name) or "")
         if embedded:
             entry |= {"license": license or embedded.license, "hub_id": embedded.hub_id}
         if name in known:
             one = known[name]
-            identity = one if isinstance(one, Mapping) else _identity(one)
+            identity = _identity(one)
             origin = describe_origin(getattr(one, "model", None))
             entry |= {k: origin[k] for k in ("license", "hub_id", "revision") if origin[k] and not entry.get(k)}
             entry["identity"] = clean({k: v for k, v in identity.items() if k not in ("teacher", "journal_format")})
@@ -211,23 +207,29 @@ def describe_teachers(
     return listed
 
 
-def _at_hand(teacher: Any) -> list[Any]:
-    """Teachers, each with a name and what decides it, of whatever a trainer takes as one."""
-    if isinstance(teacher, list | tuple):
-        return [one for part in teacher for one in _at_hand(part)]
-    if isinstance(teacher, Mapping) and "teacher" not in teacher:
-        return _at_hand(list(teacher.values()))
-    from transformers import PreTrainedModel  # with torch, which a look at pairs and their records does without
+def known_teachers(teacher: Any) -> dict[str, Any]:
+    """Teachers by their names, each once; see `describe_teachers`."""
+    if teacher is None:
+        return {}
+    from distill.signals.base import named_teachers  # with torch, which a look at pairs and their records does without
 
-    from distill.signals.base import SignalSource, named_teachers
-
-    if isinstance(teacher, SignalSource | PreTrainedModel):
-        return named_teachers(teacher)
-    return [] if teacher is None else [teacher]
+    found: dict[str, Any] = {}
+    for one in named_teachers(teacher):
+        name = public_name(one["teacher"] if isinstance(one, Mapping) else one.name)
+        if name in found and _identity(found[name]) != _identity(one):
+            raise ValueError(
+                f"Two teachers have the name {name}, and are not the same; give each one of its own: LocalTeacher(..., name=...)."
+            )
+        found.setdefault(name, one)
+    return found
 
 
 def _identity(teacher: Any) -> dict[str, Any]:
-    return {**teacher.identity(), **getattr(teacher, "incidental", dict)()}
+    return (
+        dict(teacher)
+        if isinstance(teacher, Mapping)
+        else {**teacher.identity(), **getattr(teacher, "incidental", dict)()}
+    )
 
 
 def describe_steps(steps: Iterable[Step]) -> list[dict[str, Any]]:

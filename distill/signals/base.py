@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distill.models.adapters import base_of, is_adapted
 from distill.pairs.collate import supervised_rows
 from distill.signals.facts import TeacherFacts, describe_model
 from distill.signals.requests import SignalRequest, Signals
@@ -53,19 +54,40 @@ class NamedTeacher:
 
 
 def named_teachers(given: Any) -> list[Any]:
-    """Whatever a white box takes as its teacher, as teachers with a name and `identity()`.
+    """Whatever a white box takes as its teacher, as teachers with a name and `identity()`, or with an identity as a mapping.
 
     Args:
-        given: a source, a loaded model, a name; or what has a name and an identity already, as a `LocalTeacher`.
+        given: a source, a loaded model, a name; what has a name and an identity already, as a `LocalTeacher`; an identity (a mapping with a text under
+            `"teacher"`); or several of these, as a list or by routing values. None: none.
     """
+    if given is None:
+        return []
+    if isinstance(given, list | tuple):
+        return [one for part in given for one in named_teachers(part)]
+    if isinstance(given, Mapping):
+        return [given] if _is_identity(given) else named_teachers(list(given.values()))
     if isinstance(given, SignalSource):
         return given.teachers()
+    model: Any = getattr(given, "_orig_mod", given)  # of torch.compile
+    if isinstance(model, torch.nn.Module):
+        base = base_of(model)
+        name = getattr(base.config, "_name_or_path", "") or type(base).__name__
+        adapters = {"teacher_adapters": ", ".join(model.peft_config)} if is_adapted(model) else {}
+        return [NamedTeacher(name, {"teacher_weights": describe_model(model), **adapters}, base)]
     if hasattr(given, "identity"):
         return [given]
-    if not hasattr(given, "config"):
-        return [NamedTeacher(str(given))]
-    name = getattr(given.config, "_name_or_path", "") or type(given).__name__
-    return [NamedTeacher(name, {"teacher_model": describe_model(given)}, given)]
+    return [NamedTeacher(str(given))]
+
+
+def _is_identity(given: Mapping[str, Any]) -> bool:
+    """Whether these are plain values about one teacher, and not teachers by routing values of which one is called so."""
+    if not isinstance(given.get("teacher"), str):
+        return False
+    if not all(isinstance(value, str | int | float | list | dict | None) for value in given.values()):
+        return False
+    others = [name for name in given if name != "teacher"]
+    names_alone = all(isinstance(given[name], str) and not name.startswith("teacher_") for name in others)
+    return not others or not names_alone
 
 
 class SignalSource:
@@ -134,8 +156,6 @@ class SignalSource:
 
     def teachers(self) -> list[Any]:
         """Who they are, for a card (`distill.reports.card.write_card`)."""
-        if models := self.models():
-            return [one for model in models for one in named_teachers(model)]
         return [NamedTeacher(getattr(self, "name", type(self).__name__), {"teacher_signals": self.identity(None)})]
 
 

@@ -24,7 +24,6 @@ from distill.signals.signal_folder import (
     LOCK,
     MANIFEST,
     begin,
-    check_files,
     describe_tokenizer,
     read_head,
     read_manifest,
@@ -208,7 +207,6 @@ def _set_damaged_aside(folder: Path, verify: bool) -> None:
     damaged: list[DamagedShard] = []
     manifest = read_manifest(folder)
     index = ShardIndex(folder, whose(manifest), damaged)
-    check_files(folder, manifest)
     if verify and encoding_of(manifest["encoding"]["name"]).next_token == "head":
         read_head(folder, manifest)
     if verify:
@@ -227,6 +225,10 @@ def _set_damaged_aside(folder: Path, verify: bool) -> None:
 def reader_of(teacher: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> TeacherReader | ServedReader:
     """What reads a teacher; see `capture`."""
     if isinstance(teacher, ServerTeacher):
+        if tokenizer is not None and tokenizer is not teacher.tokenizer:
+            raise ValueError(
+                f"tokenizer is given beside the ServerTeacher {teacher.name}, which has one already; leave tokenizer out, or give it to ServerTeacher."
+            )
         return ServedReader(teacher)
     return TeacherReader(as_teacher(teacher, tokenizer))
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.models.load import tokenizer_of, weights_fingerprint
+from distill.basics.fingerprint import fingerprint
+from distill.models.load import config_as_written, config_of_logits, tokenizer_of, weights_fingerprint
 from distill.models.probing import probed
 from distill.signals.attention import AttentionTap, layers_with_attention, probe_attention
 from distill.signals.head import LogitTransform, probe_head
@@ -102,7 +103,7 @@ def facts_of(side: Side) -> TeacherFacts:
 
 
 def describe_model(model: Any, student: Any = None) -> str:
-    """Which model it is, by its architecture and its weights, wherever it was loaded from.
+    """Which model it is, by its architecture, its config and its weights, wherever it was loaded from.
 
     Args:
         model: the teacher.
@@ -114,5 +115,6 @@ def describe_model(model: Any, student: Any = None) -> str:
     layers = f"{config.num_hidden_layers} layers" if hasattr(config, "num_hidden_layers") else "no layers"
     return (
         f"{type(model).__name__} of {layers} in {str(model.dtype).removeprefix('torch.')} with "
-        f"{getattr(config, '_attn_implementation', None)} attention, weights {weights_fingerprint(own.items())}"
+        f"{getattr(config, '_attn_implementation', None)} attention, weights {weights_fingerprint(own.items())}, "
+        f"config {fingerprint(sorted(config_of_logits(config_as_written(model.config)).items()))}"
     )

@@ -65,9 +65,9 @@ class ServedReader:
         self._texts = Texts(teacher.tokenizer)
         self.size = self._texts.size
         self.limits = RowLimits(None, self._texts.size, None, "the teacher's tokenizer")
-        self.identity = {"class": "model behind a server", "model": teacher.model, "says": teacher.says}
-        if teacher.extra_body:  # a LoRA module, say, that the server is to apply
-            self.identity["extra_body"] = teacher.extra_body
+        # further fields of requests: a LoRA module, say, that the server is to apply
+        who = {"class": "model behind a server", "model": teacher.model}
+        self.identity: dict[str, Any] = {**who, "says": teacher.says, "extra_body": teacher.extra_body}
         self._way: str | None = None
         self._asked = 0  # tokens a place, once `open` knows how many are wanted
         self._telling = self._renormalised = 0  # places

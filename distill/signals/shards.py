@@ -23,7 +23,8 @@ from safetensors.numpy import save_file
 from distill.basics.disk import sync_folder
 from distill.pairs.signal_keys import SIZE
 
-FORMAT = "1"
+FORMAT = "2"
+_READ = ("1", FORMAT)  # the first one does not say whose a shard is
 ENDING, PART, DAMAGED = ".safetensors", ".part", ".damaged"
 # what a user can do about a shard
 MENDING = (
@@ -155,7 +156,7 @@ def read_shard(path: Path) -> Shard:
         offset = _offset_of_blob(path)
     except (SafetensorError, ValueError, KeyError, UnicodeError) as error:
         raise DamagedShard(path, f"is damaged ({error})") from None
-    if (version := said.get("format", "")) != FORMAT:
+    if (version := said.get("format", "")) not in _READ:
         if not version.isdigit():
             raise DamagedShard(path, "is damaged (it does not say of which format it is)")
         raise ValueError(

@@ -24,19 +24,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from distill.basics import processes
 from distill.basics.disk import make_folder, sync_folder, write_durably
 from distill.basics.fingerprint import fingerprint
 from distill.basics.jsonl import CHECKSUM, seal
-from distill.basics.settings import differences, plain
-from distill.models.load import UNSTABLE
+from distill.basics.settings import differences
+from distill.models.load import config_as_written, config_of_logits
 from distill.signals.head import LogitTransform
 from distill.signals.shards import DAMAGED, PART, as_oserror, check_opens, shards_in
 
 FORMAT = 1
 MANIFEST, CONFIG, TOKENIZER, HEAD, LOCK = "manifest.json", "config.json", "tokenizer", "head.safetensors", ".lock"
 RECORD = "record"  # of the manifest: what decides nothing
-# of a config: what the identity compares for itself, and how a model was loaded
-_NOT_COMPARED = (*UNSTABLE, "dtype", "torch_dtype", "architectures", "quantization_config")
 # what is of the teacher is written once, with the manifest
 _ANEW = "capture anew into another folder, or put back the file that was there."
 
@@ -133,8 +132,8 @@ def begin(folder: Path, wanted: Mapping[str, Any], record: Mapping[str, Any], be
     wanted = {"format": FORMAT, **json.loads(json.dumps(wanted))}
     if (folder / MANIFEST).exists():
         there = read_manifest(folder)
-        there.pop(RECORD, None)
-        if found := differences(there, wanted) + _other_config(folder, beside.config):
+        check_files(folder, there)
+        if found := _differing(folder, there, wanted, beside.config):
             raise ValueError(
                 f"{folder} holds other signals ({'; '.join(found)}). Give another output, or the teacher and the settings of before."
             )
@@ -150,7 +149,8 @@ def begin(folder: Path, wanted: Mapping[str, Any], record: Mapping[str, Any], be
         raise ValueError(f"{folder} holds {what} ({', '.join(strange[:3])}); give another output.")
     make_folder(folder)
     if beside.config is not None:
-        beside.config.save_pretrained(folder)
+        # not save_pretrained, which copies an author's code beside it, and writes where that lies into the teacher's own config
+        beside.config.to_json_file(folder / CONFIG, use_diff=True)
         _sync(folder / CONFIG)
     shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
     beside.tokenizer.save_pretrained(folder / TOKENIZER)
@@ -180,14 +180,34 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
             raise ValueError(f"{folder / name} {what}; {_ANEW}")
 
 
-def _other_config(folder: Path, config: PreTrainedConfig | None) -> list[str]:
-    """How a teacher's config differs from the one that was written: with equal weights, it may still compute something else."""
-    if config is None or not (folder / CONFIG).is_file():
-        return []
-    there, now = (
-        {k: v for k, v in plain(one.to_dict()).items() if k not in _NOT_COMPARED}
-        for one in (type(config).from_pretrained(folder), config)
-    )
+def _differing(
+    folder: Path, there: dict[str, Any], wanted: dict[str, Any], config: PreTrainedConfig | None
+) -> list[str]:
+    """How the signals of a folder are others than are wanted.
+
+    A teacher's config is compared field by field with the one that was written: with equal weights it may still compute something else. An earlier
+    version of distill has no word of it in the manifest, nor of a server's further fields: these are taken to be as they are now.
+    """
+    told = {name: value for name, value in there.items() if name != RECORD}
+    old, new = dict(told.get("teacher", {})), dict(wanted.get("teacher", {}))
+    words = old.pop("config", None), new.pop("config", None)
+    if "weights" not in new and "extra_body" not in old and new.get("extra_body"):
+        processes.tell(
+            f"{folder} was captured by an earlier version, which did not note the further fields of requests; they are taken to have been {new['extra_body']}."
+        )
+        old["extra_body"] = new["extra_body"]
+    found = differences({**told, "teacher": old}, {**wanted, "teacher": new})
+    return found or ([] if config is None or words[0] == words[1] else _other_config(folder, config))
+
+
+def _other_config(folder: Path, config: PreTrainedConfig) -> list[str]:
+    """Which fields of a config differ from the file; of one that another version of transformers wrote, those that both have."""
+    path = folder / CONFIG
+    file = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    written = config_as_written(config)
+    there, now = config_of_logits(file), config_of_logits(written)
+    if file.get("transformers_version") != written.get("transformers_version"):
+        there, now = ({name: one[name] for name in there.keys() & now.keys()} for one in (there, now))
     return differences({"config": there}, {"config": now})
 
 

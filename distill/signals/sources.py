@@ -20,7 +20,7 @@ from distill.models.adapters import (
 )
 from distill.models.evaluating import evaluating, modules_of
 from distill.models.quantising import is_dispatched, is_quantised
-from distill.signals.base import SignalSource, teachers_inputs
+from distill.signals.base import NamedTeacher, SignalSource, named_teachers, teachers_inputs
 from distill.signals.facts import ModelFacts, TeacherFacts, describe_model
 from distill.signals.requests import SignalRequest, Signals, run_with_taps
 from distill.signals.rows import SupervisedRows
@@ -80,6 +80,7 @@ class LiveTeacher(RunningTeacher):
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         if isinstance(model, str | os.PathLike):
             model = LocalTeacher(model)
+        self._given = model
         if isinstance(model, LocalTeacher):
             model, tokenizer = model.model, tokenizer or model.tokenizer
         check_no_virtual_tokens(model)
@@ -109,6 +110,10 @@ class LiveTeacher(RunningTeacher):
     def identity(self, student: Any) -> Any:
         """See `SignalSource`."""
         return describe_model(self.model, student)
+
+    def teachers(self) -> list[Any]:
+        """See `SignalSource`."""
+        return named_teachers(self._given)
 
 
 class ShardedTeacher(LiveTeacher):
@@ -142,6 +147,11 @@ class ShardedTeacher(LiveTeacher):
     def identity(self, student: Any) -> Any:
         """See `SignalSource`."""
         return self._described[0] if self._described else super().identity(student)
+
+    def teachers(self) -> list[Any]:
+        """See `SignalSource`; of divided weights what was found when they were whole."""
+        name = getattr(self._given, "name", "") or getattr(self.model.config, "_name_or_path", "") or "the teacher"
+        return [NamedTeacher(name, {"teacher_weights": self.identity(None)}, self.model)]
 
     def release(self) -> None:
         """Free the head, which stayed gathered for the objectives."""
@@ -211,6 +221,12 @@ class SelfTeacher(RunningTeacher):
     def identity(self, student: Any) -> Any:
         """See `SignalSource`."""
         return describe_model(self.model, self.model)
+
+    def teachers(self) -> list[Any]:
+        """See `SignalSource`; before `prepare` it is nobody's yet."""
+        if not hasattr(self, "model"):
+            return [NamedTeacher(SELF)]
+        return [NamedTeacher(SELF, {"teacher_weights": self.identity(None)}, self.model)]
 
 
 def is_students_own(teacher: Any, student: Any) -> bool:

@@ -118,6 +118,7 @@ class StoredSignals(SignalSource):
         return (
             f"stored {encoding['name']}{settings} of {teacher['class']} of {teacher['layers']} layers in "
             f"{str(teacher['dtype']).removeprefix('torch.')}, weights {teacher['weights']}{more}"
+            f"{', config ' + teacher['config'] if 'config' in teacher else ''}"
         )
 
     def teachers(self) -> list[NamedTeacher]:

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedTokenizerBase
 
+from distill.basics.fingerprint import fingerprint
 from distill.basics.redact import public_name
 from distill.models.adapters import base_of, check_no_virtual_tokens
 from distill.models.evaluating import evaluating
-from distill.models.load import tokenizer_of
+from distill.models.load import config_as_written, config_of_logits, tokenizer_of
 from distill.models.positions import positions_of
 from distill.models.probing import place_of
 from distill.models.quantising import is_dispatched
@@ -72,10 +73,11 @@ def as_teacher(teacher: Any, tokenizer: PreTrainedTokenizerBase | None = None) -
 
 
 def describe_teacher(teacher: LocalTeacher) -> dict[str, Any]:
-    """What decides a teacher's signals: architecture, weights, precision, adapters; plain values to compare."""
+    """What decides a teacher's signals: architecture and config, weights, precision, adapters; plain values to compare."""
     model = base_of(teacher.model)
     config, identity = model.config.get_text_config(decoder=True), teacher.identity()
     return {
+        "config": fingerprint(sorted(config_of_logits(config_as_written(model.config)).items())),
         "class": type(model).__name__,
         "layers": getattr(config, "num_hidden_layers", None),
         **{name.removeprefix("teacher_"): identity[name] for name in _TEACHER if name in identity},

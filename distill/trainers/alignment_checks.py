@@ -20,6 +20,7 @@ from distill.signals import Routed, SignalRequest, SupervisedRows, run_with_taps
 from distill.signals.base import inputs_of
 from distill.text.alignment import SharedTokens
 from distill.trainers.checks import limits_of
+from distill.trainers.watched_collator import name_of
 
 ROWS = 256  # pairs that are looked at
 POSITIONS = 256  # of which so many, about, are shown to both models
@@ -55,7 +56,7 @@ def aligned_with(trainer: Any) -> SharedTokens | None:
         )
     if not isinstance(collator, PairCollator):
         raise ValueError(
-            f"Logits(tokens='aligned') needs batches with the teacher's own rows and where they are the student's, which {type(collator).__name__} does "
+            f"Logits(tokens='aligned') needs batches with the teacher's own rows and where they are the student's, which {name_of(collator)} does "
             "not make; leave data_collator out, or give a PairCollator."
         )
     given = [trainer.processing_class or collator.tokenizer, source.tokenizer or source.facts.find_tokenizer()]

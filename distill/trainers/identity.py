@@ -19,6 +19,7 @@ from distill.models.load import UNSTABLE, weights_fingerprint
 from distill.pairs.collate import PairCollator
 from distill.pairs.columns import READ
 from distill.pairs.packing import PackedPairs
+from distill.trainers.watched_collator import name_of
 
 
 def run_settings(trainer: Any) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def run_settings(trainer: Any) -> dict[str, Any]:
         "order_seed": torch.initial_seed() if args.data_seed is None else args.data_seed,
         "pairs": describe_rows(trainer.train_dataset, columns),
         "packing": isinstance(trainer.train_dataset, PackedPairs),
-        "collator": type(collator).__name__,
+        "collator": name_of(collator),
         "max_length": collator.max_length if isinstance(collator, PairCollator) else None,
         "loss_function": plain(trainer.compute_loss_func),
     }

@@ -29,6 +29,7 @@ from distill.trainers.rollout_journal import RolloutJournal
 from distill.trainers.rollout_prompts import check_lengths, prompt_lengths, prompt_rows
 from distill.trainers.rollouts import Answer, Ask, Rollouts, chosen, prompt_of_row
 from distill.trainers.sampling import sample
+from distill.trainers.watched_collator import name_of
 
 logger = logging.get_logger(__name__)
 _STEPS_WITHOUT_END = 10
@@ -359,7 +360,7 @@ def check_own_text(objectives: Sequence[Objective], rollouts: Rollouts | None) -
 def _check_trainer(trainer: Any) -> None:
     if not isinstance(trainer.data_collator, PairCollator):
         raise ValueError(
-            f"Rollouts are rows like all others, made into batches by PairCollator; {type(trainer.data_collator).__name__} is another collator. Leave "
+            f"Rollouts are rows like all others, made into batches by PairCollator; {name_of(trainer.data_collator)} is another collator. Leave "
             "data_collator out, or rollouts."
         )
     if trainer.has_bins():

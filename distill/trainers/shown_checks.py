@@ -86,13 +86,6 @@ def teacher_prompts_in(rows: Any) -> int:
     return int(_is_there(pairs, "teacher_prompt_ids").sum())
 
 
-def may_show_teacher(rows: Any) -> bool:
-    """Whether a teacher is shown a prompt of its own in some of these rows; in a stream, whether its rows have the column."""
-    if isinstance(rows, datasets.IterableDataset):
-        return "teacher_prompt_ids" in (rows.column_names or next(iter(rows), {}))
-    return bool(teacher_prompts_in(rows))
-
-
 def check_same_tokens(batch: Mapping[str, Any], where: SupervisedRows) -> None:
     """Refuse a batch of an own collator whose sides are not supervised on the same tokens in the same order.
 

@@ -11,6 +11,7 @@ from distill.models.adapters import base_of
 from distill.models.evaluating import evaluating
 from distill.models.probing import place_of, probed_before
 from distill.pairs.collate import PairCollator, supervised_rows, supervised_tokens
+from distill.trainers.watched_collator import name_of
 
 
 def check_supervised_only(
@@ -39,7 +40,7 @@ def check_supervised_only(
     if args.world_size > 1 and (config.dispatch_batches or config.split_batches):
         used.append("dispatch_batches and split_batches of accelerator_config, which cut batches by rows")
     if not isinstance(collator, PairCollator):
-        used.append(f"data_collator={type(collator).__name__}: a PairCollator makes what the model is given")
+        used.append(f"data_collator={name_of(collator)}: a PairCollator makes what the model is given")
     if used:
         raise ValueError(
             f"supervised_only=True gives the head the supervised positions alone, one behind the other; that does not go together with "

@@ -9,7 +9,7 @@ from distill.pairs.row_limits import RowLimits
 from distill.signals import Routed, SelfTeacher
 from distill.signals.mixture import Mixture
 from distill.trainers.checks import check_rows, limits_of
-from distill.trainers.shown_checks import may_show_teacher
+from distill.trainers.watched_collator import name_of
 
 
 def needed_of(teacher: Any, collator: Any) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def check_source(trainer: Any) -> None:
     if (source.documents or source.columns) and not isinstance(collator, PairCollator):
         needed = ["the pairs' tokens"] * source.documents + [f"the column {name!r}" for name in source.columns]
         raise ValueError(
-            f"{type(source).__name__} finds the signals of a row by {' and '.join(needed)}, which {type(collator).__name__} does not hand "
+            f"{type(source).__name__} finds the signals of a row by {' and '.join(needed)}, which {name_of(collator)} does not hand "
             "on; leave data_collator out, or give a PairCollator."
         )
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
@@ -95,9 +95,3 @@ def _is_students_own(source: Any) -> bool:
     if isinstance(source, Mixture):
         return any(map(_is_students_own, source.sources))
     return isinstance(source, SelfTeacher)
-
-
-def loses_teacher_prompts(trainer: Any) -> bool:
-    """Whether rows say what the teacher was shown, and an own collator may drop it: then each batch must bring rows of the teacher's."""
-    own = not isinstance(trainer.data_collator, PairCollator)
-    return own and any(may_show_teacher(rows) for rows in trainer._rows().values())

@@ -37,8 +37,9 @@ from distill.trainers.projections import Projections
 from distill.trainers.rollouts import Rollouts
 from distill.trainers.router_loss import ROUTER_LOSS, check_one_batch_a_step, router_coefficient
 from distill.trainers.shown_checks import check_same_positions, check_same_tokens
-from distill.trainers.teacher_checks import check_labels, check_source, loses_teacher_prompts, needed_of
+from distill.trainers.teacher_checks import check_labels, check_source, needed_of
 from distill.trainers.term_sums import TermSums
+from distill.trainers.watched_collator import WatchedCollator
 
 logger = logging.get_logger(__name__)
 
@@ -111,6 +112,9 @@ class WhiteBoxTrainer(PairTrainer):
             teacher = LocalTeacher(teacher)
         teacher = routed_by(route_by, teacher)
         needed = needed_of(teacher, kwargs.get("data_collator"))
+        own = kwargs.get("data_collator")
+        if own is not None and not isinstance(own, PairCollator):
+            kwargs["data_collator"] = WatchedCollator(own)
         self.collated = {**self.collated, **needed, "words": is_aligned(objectives)}
         if rollouts is not None:
             check_any_text(teacher)
@@ -146,7 +150,6 @@ class WhiteBoxTrainer(PairTrainer):
         if not is_aligned(self.objectives):
             check_source(self)
         self.on_policy = None if self.rollouts is None else OnPolicy(self, self.rollouts)
-        self._needs_teachers_rows = loses_teacher_prompts(self)
         shared = aligned_with(self)
         vocabulary = {"": None} if shared else compared_with(self.source, self.student, self.processing_class)
         self.compared = vocabulary, shared
@@ -219,12 +222,6 @@ class WhiteBoxTrainer(PairTrainer):
     ) -> Any:
         """Sum over objectives of weight * sum over rows / items; see `transformers.Trainer.compute_loss`."""
         ids: Any = inputs.get("ids")
-        if self._needs_teachers_rows and "teacher_input_ids" not in inputs:
-            raise ValueError(
-                f"Some pairs say what the teacher was shown (teacher_prompt_ids), and {type(self.data_collator).__name__} made a batch without "
-                "teacher_input_ids: the teacher would score the student's prompt. Leave data_collator out, or let it make the teacher's rows, "
-                "too, as PairCollator does."
-            )
         where = SupervisedRows.of(supervised_rows(inputs["labels"]))
         if "teacher_labels" in inputs and not isinstance(self.data_collator, PairCollator):
             check_same_tokens(inputs, where)

@@ -206,6 +206,13 @@ def test_whatever_a_trainer_takes_as_its_teacher_is_on_the_card(tmp_path):
     for several in ({"m": stored, "c": build_model(seed=2)}, [stored, LiveTeacher(build_model(seed=2))]):
         facts = write_card(tmp_path / "b", **given, teacher=several)
         assert [(one["name"], one["pairs"]) for one in facts["teachers"]] == [("maths", 4), ("LlamaForCausalLM", 0)]
+        assert facts["inside_of"] == "maths, LlamaForCausalLM"
+    twice = {"m": stored, "again": stored, "c": "my/chat", "teacher": "self"}
+    facts = write_card(tmp_path / "b", **given, teacher=twice)
+    assert [one["name"] for one in facts["teachers"]] == ["maths", "my/chat", "self"]
+    two = [build_model(seed=2), build_model(seed=3)]
+    with pytest.raises(ValueError, match="Two teachers have the name LlamaForCausalLM, and are not the same"):
+        write_card(tmp_path / "b", **given, teacher=two)
 
 
 def test_all_of_several_teachers_are_on_the_card(tmp_path):
@@ -220,8 +227,16 @@ def test_all_of_several_teachers_are_on_the_card(tmp_path):
     assert weights[0] != weights[1]
     assert facts["inside_of"] == "maths, chat"
     assert "`maths, chat`" in both_texts(tmp_path)
-    with pytest.raises(ValueError, match="2 teachers have the names maths; give each one of its own"):
-        write_card(tmp_path, student=build_model(), pairs=pairs, how="white box", teacher=[teachers[0], teachers[0]])
+    with pytest.raises(
+        ValueError, match="Two teachers have the name maths, and are not the same; give each one of its own"
+    ):
+        write_card(
+            tmp_path,
+            student=build_model(),
+            pairs=pairs,
+            how="white box",
+            teacher=[teachers[0], LocalTeacher(build_model(seed=5), build_tokenizer(), name="maths")],
+        )
 
 
 def test_an_unknown_teacher_is_said_to_be_unknown(tmp_path):

@@ -123,7 +123,7 @@ def test_fidelity_measures_and_captures_nothing(place, told):
     assert not (place / "signals").exists()
     mine = ["--student", place / "student", "--sample", 2, "--encoding", "draws:3"]
     assert "| draws:3 |" in told("capture", place / "pairs.jsonl", *flags, *mine)
-    assert told("capture", place / "pairs.jsonl", *flags, *mine, "--sets", 4).count("| draws:3 |") == 1
+    assert told("capture", place / "pairs.jsonl", *flags, *mine, "--sets", 4).count("| draws:3, 4 sets |") == 1
     assert "--encoding threshold:32" in told("capture", place / "pairs.jsonl", *flags, *more, "--sets", 4, status=1)
     same = ["--student", place / "model", "--sample", 2, "--picture", place / "none.svg"]
     refused = told("capture", place / "pairs.jsonl", *flags, *same, status=1)

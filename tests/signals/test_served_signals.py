@@ -1,5 +1,6 @@
 """A server's log-probabilities of a prompt are stored as a local teacher's are: over HTTP, from a real model behind it, in each shape servers use."""
 
+import json
 import math
 
 import numpy as np
@@ -11,9 +12,11 @@ from signal_runs import batch_of, captured, contents
 from signal_runs import teacher as any_teacher
 
 from distill import AttentionMaps, HiddenStates
+from distill.basics.jsonl import CHECKSUM, seal
 from distill.signals import SignalRequest, StoredSignals
 from distill.signals.capturing import reader_of
 from distill.signals.encodings import encoding_of
+from distill.signals.shards import shards_in
 from distill.signals.teacher_rows import as_tables, rows_of, teachers_pairs
 from distill.teachers import ServerTeacher
 
@@ -288,12 +291,23 @@ def test_a_server_that_goes_leaves_what_was_written(tmp_path):
         assert len(server.asked) == 7
 
 
-def test_further_fields_of_requests_are_of_the_identity(tmp_path):
+def test_further_fields_of_requests_are_of_the_identity(tmp_path, capsys):
     """A LoRA module that a server is told to apply, say; without any, a folder of before is continued."""
     pairs = build_pairs(4)
     with FakeServer(change=by_ids) as server:
         found = captured(tmp_path / "signals", pairs, served(server.url), encoding=f"top:{MOST}")
-        assert "extra_body" not in found.manifest["teacher"]
+        assert found.manifest["teacher"]["extra_body"] == {}
         other = ServerTeacher(server.url, tokenizer=teacher().tokenizer, retries=0, extra_body={"lora": "legal"})
         with pytest.raises(ValueError, match=r"teacher.extra_body.lora: None there, 'legal' now"):
             captured(tmp_path / "signals", pairs, other, encoding=f"top:{MOST}")
+        # an earlier version did not note them
+        manifest = json.loads((tmp_path / "signals" / "manifest.json").read_text())
+        manifest.pop(CHECKSUM)
+        del manifest["teacher"]["extra_body"]
+        (tmp_path / "signals" / "manifest.json").write_text(json.dumps({**manifest, CHECKSUM: seal(manifest)}))
+        for path in shards_in(tmp_path / "signals"):
+            path.unlink()
+        captured(tmp_path / "signals", pairs, other, encoding=f"top:{MOST}")
+        assert "they are taken to have been {'lora': 'legal'}" in capsys.readouterr().err
+        with pytest.raises(ValueError, match="beside the ServerTeacher"):
+            captured(tmp_path / "signals", pairs, other, encoding=f"top:{MOST}", tokenizer=teacher().tokenizer)

@@ -183,10 +183,10 @@ def test_a_damaged_shard_is_told_to_other_processes(tmp_path):
 def test_a_shard_of_another_version_is_refused_and_not_set_aside(tmp_path):
     path = tmp_path / shard_name(0, 0)
     write_shard(path, rows(3))
-    data = path.read_bytes().replace(b'"format":"1"', b'"format":"7"')
+    data = path.read_bytes().replace(b'"format":"2"', b'"format":"7"')
     path.write_bytes(data)
     damaged = []
-    with pytest.raises(ValueError, match=r"of format '7', from another version of distill; this one reads '1'"):
+    with pytest.raises(ValueError, match=r"of format '7', from another version of distill; this one reads '2'"):
         ShardIndex(tmp_path, damaged)
     assert not damaged
 

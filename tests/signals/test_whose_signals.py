@@ -1,12 +1,15 @@
 """Whose signals: no shard, config or head of another teacher stands beside a manifest unseen."""
 
 import copy
+import json
 import shutil
 
 import pytest
 from conftest import build_model, build_pairs, build_tokenizer
 from signal_runs import captured, contents, small_shards, teacher
 
+from distill.basics.jsonl import CHECKSUM, seal
+from distill.models.load import config_of_logits
 from distill.signals import StoredSignals, capture, shard_writer
 from distill.signals.shards import DAMAGED, next_number, read_shard, shard_name, shards_in, write_shard
 from distill.signals.signal_folder import HEAD
@@ -64,11 +67,69 @@ def test_a_teacher_of_equal_weights_and_another_config_is_another(two):
     mine, _ = two
     changed = copy.deepcopy(teacher(seed=1).model)
     changed.config.rms_norm_eps *= 10
-    with pytest.raises(ValueError, match=r"holds other signals \(config.rms_norm_eps: 1e-06 there, .* now\)"):
+    with pytest.raises(ValueError, match=r"holds other signals \(config.rms_norm_eps: '1e-06' there, '9.99"):
         captured(mine, asked=LocalTeacher(changed, build_tokenizer(), name="tiny"))
     same = copy.deepcopy(teacher(seed=1).model)
     same.config.use_cache, same.config._name_or_path = not same.config.use_cache, "elsewhere"
     captured(mine, asked=LocalTeacher(same, build_tokenizer(), name="elsewhere"))
+
+
+def test_another_class_of_model_is_told_by_its_name_and_not_by_its_config(two):
+    """The stored config is never read as that of another class, which would end in whatever that class makes of it."""
+    from conftest import family
+
+    mine, _ = two
+    for name in ("gemma2", "gpt2"):
+        with pytest.raises(ValueError, match=r"holds other signals \(teacher.class: 'LlamaForCausalLM' there, "):
+            captured(mine, asked=LocalTeacher(family(name), build_tokenizer(), name="tiny"))
+
+
+def test_what_decides_no_logits_makes_no_other_teacher(two):
+    """How it was loaded, what only a training reads, where an author's code lies."""
+    mine, _ = two
+    same = copy.deepcopy(teacher(seed=1).model)
+    config = same.config
+    config.output_hidden_states = not config.output_hidden_states
+    config.attention_dropout, config.initializer_range = 0.3, 0.5
+    config.auto_map, config.transformers_weights = {"AutoConfig": "a/b--configuration_zz.ZZ"}, "m.safetensors"
+    captured(mine, asked=LocalTeacher(same, build_tokenizer(), name="tiny"))
+    composite = {
+        "text_config": {"use_cache": True, "dtype": "float32", "_name_or_path": "x", "rope_theta": 1.0},
+        "a": float("nan"),
+    }
+    assert config_of_logits(composite) == {"text_config.rope_theta": "1.0", "a": "NaN"}
+
+
+def test_a_folder_of_an_earlier_version_without_a_word_of_the_config_is_continued(two):
+    mine, _ = two
+    manifest = json.loads((mine / "manifest.json").read_text())
+    manifest.pop(CHECKSUM)
+    del manifest["teacher"]["config"]
+    (mine / "manifest.json").write_text(json.dumps({**manifest, CHECKSUM: seal(manifest)}))
+    for path in shards_in(mine):
+        path.unlink()  # each says whose it is, in the words of this version
+    captured(mine, asked=teacher(seed=1)).check(build_pairs(30))
+    changed = copy.deepcopy(teacher(seed=1).model)
+    changed.config.rms_norm_eps *= 10
+    with pytest.raises(ValueError, match=r"config.rms_norm_eps: '1e-06' there"):
+        captured(mine, asked=LocalTeacher(changed, build_tokenizer(), name="tiny"))
+
+
+def test_a_config_that_was_changed_in_the_folder_is_called_so(two):
+    mine, _ = two
+    for text in ((mine / "config.json").read_text().replace("1e-06", "1e-05"), "{"):
+        (mine / "config.json").write_text(text)
+        with pytest.raises(ValueError, match="config.json was changed after it was written"):
+            captured(mine, asked=teacher(seed=1))
+
+
+def test_a_run_knows_its_teacher_by_the_config_too():
+    from distill.signals.facts import describe_model
+
+    model = build_model(seed=3)
+    before = describe_model(model)
+    model.config.rms_norm_eps *= 10
+    assert describe_model(model) != before
 
 
 def test_verify_reads_the_head_too(two):
@@ -88,7 +149,7 @@ def test_a_teacher_that_brings_its_tokenizer_takes_no_other(tmp_path):
 
 def test_every_source_says_who_its_teachers_are(two):
     """For a card; a live one by its weights, a stored one as its manifest has it."""
-    from distill.signals import LiveTeacher
+    from distill.signals import LiveTeacher, SelfTeacher
     from distill.signals.mixture import Mixture
     from distill.signals.several import Routed
 
@@ -97,10 +158,13 @@ def test_every_source_says_who_its_teachers_are(two):
     assert [one.name for one in stored.teachers()] == ["tiny"]
     assert stored.teachers()[0].identity()["teacher_weights"] == stored.manifest["teacher"]["weights"]
     assert [one.name for one in routed.teachers()] == ["tiny", "LlamaForCausalLM"]
-    assert "weights " in live.teachers()[0].identity()["teacher_model"]
+    assert "weights " in live.teachers()[0].identity()["teacher_weights"]
     both = Mixture([build_model(seed=3), build_model(seed=4)])
-    models = [one.identity()["teacher_model"] for one in both.teachers()]
-    assert models[0] == live.teachers()[0].identity()["teacher_model"] != models[1]
+    models = [one.identity()["teacher_weights"] for one in both.teachers()]
+    assert models[0] == live.teachers()[0].identity()["teacher_weights"] != models[1]
+    assert [one.name for one in LiveTeacher(teacher()).teachers()] == ["tiny"], "the name that it was given"
+    own = SelfTeacher()
+    assert [one.name for one in Routed({"a": own, "b": "my/model"}, "subject").teachers()] == ["self", "my/model"]
 
 
 def test_an_evaluation_of_several_sets_is_no_draw(arguments, tmp_path):

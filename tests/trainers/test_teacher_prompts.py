@@ -163,7 +163,16 @@ def test_a_collator_that_drops_what_the_teacher_was_shown_is_found_out(arguments
     run = trainer(arguments, [Logits()], collator=lambda rows: own(rows), **settings)
     with pytest.raises(ValueError, match="made a batch without teacher_input_ids"):
         run.train()
+    lists = [dict(row) for row in shown()]
+    run = trainer(arguments, [Logits()], pairs=lists, collator=lambda rows: own(rows), max_steps=2)
+    with pytest.raises(ValueError, match=r"teacher_prompt_ids: .*made a batch without teacher_input_ids"):
+        run.train()
     whole = PairCollator(build_tokenizer(), teacher_rows=True)
+    # only some have one: a batch without any has no rows of the teacher's, and that is right
+    some = [{**dict(row), "teacher_prompt_ids": None if i % 4 else [9, 8, 7]} for i, row in enumerate(build_pairs(8))]
+    trainer(
+        arguments, [Logits()], pairs=some, collator=lambda rows: whole(rows), max_steps=8, per_device_train_batch_size=1
+    ).train()
     run = trainer(arguments, [Logits()], pairs=shown(), collator=lambda rows: whole(rows), remove_unused_columns=False)
     ours = trainer(arguments, [Logits()], pairs=shown())
     assert torch.equal(gradients_of(run, all_of(run))[0], gradients_of(ours, all_of(ours))[0])
