@@ -70,9 +70,10 @@ def named_teachers(given: Any) -> list[Any]:
         return given.teachers()
     model: Any = getattr(given, "_orig_mod", given)  # of torch.compile
     if isinstance(model, torch.nn.Module):
-        base = base_of(model)
+        base, adapted = base_of(model), is_adapted(model)
         name = getattr(base.config, "_name_or_path", "") or type(base).__name__
-        adapters = {"teacher_adapters": ", ".join(model.peft_config)} if is_adapted(model) else {}
+        whole: Any = model
+        adapters = {"teacher_adapters": ", ".join(whole.peft_config)} if adapted else {}
         return [NamedTeacher(name, {"teacher_weights": describe_model(model), **adapters}, base)]
     if hasattr(given, "identity"):
         return [given]
