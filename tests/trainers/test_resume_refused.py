@@ -67,7 +67,7 @@ def test_other_settings_are_refused_by_name(arguments, stopped, change, named):
             {"objectives": [Logits(weight=Schedule(1.0, 0.2)), HiddenStates("last", weight=0.5)]},
             r"objectives.hidden.layers: 'auto' there, 'last' now.*hidden.pairs: \[\[0, 1\], \[1, 2\]\] there, \[\[1, 2\]\] now",
         ),
-        ({"teacher": build_model(layers=3, seed=2)}, "teacher: 'LlamaForCausalLM of 3 layers.*weights [0-9a-f]{16}' there"),
+        ({"teacher": build_model(layers=3, seed=2)}, "teacher: 'LlamaForCausalLM of 3 layers.*weights [0-9a-f]{16}, config [0-9a-f]{16}' there"),
     ],
 )  # fmt: skip
 def test_other_objectives_and_teachers_are_refused_by_name(arguments, stopped, change, named):
