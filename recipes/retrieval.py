@@ -68,10 +68,17 @@ class RetrievalArguments(RefusalArguments):
     facts: int = field(default=16, metadata={"help": "Facts in training rows; half of them change afterwards."})
     untrained: int = field(default=8, metadata={"help": "Further facts of the same documents, in no training row."})
     world_seed: int = field(default=0, metadata={"help": "Another one is another world."})
-    wordings: int = field(default=4, metadata={"help": "Training questions a fact."})
+    wordings: int = field(default=3, metadata={"help": "Training questions a fact."})
+    mixed_share: float = field(
+        default=0.5,
+        metadata={"help": "Of the rows of mixed arms, those with passages: following them has to be learned, too."},
+    )
     k: int = field(default=2, metadata={"help": "Passages shown with a question."})
     upper_layers: int = field(default=10, metadata={"help": "Only so many layers, from the top, are trained."})
-    arms: str = field(default=",".join(TRAINED), metadata={"help": "Which are trained, divided by commas."})
+    arms: str = field(
+        default="sft,context,sft_mixed,shuffled",
+        metadata={"help": f"Which are trained, divided by commas: {', '.join(TRAINED)}."},
+    )
     seeds: int = field(default=1, metadata={"help": "Trainings of each arm, with different orders of the rows."})
     prompts: str | None = field(
         default=None,
@@ -88,6 +95,8 @@ class RetrievalArguments(RefusalArguments):
         for name in ("facts", "untrained", "wordings", "k", "upper_layers", "seeds", "kept_prompts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if not 0 < self.mixed_share < 1:
+            raise ValueError(f"mixed_share is {self.mixed_share}; it is a share of the rows, above 0 and below 1.")
         if unknown := [arm for arm in self.chosen() if arm not in TRAINED]:
             raise ValueError(
                 f"arms has {', '.join(map(repr, unknown))}; it must list some of {', '.join(TRAINED)}, divided by commas."
@@ -105,8 +114,8 @@ def main(argv: list[str] | None = None) -> None:
     args, training = parse_recipe(
         RetrievalArguments, argv, output_dir="runs/retrieval", description=__doc__,
         num_train_epochs=EPOCHS, learning_rate=3e-4, warmup_steps=4, save_strategy="no",
-        # few rows at once, and one step of several: the same gradient, without the padding that long rows would bring to short ones
-        per_device_train_batch_size=2, gradient_accumulation_steps=3,
+        # each row by itself, and one step of several: the same gradient, without the padding that rows with passages would bring to short ones
+        per_device_train_batch_size=1, gradient_accumulation_steps=6,
     )  # fmt: skip
     if args.quick:
         refuse_given(args, tuple(QUICK), "--quick sets this itself; leave one of them out.")
@@ -122,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
     world = World(args.world_seed, facts=args.facts + args.untrained)
     taught, untrained = world.facts[: args.facts], world.facts[args.facts :]
     closed, mixed = (
-        rows_of_world(world, mode, facts=taught, wordings=args.wordings, reverse=0, k=args.k)
+        rows_of_world(world, mode, facts=taught, wordings=args.wordings, reverse=0, k=args.k, share=args.mixed_share)
         for mode in ("closed", "mixed")
     )
     pairs = {"closed": closed.pairs(model.tokenizer), "mixed": mixed.pairs(model.tokenizer)}
@@ -153,7 +162,9 @@ def main(argv: list[str] | None = None) -> None:
     with stages.stage("signals"):
         signals: Any = None
         if any(arm.startswith("context") for arm in arms):
-            signals = capture(model, pairs["mixed"], output=run / "signals", encoding="hidden", progress=False)
+            # the mixed rows have the closed ones among them
+            told = pairs["mixed" if "context_mixed" in arms else "closed"]
+            signals = capture(model, told, output=run / "signals", encoding="hidden", progress=False)
 
     for seed in seeds:
         for arm in arms[1:]:
@@ -294,12 +305,17 @@ def _plan(
     return [
         ("documents", 2.0),
         ("other prompts", args.kept_prompts * 100 * 5 * token),
-        ("signals", (length["mixed"] * 6 * token if any(arm.startswith("context") for arm in arms) else 0.1)),
+        ("signals", (_captured(arms, length) * 6 * token)),
         *trainings,
         ("the documents change", 3.0),
         ("asking untouched", question),
         *((f"asking {name}", question) for name, _ in trainings),
     ]
+
+
+def _captured(arms: list[str], length: dict[str, int]) -> float:
+    """Tokens of the rows that context distillation reads."""
+    return length["mixed"] if "context_mixed" in arms else length["closed"] if "context" in arms else 0.01
 
 
 def _tokens(pairs: datasets.Dataset) -> int:
