@@ -12,6 +12,7 @@ import copy
 import dataclasses
 import gc
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ from distill.reports.retrieval_words import ARMS, verdict
 from distill.retrieval.answering import answer
 from distill.retrieval.examining import Question, examine
 from distill.retrieval.index import Index
-from distill.retrieval.rows import rows_of_world
+from distill.retrieval.rows import Rows, rows_of_world
 from distill.retrieval.world import Fact, World
 from distill.retrieval.world_examination import examination, shuffled
 from distill.running.environment import environment
@@ -54,7 +55,7 @@ from distill.signals import StoredSignals, capture
 from distill.teachers import LocalTeacher
 
 TRAINED = tuple(arm for arm in ARMS if arm != "untouched")
-EPOCHS = 5.0
+EPOCHS = 4.0
 QUICK: dict[str, Any] = {"facts": 4, "untrained": 2, "wordings": 2, "kept_prompts": 4, "arms": "sft,sft_mixed"}
 
 
@@ -70,8 +71,8 @@ class RetrievalArguments(RefusalArguments):
     world_seed: int = field(default=0, metadata={"help": "Another one is another world."})
     wordings: int = field(default=3, metadata={"help": "Training questions a fact."})
     mixed_share: float = field(
-        default=0.5,
-        metadata={"help": "Of the rows of mixed arms, those with passages: following them has to be learned, too."},
+        default=0.4,
+        metadata={"help": "Of the rows that mixed arms see, those with passages; no two of these are the same."},
     )
     k: int = field(default=2, metadata={"help": "Passages shown with a question."})
     upper_layers: int = field(default=10, metadata={"help": "Only so many layers, from the top, are trained."})
@@ -130,10 +131,9 @@ def main(argv: list[str] | None = None) -> None:
     begun = time.monotonic()
     world = World(args.world_seed, facts=args.facts + args.untrained)
     taught, untrained = world.facts[: args.facts], world.facts[args.facts :]
-    closed, mixed = (
-        rows_of_world(world, mode, facts=taught, wordings=args.wordings, reverse=0, k=args.k, share=args.mixed_share)
-        for mode in ("closed", "mixed")
-    )
+    epochs = math.ceil(training.num_train_epochs)
+    closed = rows_of_world(world, "closed", facts=taught, wordings=args.wordings, reverse=0)
+    mixed = _mixed_rows(world, taught, args, len(closed.rows), epochs)
     pairs = {"closed": closed.pairs(model.tokenizer), "mixed": mixed.pairs(model.tokenizer)}
     if "shuffled" in args.chosen():
         wrong = dataclasses.replace(closed, rows=shuffled(closed.rows, training.seed))
@@ -189,7 +189,9 @@ def main(argv: list[str] | None = None) -> None:
         "documents": {"before": len(before)},
         "update": update,
         "told": (
-            f"{len(closed.rows)} closed-book rows and {len(mixed.rows)} mixed ones, {training.num_train_epochs:g} epochs in steps of "
+            f"{len(closed.rows)} closed-book rows, {training.num_train_epochs:g} epochs; mixed arms see {len(mixed.rows) - epochs * len(closed.rows)} rows with "
+            "passages between them, each once; steps of "
+            f""
             f"{training.per_device_train_batch_size * training.gradient_accumulation_steps}, learning rate {training.learning_rate:g}. Questions are in wordings that no training saw; "
             f"{args.k} passages are shown."
             + (" This was a quick run, to see that everything works: its figures say nothing." if args.quick else "")
@@ -207,6 +209,20 @@ def main(argv: list[str] | None = None) -> None:
     say(f"\nFinished in {(time.monotonic() - begun) / 60:.1f} minutes. Open {(run / 'retrieval.html').resolve()}")
 
 
+def _mixed_rows(world: World, taught: Sequence[Fact], args: RetrievalArguments, closed: int, epochs: int) -> Rows:
+    """The closed rows as often as the other arms see them, and among them rows with passages.
+
+    Of the latter no two are the same: shown the same few altered passages in each epoch, a model learns them by heart, and not to read.
+    """
+    beside = round(closed * epochs * args.mixed_share / (1 - args.mixed_share))
+    made = rows_of_world(
+        world, "mixed", facts=taught, wordings=args.wordings, reverse=0, k=args.k, share=beside / (closed + beside),
+        alterations=math.ceil(beside / len(taught) / 2) + 1,
+    )  # fmt: skip
+    book = [row for row in made.rows if row["mode"] == "closed"]
+    return dataclasses.replace(made, rows=[*book * (epochs - 1), *made.rows])
+
+
 def _rows_of(arm: str) -> str:
     """Which rows an arm is trained on."""
     return "shuffled" if arm == "shuffled" else "mixed" if arm.endswith("mixed") else "closed"
@@ -221,6 +237,8 @@ def _train(
     student = _student(model, args.upper_layers)
     own = copy.copy(training)
     own.output_dir, own.seed = str(folder), seed
+    if arm.endswith("mixed"):
+        own.num_train_epochs = 1.0  # they stand in the rows
     common: dict[str, Any] = {
         "model": student, "args": own, "train_dataset": pairs, "processing_class": model.tokenizer, "max_length": 2048,
     }  # fmt: skip
@@ -301,7 +319,12 @@ def _plan(
     length = {name: _tokens(some) for name, some in pairs.items()}
     train = training.num_train_epochs * token * (1 + 2 * args.upper_layers / len(find_layers(model.model)[1]))
     question = 45 * args.facts * token * 6 + args.facts * 2 * args.k * 200 * token
-    trainings = [(f"{arm} seed {seed}", length[_rows_of(arm)] * train + 5) for seed in seeds for arm in arms[1:]]
+    once = train / training.num_train_epochs
+    trainings = [
+        (f"{arm} seed {seed}", length[_rows_of(arm)] * (once if arm.endswith("mixed") else train) + 5)
+        for seed in seeds
+        for arm in arms[1:]
+    ]
     return [
         ("documents", 2.0),
         ("other prompts", args.kept_prompts * 100 * 5 * token),
