@@ -3,8 +3,9 @@
 For y drawn from the student q, log q(y) - log p(y) is the reverse KL in expectation. Its *derivative* is not the derivative of the KL: what is drawn
 depends on q, too. Differentiated as they stand (Schulman 2020 named them as values), k1 = log q - log p has a gradient whose expectation is
 zero, k2 = (log q - log p)^2 / 2 has that of the reverse KL, and k3 = p/q - 1 - log p/q has that of the **forward** KL. Here the gradient is that of the score
-function, (log q(y) - log p(y)) times the gradient of log q(y): that of the reverse KL in expectation, held against the sum over all that a tiny student can
-write.
+function, (log q(y) - log p(y)) times the gradient of log q(y): summed over the tokens of what was written, that of the reverse KL in expectation, held against the sum
+over all that a tiny student can write. A trainer divides the sum of a step by its tokens, whose number the same draws decide: each step's gradient is the right one times a
+factor that varies with how much was written, and its mean is off by a share that falls with the rows of a step.
 """
 
 import math
@@ -29,7 +30,8 @@ from distill.signals.sparse import Atoms, Top
 class SampledReverseKL(Objective):
     """Reverse KL on the student's own text, from the one token drawn at each position.
 
-    Wherever the teacher runs here, `Logits("reverse_kl")` has the same expected gradient without this noise, for the same forward passes: take that.
+    Wherever the teacher runs here, `Logits("reverse_kl")` has on each text the mean of this gradient over the tokens that could have been drawn there, without the noise and for the same
+    forward passes: take that.
     This one is for the comparison, for teachers that say little more than the probability of a given token, and, with `discount`, for the gradient of the
     whole sequence's KL. Rows must be drawn from the student as it is: `Rollouts` at share 1 and temperature 1.
 
@@ -75,7 +77,7 @@ class SampledReverseKL(Objective):
         if facts.next_token == "atoms":
             raise ValueError(
                 "The teacher's signals are drawn tokens with weights (encoding 'threshold' or 'draws'), which do not say how likely the written token is; "
-                "give a teacher that runs here, or one that gives its likeliest tokens ('top', into which the written one is forced)."
+                "give a teacher that runs here, or a ServedTeacher, into whose likeliest tokens the written one is forced."
             )
         if facts.next_token == "top" and facts.temperature != 1:
             raise ValueError(
@@ -115,23 +117,26 @@ class SampledReverseKLTerm(Term):
         self.decided = {"vocabulary": vocabulary, "heads": (ours, theirs)}
 
     def forward(self, student: Signals, teacher: Signals) -> Tensor:
-        """Values are log q - log p of each token, whose mean is the KL; the gradient is the policy's. Without gradients (an evaluation is on the pairs,
-        which the student did not write) they are log p - log q: whoever wrote the text, a teacher's mean of it is the forward KL."""
+        """Values are log q - log p of each token, whose mean is the KL; the gradient is the policy's. In evaluation mode (an evaluation is on the pairs,
+        which the student did not write) they are log p - log q: of a teacher's text the mean is the forward KL."""
         tokens = student.labels
         assert tokens is not None
         with torch.no_grad():
-            log_p = _log_probabilities_of_teacher(teacher, tokens, self.vocabulary)
-        ours = student.head if student.head is not None else student.logits
+            ours: Any = student.head if student.head is not None else student.logits
+            size = self.vocabulary or (ours.shape[1] if isinstance(ours, Tensor) else len(ours.weight))
+            log_p = _log_probabilities_of_teacher(teacher, tokens, size)
         log_q = -_surprise(ours, tokens, self.vocabulary)
         reward = log_q.detach() - log_p.to(log_q)
-        if not torch.is_grad_enabled():
+        if not self.training:
             return -reward
         advantage = _to_go(reward, student.where(), self.objective.discount)
         return reward + advantage * (log_q - log_q.detach())
 
 
 def _surprise(signal: Any, tokens: Tensor, vocabulary: int | None) -> Tensor:
-    """`[N]`: -log q of each token, streamed over the head; the KL to the distribution that has all of its mass there."""
+    """`[N]`: -log q of each token, streamed over the head, over so many first tokens; the KL to the distribution that has all of its mass there."""
+    own = signal.shape[1] if isinstance(signal, Tensor) else len(signal.weight)
+    vocabulary = None if vocabulary is None else min(vocabulary, own)
     weights = torch.ones((len(tokens), 1), dtype=torch.float32, device=tokens.device)
     point = Atoms(tokens[:, None], weights, torch.zeros_like(weights[:, 0]))
     comparison = Comparison(by_name("forward_kl"), vocabulary=vocabulary)
@@ -139,8 +144,8 @@ def _surprise(signal: Any, tokens: Tensor, vocabulary: int | None) -> Tensor:
     return compare(signal, point, comparison)[0]
 
 
-def _log_probabilities_of_teacher(teacher: Signals, tokens: Tensor, vocabulary: int | None) -> Tensor:
-    """`[N]`: what the teacher says of each token."""
+def _log_probabilities_of_teacher(teacher: Signals, tokens: Tensor, vocabulary: int) -> Tensor:
+    """`[N]`: what the teacher says of each token, over the tokens that the student has."""
     if isinstance(teacher.sparse, Top):
         there = teacher.sparse.ids == tokens[:, None]
         # without this wait a token that is missing would count as impossible
@@ -150,8 +155,6 @@ def _log_probabilities_of_teacher(teacher: Signals, tokens: Tensor, vocabulary: 
                 "it has to be among the tokens it gives."
             )
         listed = teacher.sparse.log_probs
-        if vocabulary is None:
-            return listed.masked_fill(~there, 0).sum(dim=1)
         outside = teacher.sparse.ids >= vocabulary  # as everywhere, renormalised over the tokens that both have
         whole = torch.logaddexp(listed.masked_fill(outside, -math.inf).logsumexp(dim=1), teacher.sparse.tail)
         return listed.masked_fill(~there, 0).sum(dim=1) - whole

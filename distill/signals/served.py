@@ -89,17 +89,14 @@ class ServedTeacher(SignalSource):
         if request.hidden or request.attention:
             _ = self.facts.config  # refuses
         inputs, where = teachers_inputs(batch, rows)
-        if "position_ids" in inputs:
+        if "attention_mask" not in inputs:
             raise ValueError(
                 f"Rows are packed, and {self.name} behind a server reads one text at a time; leave packing out, or capture signals beforehand "
                 "(distill.signals.capture), which packed rows can read."
             )
         labels = batch["labels" if where is rows else "teacher_labels"]
-        columns = [inputs["input_ids"], labels]
-        if "attention_mask" in inputs:
-            columns.append(inputs["attention_mask"])
-        ids, wanted, *masks = (column.cpu() for column in columns)
-        there = masks[0].bool() if masks else torch.ones_like(ids, dtype=torch.bool)
+        ids, wanted, mask = (column.cpu() for column in (inputs["input_ids"], labels, inputs["attention_mask"]))
+        there = mask.bool()
         names = batch.get("ids") or [f"row {number} of a batch" for number in range(len(ids))]
         texts = [
             ServedText(str(name), ids[row][there[row]].numpy(), wanted[row][there[row]].numpy())

@@ -132,7 +132,8 @@ def some_of(rows: Any, most: int = ROWS) -> list[Mapping[str, Any]]:
         return []
     pairs = [pair for row in rows for pair in (row if isinstance(row, list) else [row])]
     pairs = [pair for pair in pairs if pair.get("id") != EMPTY["id"]]
-    return pairs[:: -(-len(pairs) // most)][:most] if pairs else []
+    places = np.unique(np.linspace(0, max(len(pairs) - 1, 0), min(most, len(pairs))).astype(int))
+    return [pairs[int(place)] for place in places]
 
 
 @torch.no_grad()

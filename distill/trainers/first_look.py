@@ -63,7 +63,8 @@ class FirstLook:
         kl = f"{f['reverse_kl']:.3f} nats a token from the teacher (KL student to teacher; {f['forward_kl']:.3f} the other way)"
         lines = [
             f"Preflight of rollouts: {f['rollouts']} by the student as it is, {f['tokens']:,} tokens, {f['ended']} ended by themselves.",
-            f"  Its own text is {kl}, over {f['compared']:,} positions."
+            f"  Its own text is {kl}, over {f['compared']:,} positions"
+            + (" (lower bounds: tokens that are not named are one bucket)." if f["lower_bound"] else ".")
             + ("" if f["aligned"] is None else f" Two tokenizers: {f['aligned']:.1%} of the positions are compared."),
         ]
         if f["overlap"] is not None:
@@ -114,7 +115,8 @@ class BothSides:
         }
         batch.pop("pairs", None)
         rows, model = SupervisedRows.of(supervised_rows(batch["labels"])), base_of(self.student)
-        name, theirs = self._teachers(batch, rows)
+        with self.autocast():  # of a student that teaches itself; every other teacher leaves it
+            name, theirs = self._teachers(batch, rows)
         if ALIGNED[0] in batch:
             theirs = replace(theirs, aligned=(batch[ALIGNED[0]], batch[ALIGNED[1]]))
         with evaluating(self.student), self.autocast():
@@ -211,15 +213,22 @@ def first_look(
         "forward_kl": sums["forward_kl"] / compared,
         "overlap": None if math.isnan(overlap) else overlap,
         "overlap_of": int(sums["overlap_of"]),
+        "lower_bound": sides.shared is not None or sides.source.facts.next_token == "top",
         "highest_kl": highest_kl,
     }
     texts = [_text(one, tokenizer, stops) for one in rollouts]
     figures |= _repeating(texts) | _passed(rollouts, texts, tokenizer, verifier)
     other = sides.source.tokenizer or sides.source.facts.find_tokenizer()
-    other = getattr(other, "tokenizer", other)
-    templates = None if other is None else two_templates(tokenizer, other)
+    other = other if hasattr(other, "get_vocab") else getattr(other, "tokenizer", other)
+    templates, problem = None, None
+    try:
+        templates = None if other is None else two_templates(tokenizer, other)
+    except ValueError as error:  # they are shown, and decide nothing
+        problem = str(error)
     shown = sides.shared is not None or all(one.get("teacher_prompt_ids") is not None for one in rollouts)
     findings = _findings(figures, templates, shown)
+    if problem:
+        findings.append(Finding("warning", "templates", f"The chat templates cannot be shown side by side: {problem}"))
     return FirstLook(figures, tuple(sorted(findings, key=lambda one: LEVELS.index(one.level))), templates)
 
 

@@ -16,6 +16,7 @@ from transformers.utils import logging
 from distill.basics.disk import write_durably
 from distill.basics.processes import say
 from distill.basics.settings import plain
+from distill.models.adapters import base_of
 from distill.models.eos import eos_ids
 from distill.models.precision import exact_on
 from distill.objectives.base import Objective
@@ -23,7 +24,7 @@ from distill.pairs.collate import PairCollator
 from distill.pairs.labels import EMPTY
 from distill.pairs.row_limits import RowLimits
 from distill.signals import Routed
-from distill.trainers.alignment_checks import some_of
+from distill.trainers.alignment_checks import is_aligned, some_of
 from distill.trainers.first_look import BothSides, FirstLook, first_look
 from distill.trainers.rollout_journal import RolloutJournal
 from distill.trainers.rollout_prompts import check_lengths, prompt_lengths, prompt_rows
@@ -54,6 +55,7 @@ class OnPolicy:
     def __init__(self, trainer: Any, settings: Rollouts) -> None:
         self.trainer, self.settings = trainer, settings
         _check_trainer(trainer)
+        check_no_dropout(trainer.objectives, trainer.model)
         self.tokenizer = trainer.data_collator.tokenizer
         self.prompts = (
             None if settings.prompts is None else prompt_rows(settings.prompts, self.tokenizer, settings.chat)
@@ -107,6 +109,8 @@ class OnPolicy:
             yield from (limits.vocabulary, limits.labels)
         if isinstance(source, Routed):
             yield from (limits.vocabulary for limits in source.limits.values())
+        elif not is_aligned(self.trainer.objectives):
+            yield source.facts.vocabulary  # a server's, too, which runs no model here
 
     def identity(self) -> dict[str, Any]:
         """What decides the rollouts, as plain values."""
@@ -349,11 +353,36 @@ def check_own_text(objectives: Sequence[Objective], rollouts: Rollouts | None) -
     what = f"The gradient of {', '.join(named)} is right on text that the student has drawn from its own distribution, and on no other"
     if rollouts is None:
         raise ValueError(f"{what}; give rollouts=Rollouts(...), or take Logits('reverse_kl').")
-    wanted = {"share": 1.0, "every": 1, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    wanted = {"share": 1.0, "every": 1, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "first": 1.0}
     given = {name: getattr(rollouts, name) for name in wanted}
     if wrong := [f"{name}={given[name]}, not {right}" for name, right in wanted.items() if given[name] != right]:
         raise ValueError(
             f"{what}, but the rollouts have {'; '.join(wrong)}. Leave these as they are by default, or take Logits('reverse_kl'), which is right on any text."
+        )
+
+
+def check_no_dropout(objectives: Sequence[Objective], student: Any) -> None:
+    """Refuse a student that is scored with dropout and has drawn without, where an objective needs its own draws.
+
+    Raises:
+        ValueError: names where, and the way out.
+    """
+    named = [one.name for one in objectives if one.of_own_text]
+    modules = [
+        name
+        for name, one in student.named_modules()
+        if isinstance(one, torch.nn.modules.dropout._DropoutNd) and one.p > 0
+    ]
+    config = base_of(student).config.get_text_config(decoder=True).to_dict()
+    modules += [
+        f"config.{name}"
+        for name, value in config.items()
+        if ("dropout" in name or "pdrop" in name) and isinstance(value, int | float) and value > 0
+    ]
+    if named and modules:
+        raise ValueError(
+            f"The student has dropout ({', '.join(modules[:3])}), which is off while it writes and on while its text is scored, so {', '.join(named)} would "
+            "take the text for another model's. Set it to 0 (lora_dropout=0, attention_dropout=0), or take Logits('reverse_kl')."
         )
 
 

@@ -70,7 +70,10 @@ def preflight_rollouts(
     stops = eos_ids(student, tokenizer)
     asks = [Ask(row["prompt_ids"], (seed, 0, number)) for number, row in enumerate(rows)]
     most = min((limit for limit in (collator.limits.vocabulary, *vocabulary.values()) if limit is not None), default=None)  # fmt: skip
-    answers = (settings.sampler or sample)(student, asks, settings.sampling, stops, most)
+    together = [asks[i : i + settings.rows_together] for i in range(0, len(asks), settings.rows_together)]
+    answers = [
+        one for some in together for one in (settings.sampler or sample)(student, some, settings.sampling, stops, most)
+    ]
     check_answers(answers, asks, settings.max_new_tokens, stops, most)
     made = [
         {**row, "completion_ids": np.asarray(answer.completion_ids, np.int64)}

@@ -302,6 +302,7 @@ class WhiteBoxTrainer(PairTrainer):
         student = run_with_taps(model, self.student, inputs_of(batch), rows, ours, rows.next_tokens(batch["labels"]))
         with torch.autocast(self.args.device.type, enabled=False):  # whatever the models run in, this is in float32
             for term in terms:
+                term.train(self.student.training)
                 # a term without weight is computed for the log alone
                 with torch.set_grad_enabled(torch.is_grad_enabled() and weights[term.objective.name] > 0):
                     found = values_of(term, student, teacher, len(rows))

@@ -137,8 +137,27 @@ def test_streamed_it_is_what_whole_logits_give(kind):
         strict=True,
     ):
         torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-5)
-    with torch.no_grad():
+    with torch.no_grad():  # only looked at, in a training
+        torch.testing.assert_close(term(Signals(mask, head=tap, labels=tokens), said), wanted, rtol=1e-5, atol=1e-5)
+        term.eval()
         torch.testing.assert_close(term(Signals(mask, head=tap, labels=tokens), said), -wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_wider_head_of_the_teacher_is_seen_over_the_students_tokens():
+    """As everywhere: its slots beyond the student's vocabulary are cut, in a mixture in each part."""
+    tokens, mask = torch.tensor([1, 2, 3]), torch.ones(1, 3, dtype=torch.bool)
+    ours, narrow, wide = torch.randn(3, 12), torch.randn(3, 12), torch.randn(3, 15)
+
+    def tap(logits):
+        return HeadTap(logits, torch.eye(logits.shape[1]), None, LogitTransform(), torch.float32)
+
+    term = SampledReverseKLTerm(SampledReverseKL(), None, LogitTransform(), LogitTransform())
+    halves = (float(torch.tensor(0.5).log()),) * 2
+    said = Signals(mask, mixed=MixedHead((tap(narrow), tap(wide)), halves))
+    found = term(Signals(mask, head=tap(ours), labels=tokens), said)
+    p = (narrow.softmax(-1) + wide[:, :12].softmax(-1)) / 2
+    wanted = ours.log_softmax(-1) - p.log()
+    torch.testing.assert_close(found, wanted.gather(1, tokens[:, None]).squeeze(1), rtol=1e-4, atol=1e-5)
 
 
 def test_a_written_token_that_the_teacher_does_not_list_is_refused():
@@ -189,9 +208,12 @@ def test_where_its_gradient_would_be_wrong_it_is_refused(arguments):
         (short(share=0.5), "share=0.5, not 1.0"),
         (short(temperature=0.7, top_p=0.9), "temperature=0.7, not 1.0; top_p=0.9, not 1.0"),
         (short(every=2), "every=2, not 1"),
+        (short(first=1 / 3), "first=0.33"),
     ):
         with pytest.raises(ValueError, match=said):
             on_policy(arguments, rollouts, [Logits(weight=0.5), SampledReverseKL()])
+    with pytest.raises(ValueError, match=r"has dropout \(config.attention_dropout\), which is off while it writes"):
+        on_policy(arguments, short(), [SampledReverseKL()], student=build_model(seed=7, attention_dropout=0.1))
     with pytest.raises(ValueError, match=r"discount is 1.5; .* from 0 to 1"):
         SampledReverseKL(discount=1.5)
 

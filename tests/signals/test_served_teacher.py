@@ -31,15 +31,16 @@ def student():
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_each_position_has_the_teachers_likeliest_tokens_and_the_written_one(server, side):
     tokenizer = build_tokenizer()
-    tokenizer.padding_side = side
     from distill.pairs.collate import PairCollator, supervised_rows
     from distill.signals import SupervisedRows
 
-    batch = PairCollator(tokenizer)(list(build_pairs(5)))
+    batch = PairCollator(tokenizer, padding_side=side)(list(build_pairs(5)))
+    assert bool(batch["attention_mask"][:, 0 if side == "left" else -1].min() == 0)
     where = SupervisedRows.of(supervised_rows(batch["labels"]))
     said = ServedTeacher(served(server.url), k=6).signals(batch, where, SignalRequest()).sparse
     with torch.no_grad():
-        logits = teacher().model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
+        logits = teacher().model(**inputs).logits
     whole = logits[where.mask].log_softmax(-1)
     written = where.next_tokens(batch["labels"])
     assert said.ids.shape == (len(where), 6)
