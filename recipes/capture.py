@@ -21,6 +21,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from distill.basics import processes
 from distill.basics.processes import say
@@ -140,11 +141,19 @@ def measure(args: CaptureArguments, teacher: LocalTeacher, pairs: datasets.Datas
     found = fidelity(
         teacher.model, student, pairs.select(chosen.tolist()), teacher.tokenizer, temperature=args.temperature or 1.0,
         max_length=args.max_length, epoch_positions=int(positions), encodings=measured_of(args),
-        student_tokenizer=load_tokenizer(args.student),
+        student_tokenizer=_tokenizer_beside(args.student),
     )  # fmt: skip
     if args.picture:
         Path(args.picture).write_text(fidelity_picture(found.as_dict()), encoding="utf-8")
     return found.table()
+
+
+def _tokenizer_beside(student: str) -> PreTrainedTokenizerBase | None:
+    """The student's own, where there is one: a folder may hold weights alone."""
+    try:
+        return load_tokenizer(student)
+    except ValueError:
+        return None
 
 
 def measured_of(args: CaptureArguments) -> tuple[str | Encoding, ...]:

@@ -22,7 +22,7 @@ UNSTABLE = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "transf
 
 # and what decides no logits of a model in evaluation, or is told otherwise: its class, its precision, how it is quantised
 _NO_LOGITS = re.compile(
-    r"dropout|_pdrop|layerdrop|drop_rate|initializer|^init_|^output_|aux_loss|^dtype$|^torch_dtype$|^architectures$|^quantization_config|^auto_map|"
+    r"dropout|_pdrop|layerdrop|drop_rate|initializer|^init_(std|device|method)|^output_(attentions|hidden_states|router_logits|scores)$|aux_loss|^dtype$|^torch_dtype$|^architectures$|^quantization_config|^auto_map|"
     r"^transformers_weights$|^id2label|^label2id|^num_labels$|^problem_type$|^finetuning_task$|^task_specific_params|^return_dict|^pretraining_tp$|"
     r"_attn_implementation|^attn_implementation|^_commit_hash$|^name_or_path$|^tokenizer_class$|_token_id$"
 )

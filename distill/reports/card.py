@@ -14,7 +14,7 @@ from huggingface_hub import ModelCardData
 
 from distill.basics.curation_step import Step
 from distill.basics.processes import say
-from distill.basics.redact import clean
+from distill.basics.redact import clean, public_name
 from distill.models.students import KEPT_LAYERS, TEACHER_DEPTH
 from distill.reports.provenance import (
     describe_objective,
@@ -105,7 +105,7 @@ def write_card(
         "held_out": _figures(metrics or {}),
     }
     inside = (
-        [name for name, one in known_teachers(teacher).items() if not isinstance(one, Mapping)]
+        [public_name(name) for name, one in known_teachers(teacher).items() if not isinstance(one, Mapping)]
         if how == "white box"
         else []
     )

@@ -174,6 +174,7 @@ def describe_teachers(
 ) -> list[dict[str, Any]]:
     """Who wrote the pairs, the most frequent first; with `teacher`, what it says of itself.
 
+    Of several that have one name and are not the same, the others have a number behind it: nobody could tell their pairs apart.
     A teacher that wrote none of them (its inside was matched, or the student was cut from it) is listed with 0 pairs.
 
     Args:
@@ -181,18 +182,18 @@ def describe_teachers(
         teacher: the one at hand, if any: a `LocalTeacher`, a `ServerTeacher`, a loaded model, a signal source; or its identity, as `drawn_as`
             finds it; or several, as a list or by their routing values.
         license: its licence, if the user knows it.
-
-    Raises:
-        ValueError: two of several have one name, so nobody could tell their pairs apart.
     """
-    wrote = pairs["teacher"] if "teacher" in pairs.column_names else ["unknown"] * len(pairs)
-    written = Counter(public_name(name) for name in wrote)
+    written = Counter(pairs["teacher"] if "teacher" in pairs.column_names else ["unknown"] * len(pairs))
     known = known_teachers(teacher)
+    for name in list(known):
+        if name not in written:  # stored signals know the public part of a path alone
+            same = [raw for raw in written if raw not in known and public_name(raw) == name]
+            known[same[0] if len(same) == 1 else name] = known.pop(name)
     for name in known:
         written.setdefault(name, 0)
     listed = []
     for name, count in written.most_common():
-        entry: dict[str, Any] = {"name": name, "pairs": count, "license": license}
+        entry: dict[str, Any] = {"name": public_name(name), "pairs": count, "license": license}
         entry |= {"hub_id": None, "revision": None, "identity": {}}
         embedded = EMBEDDED.get(embedded_name(name) or "")
         if embedded:
@@ -215,13 +216,20 @@ def known_teachers(teacher: Any) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for one in named_teachers(teacher):
-        name = public_name(one["teacher"] if isinstance(one, Mapping) else one.name)
-        if name in found and _identity(found[name]) != _identity(one):
-            raise ValueError(
-                f"Two teachers have the name {name}, and are not the same; give each one of its own: LocalTeacher(..., name=...)."
-            )
-        found.setdefault(name, one)
+        name = one["teacher"] if isinstance(one, Mapping) else one.name
+        number, chosen = 1, name
+        while chosen in found and not _are_same(found[chosen], one):
+            number += 1
+            chosen = f"{name} ({number})"
+        found.setdefault(chosen, one)
     return found
+
+
+def _are_same(one: Any, other: Any) -> bool:
+    """One teacher given in two forms: equal in all that both say of its weights; or one of them is a name alone."""
+    ours, theirs = _identity(one), _identity(other)
+    weights = ours.get("teacher_weights"), theirs.get("teacher_weights")
+    return ours == theirs or not ours or not theirs or (None not in weights and weights[0] == weights[1])
 
 
 def _identity(teacher: Any) -> dict[str, Any]:

@@ -66,10 +66,11 @@ def named_teachers(given: Any) -> list[Any]:
         return [one for part in given for one in named_teachers(part)]
     if isinstance(given, Mapping):
         return [given] if _is_identity(given) else named_teachers(list(given.values()))
-    if isinstance(given, SignalSource):
-        return given.teachers()
+    if hasattr(given, "teachers"):
+        found: list[Any] = given.teachers()
+        return found
     model: Any = getattr(given, "_orig_mod", given)  # of torch.compile
-    if isinstance(model, torch.nn.Module):
+    if isinstance(model, torch.nn.Module) and hasattr(model, "config"):
         base, adapted = base_of(model), is_adapted(model)
         name = getattr(base.config, "_name_or_path", "") or type(base).__name__
         whole: Any = model

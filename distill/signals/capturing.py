@@ -25,6 +25,7 @@ from distill.signals.signal_folder import (
     MANIFEST,
     begin,
     describe_tokenizer,
+    is_of_earlier_version,
     read_head,
     read_manifest,
     remove_parts,
@@ -206,7 +207,7 @@ def _set_damaged_aside(folder: Path, verify: bool) -> None:
     """Shards that cannot be read get another name, and their rows are missing from now on."""
     damaged: list[DamagedShard] = []
     manifest = read_manifest(folder)
-    index = ShardIndex(folder, whose(manifest), damaged)
+    index = ShardIndex(folder, whose(manifest), damaged, is_of_earlier_version(manifest))
     if verify and encoding_of(manifest["encoding"]["name"]).next_token == "head":
         read_head(folder, manifest)
     if verify:

@@ -23,6 +23,7 @@ class ShardIndex:
     Args:
         folder: with shards.
         whose: the word of the folder (`signal_folder.whose`); None: nobody asks.
+        may_be_unsaid: whether shards that do not say whose they are may lie here: those of an earlier version, in a folder that it has begun.
         damaged: a list that damaged shards are put into; without one they are refused.
 
     Attributes:
@@ -34,7 +35,13 @@ class ShardIndex:
         OSError: one that cannot be opened.
     """
 
-    def __init__(self, folder: Path, whose: str | None = None, damaged: list[DamagedShard] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        whose: str | None = None,
+        damaged: list[DamagedShard] | None = None,
+        may_be_unsaid: bool = True,
+    ) -> None:
         shards: list[Shard] = []
         self.paths: list[Path] = []
         for path in shards_in(folder):
@@ -46,7 +53,7 @@ class ShardIndex:
                 damaged.append(error)
             else:
                 self.paths.append(path)
-                if whose and shards[-1].whose not in ("", whose):
+                if whose and shards[-1].whose not in (whose, *([""] if may_be_unsaid else [])):
                     raise ValueError(
                         f"{path} is of another capture than the manifest.json beside it: of another teacher, tokenizer or encoding. It was copied here; "
                         "take it away (`distill capture` with the same settings makes what is missing), or put back what was there."

@@ -115,6 +115,11 @@ def whose(manifest: Mapping[str, Any]) -> str:
     )
 
 
+def is_of_earlier_version(manifest: Mapping[str, Any]) -> bool:
+    """Whether a version of distill began the folder whose shards did not say whose they are."""
+    return not {"config", "extra_body"} & manifest["teacher"].keys()
+
+
 def begin(folder: Path, wanted: Mapping[str, Any], record: Mapping[str, Any], beside: Beside) -> None:
     """Make the folder of these signals, or find it made; whoever calls holds its lock.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distill.basics.fingerprint import fingerprint
 from distill.models.load import load_tokenizer
 from distill.pairs.columns import TEACHER_PROMPT
 from distill.pairs.packing import PackedPairs
@@ -31,6 +32,7 @@ from distill.signals.signal_folder import (
     Head,
     check_files,
     describe_tokenizer,
+    is_of_earlier_version,
     read_head,
     read_manifest,
     whose,
@@ -73,7 +75,7 @@ class StoredSignals(SignalSource):
         self.manifest = read_manifest(self.folder)
         said = self.manifest["encoding"]
         self.encoding: Any = encoding_of(said["name"], **said["settings"])
-        self.index = ShardIndex(self.folder, whose(self.manifest))
+        self.index = ShardIndex(self.folder, whose(self.manifest), may_be_unsaid=is_of_earlier_version(self.manifest))
         check_files(self.folder, self.manifest)
         self.tokenizer: PreTrainedTokenizerBase | None = load_tokenizer(self.folder / TOKENIZER)
         found = "none" if self.tokenizer is None else describe_tokenizer(self.tokenizer)
@@ -113,7 +115,8 @@ class StoredSignals(SignalSource):
         said = {name: value for name, value in sorted(encoding["settings"].items()) if name not in _OF_HEAD}
         settings = "".join(f" {name}={value}" for name, value in said.items() if value is not None)
         if "weights" not in teacher:
-            return f"stored {encoding['name']}{settings} of the {teacher['class']}, {teacher['model']}"
+            served = fingerprint(teacher.get("says"), teacher.get("extra_body") or {})
+            return f"stored {encoding['name']}{settings} of the {teacher['class']}, {teacher['model']}, which says {served}"
         more = "".join(f", {name} {teacher[name]}" for name in ("quantised_weights", "adapters") if name in teacher)
         return (
             f"stored {encoding['name']}{settings} of {teacher['class']} of {teacher['layers']} layers in "

@@ -18,6 +18,12 @@ class WatchedCollator:
     def __init__(self, inner: Any) -> None:
         self.inner = inner
 
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else the user's has: its `max_length`, say."""
+        if name == "inner":  # of a copy that is being made
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
     def __call__(self, rows: Sequence[Any]) -> Any:
         shown = next((pair for pair in _pairs(rows) if pair.get("teacher_prompt_ids") is not None), None)
         batch = self.inner(rows)

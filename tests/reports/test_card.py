@@ -211,8 +211,16 @@ def test_whatever_a_trainer_takes_as_its_teacher_is_on_the_card(tmp_path):
     facts = write_card(tmp_path / "b", **given, teacher=twice)
     assert [one["name"] for one in facts["teachers"]] == ["maths", "my/chat", "self"]
     two = [build_model(seed=2), build_model(seed=3)]
-    with pytest.raises(ValueError, match="Two teachers have the name LlamaForCausalLM, and are not the same"):
-        write_card(tmp_path / "b", **given, teacher=two)
+    facts = write_card(tmp_path / "b", **given, teacher=two)
+    assert [one["name"] for one in facts["teachers"]] == ["maths", "LlamaForCausalLM", "LlamaForCausalLM (2)"]
+    facts = write_card(tmp_path / "b", **given, teacher={"a": stored, "b": "maths"})
+    assert [one["name"] for one in facts["teachers"]] == ["maths"]
+
+
+def test_ones_own_folder_called_as_the_embedded_model_is_not_it(tmp_path):
+    pairs = rows_of(build_pairs(4), teacher="/data/me/smollm2-135m")
+    (one,) = write_card(tmp_path, student=build_model(), pairs=pairs, how="black box")["teachers"]
+    assert (one["name"], one["hub_id"], one["license"]) == ("smollm2-135m", None, None)
 
 
 def test_all_of_several_teachers_are_on_the_card(tmp_path):
@@ -227,16 +235,10 @@ def test_all_of_several_teachers_are_on_the_card(tmp_path):
     assert weights[0] != weights[1]
     assert facts["inside_of"] == "maths, chat"
     assert "`maths, chat`" in both_texts(tmp_path)
-    with pytest.raises(
-        ValueError, match="Two teachers have the name maths, and are not the same; give each one of its own"
-    ):
-        write_card(
-            tmp_path,
-            student=build_model(),
-            pairs=pairs,
-            how="white box",
-            teacher=[teachers[0], LocalTeacher(build_model(seed=5), build_tokenizer(), name="maths")],
-        )
+    other = LocalTeacher(build_model(seed=5), build_tokenizer(), name="maths")
+    given = {"student": build_model(), "pairs": pairs, "how": "white box"}
+    facts = write_card(tmp_path, **given, teacher=[teachers[0], other, teachers[0]])
+    assert [one["name"] for one in facts["teachers"]] == ["maths", "maths (2)"], "given twice it is one"
 
 
 def test_an_unknown_teacher_is_said_to_be_unknown(tmp_path):

@@ -58,6 +58,12 @@ def test_shards_of_an_earlier_version_say_nothing_and_are_read(two, tmp_path):
         index.close()
         write_shard(path, rows)
         assert read_shard(path).whose == ""
+    with pytest.raises(ValueError, match="is of another capture"):  # this version began the folder
+        StoredSignals(mine)
+    manifest = json.loads((mine / "manifest.json").read_text())
+    manifest.pop(CHECKSUM)
+    del manifest["teacher"]["config"]
+    (mine / "manifest.json").write_text(json.dumps({**manifest, CHECKSUM: seal(manifest)}))
     StoredSignals(mine).check(build_pairs(30))
     assert contents(mine) == wanted
 
@@ -93,6 +99,7 @@ def test_what_decides_no_logits_makes_no_other_teacher(two):
     config.attention_dropout, config.initializer_range = 0.3, 0.5
     config.auto_map, config.transformers_weights = {"AutoConfig": "a/b--configuration_zz.ZZ"}, "m.safetensors"
     captured(mine, asked=LocalTeacher(same, build_tokenizer(), name="tiny"))
+    assert config_of_logits({"output_logit_soft_cap": 1.0}) == {"output_logit_soft_cap": "1.0"}
     composite = {
         "text_config": {"use_cache": True, "dtype": "float32", "_name_or_path": "x", "rope_theta": 1.0},
         "a": float("nan"),
