@@ -191,7 +191,6 @@ def main(argv: list[str] | None = None) -> None:
         "told": (
             f"{len(closed.rows)} closed-book rows, {training.num_train_epochs:g} epochs; mixed arms see {len(mixed.rows) - epochs * len(closed.rows)} rows with "
             "passages between them, each once; steps of "
-            f""
             f"{training.per_device_train_batch_size * training.gradient_accumulation_steps}, learning rate {training.learning_rate:g}. Questions are in wordings that no training saw; "
             f"{args.k} passages are shown."
             + (" This was a quick run, to see that everything works: its figures say nothing." if args.quick else "")

@@ -19,7 +19,6 @@ __all__ = ["fast_dtype", "load_model", "load_tokenizer", "resolve_model", "weigh
 # of a config, what training itself sets in a student's, and names of places and versions
 UNSTABLE = ("use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_name_or_path")
 
-
 # and what decides no logits of a model in evaluation, or is told otherwise: its class, its precision, how it is quantised
 _NO_LOGITS = re.compile(
     r"dropout|_pdrop|layerdrop|drop_rate|initializer|^init_(std|device|method)|^output_(attentions|hidden_states|router_logits|scores)$|aux_loss|^dtype$|^torch_dtype$|^architectures$|^quantization_config|^auto_map|"
@@ -45,6 +44,11 @@ def config_as_written(config: PreTrainedConfig) -> dict[str, Any]:
     """What the file of a config would hold."""
     written: dict[str, Any] = json.loads(config.to_json_string(use_diff=True))
     return written
+
+
+def config_fingerprint(config: PreTrainedConfig) -> str:
+    """One short name for all of a config that may decide logits."""
+    return fingerprint(sorted(config_of_logits(config_as_written(config)).items()))
 
 
 def tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase | None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from distill.models.precision import exact, exact_on
+from distill.objectives.aligned_next_token import head_size
 from distill.objectives.base import Objective, Term
 from distill.objectives.divergences import by_name
 from distill.objectives.sparse_next_token import sparse_divergence_of_logits, sparse_next_token_divergence
@@ -123,8 +124,7 @@ class SampledReverseKLTerm(Term):
         assert tokens is not None
         with torch.no_grad():
             ours: Any = student.head if student.head is not None else student.logits
-            size = self.vocabulary or (ours.shape[1] if isinstance(ours, Tensor) else len(ours.weight))
-            log_p = _log_probabilities_of_teacher(teacher, tokens, size)
+            log_p = _log_probabilities_of_teacher(teacher, tokens, self.vocabulary or head_size(ours))
         log_q = -_surprise(ours, tokens, self.vocabulary)
         reward = log_q.detach() - log_p.to(log_q)
         if not self.training:
@@ -135,8 +135,7 @@ class SampledReverseKLTerm(Term):
 
 def _surprise(signal: Any, tokens: Tensor, vocabulary: int | None) -> Tensor:
     """`[N]`: -log q of each token, streamed over the head, over so many first tokens; the KL to the distribution that has all of its mass there."""
-    own = signal.shape[1] if isinstance(signal, Tensor) else len(signal.weight)
-    vocabulary = None if vocabulary is None else min(vocabulary, own)
+    vocabulary = None if vocabulary is None else min(vocabulary, head_size(signal))
     weights = torch.ones((len(tokens), 1), dtype=torch.float32, device=tokens.device)
     point = Atoms(tokens[:, None], weights, torch.zeros_like(weights[:, 0]))
     comparison = Comparison(by_name("forward_kl"), vocabulary=vocabulary)

@@ -25,14 +25,14 @@ from distill.signals.signal_folder import (
     MANIFEST,
     begin,
     describe_tokenizer,
-    is_of_earlier_version,
     read_head,
     read_manifest,
     remove_parts,
     whose,
+    words_of_shards,
 )
 from distill.signals.stored import StoredSignals
-from distill.signals.teacher_reader import TeacherReader, as_teacher
+from distill.signals.teacher_reader import TeacherReader, as_teacher, check_no_other_tokenizer
 from distill.signals.teacher_rows import Rows, as_tables, check_pairs, layout, rows_of, teachers_pairs
 from distill.teachers.local import LocalTeacher
 from distill.teachers.server import ServerTeacher
@@ -207,10 +207,10 @@ def _set_damaged_aside(folder: Path, verify: bool) -> None:
     """Shards that cannot be read get another name, and their rows are missing from now on."""
     damaged: list[DamagedShard] = []
     manifest = read_manifest(folder)
-    index = ShardIndex(folder, whose(manifest), damaged, is_of_earlier_version(manifest))
-    if verify and encoding_of(manifest["encoding"]["name"]).next_token == "head":
-        read_head(folder, manifest)
+    index = ShardIndex(folder, damaged, words_of_shards(manifest))
     if verify:
+        if encoding_of(manifest["encoding"]["name"]).next_token == "head":
+            read_head(folder, manifest)
         damaged += [
             DamagedShard(path, "has rows that were changed") for path in index.paths if damaged_rows(read_shard(path))
         ]
@@ -226,10 +226,7 @@ def _set_damaged_aside(folder: Path, verify: bool) -> None:
 def reader_of(teacher: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> TeacherReader | ServedReader:
     """What reads a teacher; see `capture`."""
     if isinstance(teacher, ServerTeacher):
-        if tokenizer is not None and tokenizer is not teacher.tokenizer:
-            raise ValueError(
-                f"tokenizer is given beside the ServerTeacher {teacher.name}, which has one already; leave tokenizer out, or give it to ServerTeacher."
-            )
+        check_no_other_tokenizer(teacher, tokenizer)
         return ServedReader(teacher)
     return TeacherReader(as_teacher(teacher, tokenizer))
 

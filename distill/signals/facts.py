@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.basics.fingerprint import fingerprint
-from distill.models.load import config_as_written, config_of_logits, tokenizer_of, weights_fingerprint
+from distill.models.load import config_fingerprint, tokenizer_of, weights_fingerprint
 from distill.models.probing import probed
 from distill.signals.attention import AttentionTap, layers_with_attention, probe_attention
 from distill.signals.head import LogitTransform, probe_head
@@ -116,5 +115,5 @@ def describe_model(model: Any, student: Any = None) -> str:
     return (
         f"{type(model).__name__} of {layers} in {str(model.dtype).removeprefix('torch.')} with "
         f"{getattr(config, '_attn_implementation', None)} attention, weights {weights_fingerprint(own.items())}, "
-        f"config {fingerprint(sorted(config_of_logits(config_as_written(model.config)).items()))}"
+        f"config {config_fingerprint(model.config)}"
     )

@@ -25,6 +25,8 @@ from distill.teachers.judgements import Malformed, Refused
 from distill.teachers.prompt_logprobs import WAYS, Place, Texts, fields_of, likeliest, read_places
 from distill.teachers.server import ServerTeacher
 
+_ENOUGH = 8  # places by which it is told whether probabilities were renormalised
+
 
 @dataclass(frozen=True)
 class ServedText:
@@ -38,9 +40,6 @@ class ServedText:
     name: str
     ids: NDArray[Any]
     labels: NDArray[Any]
-
-
-_ENOUGH = 8  # places by which it is told whether probabilities were renormalised
 
 
 class ServedReader:

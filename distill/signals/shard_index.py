@@ -3,7 +3,7 @@
 import os
 import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,8 @@ class ShardIndex:
 
     Args:
         folder: with shards.
-        whose: the word of the folder (`signal_folder.whose`); None: nobody asks.
-        may_be_unsaid: whether shards that do not say whose they are may lie here: those of an earlier version, in a folder that it has begun.
         damaged: a list that damaged shards are put into; without one they are refused.
+        words: of whose shards may lie here (`signal_folder.words_of_shards`); None: nobody asks.
 
     Attributes:
         paths: of the shards.
@@ -36,11 +35,7 @@ class ShardIndex:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        whose: str | None = None,
-        damaged: list[DamagedShard] | None = None,
-        may_be_unsaid: bool = True,
+        self, folder: Path, damaged: list[DamagedShard] | None = None, words: Collection[str] | None = None
     ) -> None:
         shards: list[Shard] = []
         self.paths: list[Path] = []
@@ -53,7 +48,7 @@ class ShardIndex:
                 damaged.append(error)
             else:
                 self.paths.append(path)
-                if whose and shards[-1].whose not in (whose, *([""] if may_be_unsaid else [])):
+                if words is not None and shards[-1].whose not in words:
                     raise ValueError(
                         f"{path} is of another capture than the manifest.json beside it: of another teacher, tokenizer or encoding. It was copied here; "
                         "take it away (`distill capture` with the same settings makes what is missing), or put back what was there."

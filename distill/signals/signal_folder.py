@@ -115,9 +115,10 @@ def whose(manifest: Mapping[str, Any]) -> str:
     )
 
 
-def is_of_earlier_version(manifest: Mapping[str, Any]) -> bool:
-    """Whether a version of distill began the folder whose shards did not say whose they are."""
-    return not {"config", "extra_body"} & manifest["teacher"].keys()
+def words_of_shards(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """What shards of this folder may say of whose they are: its word; nothing, too, where a version of distill began it whose shards said nothing."""
+    is_earlier = not {"config", "extra_body"} & manifest["teacher"].keys()
+    return (whose(manifest), "") if is_earlier else (whose(manifest),)
 
 
 def begin(folder: Path, wanted: Mapping[str, Any], record: Mapping[str, Any], beside: Beside) -> None:

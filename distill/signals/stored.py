@@ -32,10 +32,9 @@ from distill.signals.signal_folder import (
     Head,
     check_files,
     describe_tokenizer,
-    is_of_earlier_version,
     read_head,
     read_manifest,
-    whose,
+    words_of_shards,
 )
 from distill.signals.stored_facts import StoredFacts
 from distill.signals.teacher_rows import COLUMNS, FEATURES, as_tables, check_pairs, rows_of, teachers_pairs
@@ -75,7 +74,7 @@ class StoredSignals(SignalSource):
         self.manifest = read_manifest(self.folder)
         said = self.manifest["encoding"]
         self.encoding: Any = encoding_of(said["name"], **said["settings"])
-        self.index = ShardIndex(self.folder, whose(self.manifest), may_be_unsaid=is_of_earlier_version(self.manifest))
+        self.index = ShardIndex(self.folder, words=words_of_shards(self.manifest))
         check_files(self.folder, self.manifest)
         self.tokenizer: PreTrainedTokenizerBase | None = load_tokenizer(self.folder / TOKENIZER)
         found = "none" if self.tokenizer is None else describe_tokenizer(self.tokenizer)
@@ -241,11 +240,8 @@ class StoredSignals(SignalSource):
                     f"{self.folder} holds {what}. `distill capture` with the same settings (and the max_length of the training) completes it."
                 )
         blobs, have = self.index.blobs(found.tolist(), names), stored.tolist()
-        if (sets := getattr(self.encoding, "sets", 1)) == 1:
-            return self.encoding.decode(blobs, have, wanted, device)
-        if (
-            not torch.is_grad_enabled()
-        ):  # an evaluation: each sees the same, and a training draws what it would have drawn without it
+        # in an evaluation the first set: each sees the same, and a training draws what it would have drawn without it
+        if (sets := getattr(self.encoding, "sets", 1)) == 1 or not torch.is_grad_enabled():
             return self.encoding.decode(blobs, have, wanted, device)
         # by torch's own numbers, which a checkpoint holds: a resumed run takes the sets that the unbroken one would have taken
         which = torch.randint(sets, (len(blobs),)).tolist()

@@ -13,11 +13,10 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedTokenizerBase
 
-from distill.basics.fingerprint import fingerprint
 from distill.basics.redact import public_name
 from distill.models.adapters import base_of, check_no_virtual_tokens
 from distill.models.evaluating import evaluating
-from distill.models.load import config_as_written, config_of_logits, tokenizer_of
+from distill.models.load import config_fingerprint, tokenizer_of
 from distill.models.positions import positions_of
 from distill.models.probing import place_of
 from distill.models.quantising import is_dispatched
@@ -30,6 +29,7 @@ from distill.signals.rows import SupervisedRows
 from distill.signals.signal_folder import Beside, Head
 from distill.signals.teacher_rows import Rows
 from distill.teachers.local import LocalTeacher
+from distill.teachers.server import ServerTeacher
 
 # of a teacher's identity, what decides its signals
 _TEACHER = ("teacher_dtype", "teacher_weights", "teacher_quantisation", "teacher_quantised_weights", "teacher_adapters")
@@ -43,10 +43,7 @@ def as_teacher(teacher: Any, tokenizer: PreTrainedTokenizerBase | None = None) -
         ValueError: it has another tokenizer already, cannot be loaded, has virtual tokens or no weights here, or its tokenizer cannot be found.
     """
     if isinstance(teacher, LocalTeacher):
-        if tokenizer is not None and tokenizer is not teacher.tokenizer:
-            raise ValueError(
-                f"tokenizer is given beside the LocalTeacher {teacher.name}, which has one already; leave tokenizer out, or give it to LocalTeacher."
-            )
+        check_no_other_tokenizer(teacher, tokenizer)
         found = teacher
     elif isinstance(teacher, str | os.PathLike):
         found = LocalTeacher(teacher, tokenizer)
@@ -72,12 +69,25 @@ def as_teacher(teacher: Any, tokenizer: PreTrainedTokenizerBase | None = None) -
     return found
 
 
+def check_no_other_tokenizer(teacher: LocalTeacher | ServerTeacher, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Refuse a tokenizer beside a teacher that brings its own.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    if tokenizer is not None and tokenizer is not teacher.tokenizer:
+        kind = type(teacher).__name__
+        raise ValueError(
+            f"tokenizer is given beside the {kind} {teacher.name}, which has one already; leave tokenizer out, or give it to {kind}."
+        )
+
+
 def describe_teacher(teacher: LocalTeacher) -> dict[str, Any]:
     """What decides a teacher's signals: architecture and config, weights, precision, adapters; plain values to compare."""
     model = base_of(teacher.model)
     config, identity = model.config.get_text_config(decoder=True), teacher.identity()
     return {
-        "config": fingerprint(sorted(config_of_logits(config_as_written(model.config)).items())),
+        "config": config_fingerprint(model.config),
         "class": type(model).__name__,
         "layers": getattr(config, "num_hidden_layers", None),
         **{name.removeprefix("teacher_"): identity[name] for name in _TEACHER if name in identity},

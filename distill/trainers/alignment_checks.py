@@ -6,6 +6,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 
 from distill.basics.processes import say
 from distill.models.evaluating import evaluating
@@ -126,12 +127,12 @@ def some_of(rows: Any, most: int = ROWS) -> list[Mapping[str, Any]]:
     """Pairs spread evenly over a dataset, so many at most; none of a stream, whose rows are met when they come."""
     rows = rows.pairs if isinstance(rows, PackedPairs) else rows
     if isinstance(rows, datasets.Dataset):
-        places = np.unique(np.linspace(0, max(len(rows) - 1, 0), min(most, len(rows))).astype(int))
-        return [rows[int(place)] for place in places]
-    if not isinstance(rows, list | tuple):
+        pairs: Any = rows
+    elif isinstance(rows, list | tuple):
+        flat = (pair for row in rows for pair in (row if isinstance(row, list) else [row]))
+        pairs = [pair for pair in flat if pair.get("id") != EMPTY["id"]]
+    else:
         return []
-    pairs = [pair for row in rows for pair in (row if isinstance(row, list) else [row])]
-    pairs = [pair for pair in pairs if pair.get("id") != EMPTY["id"]]
     places = np.unique(np.linspace(0, max(len(pairs) - 1, 0), min(most, len(pairs))).astype(int))
     return [pairs[int(place)] for place in places]
 
@@ -150,10 +151,7 @@ def _masses(trainer: Any) -> list[float] | None:
         return None
     if any(parameter.is_meta or not parameter.numel() for parameter in student.parameters()):
         return None  # weights are divided: whole only inside of a pass
-    batch = {
-        name: part.to(trainer.args.device) if isinstance(part, torch.Tensor) else part
-        for name, part in collator(taken).items()
-    }
+    batch = send_to_device(collator(taken), trainer.args.device)
     rows = SupervisedRows.of(supervised_rows(batch["labels"]))
     with evaluating(trainer.model):
         ours = run_with_taps(student, student, inputs_of(batch), rows, SignalRequest(logits=True)).logits

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate.utils import send_to_device
 
 from distill.curation.look import LEVELS, Finding
 from distill.curation.repetition import GOPHER, repetition
@@ -109,10 +109,7 @@ class BothSides:
         """Sums over the first `TOKENS` positions of one rollout; without any that can be compared, zeros."""
         count = len(pair["completion_ids"])
         mask = [1] * min(count, TOKENS) + [0] * max(0, count - TOKENS)
-        batch = {
-            name: part.to(self.device) if isinstance(part, Tensor) else part
-            for name, part in self.collator([{**pair, "loss_mask": mask}]).items()
-        }
+        batch = send_to_device(self.collator([{**pair, "loss_mask": mask}]), self.device)
         batch.pop("pairs", None)
         rows, model = SupervisedRows.of(supervised_rows(batch["labels"])), base_of(self.student)
         with self.autocast():  # of a student that teaches itself; every other teacher leaves it

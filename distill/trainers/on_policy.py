@@ -28,7 +28,7 @@ from distill.trainers.alignment_checks import is_aligned, some_of
 from distill.trainers.first_look import BothSides, FirstLook, first_look
 from distill.trainers.rollout_journal import RolloutJournal
 from distill.trainers.rollout_prompts import check_lengths, prompt_lengths, prompt_rows
-from distill.trainers.rollouts import Answer, Ask, Rollouts, chosen, prompt_of_row
+from distill.trainers.rollouts import Answer, Ask, Rollouts, Sampler, chosen, prompt_of_row
 from distill.trainers.sampling import sample
 from distill.trainers.watched_collator import name_of
 
@@ -167,10 +167,7 @@ class OnPolicy:
         stops = eos_ids(trainer.model, self.tokenizer)
         with trainer.rates.pause():
             answers = self._answers([Ask(row["prompt_ids"], (seed, 0, i)) for i, row in enumerate(prompts)], stops)
-            made = [
-                {**row, "completion_ids": np.asarray(answer.completion_ids, np.int64)}
-                for row, answer in zip(prompts, answers, strict=True)
-            ]
+            made = [answered(row, answer) for row, answer in zip(prompts, answers, strict=True)]
             sides = BothSides(
                 trainer.model,
                 trainer.source,
@@ -226,22 +223,11 @@ class OnPolicy:
         return of_prompt(self.prompts[which], which)
 
     def _answers(self, asks: list[Ask], stops: set[int]) -> list[Answer]:
-        trainer, answers = self.trainer, list[Answer]()
-        student = getattr(trainer.model, "_orig_mod", trainer.model)  # of torch.compile, which does not know generate()
-        # prompts of like length together, so that little is padded
-        order = sorted(range(len(asks)), key=lambda i: len(asks[i].prompt_ids))
-        for first in range(0, len(order), self.settings.rows_together):
-            some = [asks[i] for i in order[first : first + self.settings.rows_together]]
-            given = self.sampler(student, some, self.settings.sampling, stops, self.vocabulary)
-            check_answers(given, some, self.settings.max_new_tokens, stops, self.vocabulary)
-            answers += given
-        back = dict(zip(order, answers, strict=True))
-        return [back[i] for i in range(len(asks))]
+        return answers_to(asks, self.trainer.model, self.sampler, self.settings, stops, self.vocabulary)
 
     def _pair(self, row: dict[str, Any], answer: Answer, step: int, number: int) -> dict[str, Any]:
-        ids = np.asarray(answer.completion_ids, np.int64)
-        made = {**row, "id": f"{row.get('id', 'row')}, rollout of step {step}, row {number}", "completion_ids": ids}
-        mask = self.settings.has_loss(len(ids))
+        made = answered(row, answer) | {"id": f"{row.get('id', 'row')}, rollout of step {step}, row {number}"}
+        mask = self.settings.has_loss(len(answer.completion_ids))
         return made if mask is None else {**made, "loss_mask": mask}
 
     def _count(self, made: Sequence[dict[str, Any]], stops: set[int]) -> None:
@@ -328,6 +314,40 @@ def of_prompt(row: Any, number: int) -> dict[str, Any]:
     return {"id": f"prompt {number}", **_without_completion(row)}
 
 
+def answered(row: dict[str, Any], answer: Answer) -> dict[str, Any]:
+    """The pair that a prompt's row becomes by what the student wrote."""
+    return {**row, "completion_ids": np.asarray(answer.completion_ids, np.int64)}
+
+
+def answers_to(
+    asks: Sequence[Ask], student: Any, sampler: Sampler, settings: Rollouts, stops: set[int], vocabulary: int | None
+) -> list[Answer]:
+    """What the student writes to each, in their order; `settings.rows_together` of them at a time, and looked at.
+
+    Args:
+        asks: prompts and seeds.
+        student: as it is now.
+        sampler: who lets it write.
+        settings: how it draws.
+        stops: tokens that end a completion.
+        vocabulary: ids are to be below it; None: any that the student has.
+
+    Raises:
+        ValueError: see `check_answers`.
+    """
+    answers = list[Answer]()
+    student = getattr(student, "_orig_mod", student)  # of torch.compile, which does not know generate()
+    # prompts of like length together, so that little is padded
+    order = sorted(range(len(asks)), key=lambda i: len(asks[i].prompt_ids))
+    for first in range(0, len(order), settings.rows_together):
+        some = [asks[i] for i in order[first : first + settings.rows_together]]
+        given = sampler(student, some, settings.sampling, stops, vocabulary)
+        check_answers(given, some, settings.max_new_tokens, stops, vocabulary)
+        answers += given
+    back = dict(zip(order, answers, strict=True))
+    return [back[i] for i in range(len(asks))]
+
+
 def check_any_text(source: Any) -> None:
     """Refuse a teacher that knows beforehand about which texts it will be asked.
 
@@ -368,6 +388,8 @@ def check_no_dropout(objectives: Sequence[Objective], student: Any) -> None:
         ValueError: names where, and the way out.
     """
     named = [one.name for one in objectives if one.of_own_text]
+    if not named:
+        return
     modules = [
         name
         for name, one in student.named_modules()
@@ -379,7 +401,7 @@ def check_no_dropout(objectives: Sequence[Objective], student: Any) -> None:
         for name, value in config.items()
         if ("dropout" in name or "pdrop" in name) and isinstance(value, int | float) and value > 0
     ]
-    if named and modules:
+    if modules:
         raise ValueError(
             f"The student has dropout ({', '.join(modules[:3])}), which is off while it writes and on while its text is scored, so {', '.join(named)} would "
             "take the text for another model's. Set it to 0 (lora_dropout=0, attention_dropout=0), or take Logits('reverse_kl')."

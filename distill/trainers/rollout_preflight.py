@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from distill.models.adapters import base_of
@@ -16,7 +15,7 @@ from distill.signals.sources import source_of
 from distill.trainers.alignment_checks import some_of
 from distill.trainers.checks import compared_with, limits_of
 from distill.trainers.first_look import BothSides, FirstLook, first_look
-from distill.trainers.on_policy import check_answers, check_any_text, of_prompt
+from distill.trainers.on_policy import answered, answers_to, check_any_text, of_prompt
 from distill.trainers.rollout_prompts import check_lengths, prompt_rows
 from distill.trainers.rollouts import Ask, Rollouts
 from distill.trainers.sampling import sample
@@ -70,15 +69,8 @@ def preflight_rollouts(
     stops = eos_ids(student, tokenizer)
     asks = [Ask(row["prompt_ids"], (seed, 0, number)) for number, row in enumerate(rows)]
     most = min((limit for limit in (collator.limits.vocabulary, *vocabulary.values()) if limit is not None), default=None)  # fmt: skip
-    together = [asks[i : i + settings.rows_together] for i in range(0, len(asks), settings.rows_together)]
-    answers = [
-        one for some in together for one in (settings.sampler or sample)(student, some, settings.sampling, stops, most)
-    ]
-    check_answers(answers, asks, settings.max_new_tokens, stops, most)
-    made = [
-        {**row, "completion_ids": np.asarray(answer.completion_ids, np.int64)}
-        for row, answer in zip(rows, answers, strict=True)
-    ]
+    answers = answers_to(asks, student, settings.sampler or sample, settings, stops, most)
+    made = [answered(row, answer) for row, answer in zip(rows, answers, strict=True)]
     sides = BothSides(student, source, collator, vocabulary, shared, student.device)
     return first_look(made, sides, tokenizer, stops, settings.highest_kl, settings.verifier)
 
