@@ -168,11 +168,12 @@ def measured_of(args: CaptureArguments) -> tuple[str | Encoding, ...]:
         )
     if args.encoding is None:
         return FIDELITY
-    if args.sets is None:
-        asked = encoding_of(args.encoding)
-        return FIDELITY if any(encoding_of(one) == asked for one in FIDELITY) else (*FIDELITY, args.encoding)
-    given = {} if args.temperature is None else {"temperature": args.temperature}
-    return (*FIDELITY, encoding_of(args.encoding, sets=args.sets, **given))
+    settings = {"sets": args.sets, "temperature": args.temperature} if args.sets is not None else {}
+    asked = encoding_of(args.encoding, **{name: value for name, value in settings.items() if value is not None})
+    if (args.sets or 1) > 1:
+        return (*FIDELITY, asked)
+    unsaid = encoding_of(args.encoding)  # with one set, as the usual ones
+    return FIDELITY if any(encoding_of(one) == unsaid for one in FIDELITY) else (*FIDELITY, args.encoding)
 
 
 def told(signals: StoredSignals) -> str:

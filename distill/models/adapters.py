@@ -89,18 +89,34 @@ def active_adapters(model: Any) -> dict[str, Any]:
     if not is_adapted(model):
         return {}
     names = list(model.active_adapters)
+    return {"active": names, "fingerprint": fingerprint(_configs(model, names), _layers(model))}
+
+
+def adapters_word(model: Any) -> str:
+    """As `active_adapters`, one word; of the model inside a `PeftModel` too, or of one whose layers hold adapters without it. Empty: it has none."""
+    base = base_of(model)
+    layers = _layers(base)
+    names = {adapter for _, active, *_ in layers for adapter in active}
+    return fingerprint(_configs(base, names), layers) if layers else ""
+
+
+def _configs(model: Any, names: Collection[str]) -> dict[str, Any]:
+    """Of adapters, what decides how they compute."""
     paths = ("base_model_name_or_path", "inference_mode", "revision")  # where it came from, and whether it is trained
-    configs = {
+    return {
         name: {key: value for key, value in plain(config.to_dict()).items() if key not in paths}
-        for name, config in model.peft_config.items()
+        for name, config in getattr(model, "peft_config", {}).items()
         if name in names
     }
-    layers = [
+
+
+def _layers(model: Any) -> list[list[Any]]:
+    """Of each layer with adapters its name, those that are active, whether they are off, and their scales."""
+    return [
         [name, list(module.active_adapters), bool(module.disable_adapters), plain(getattr(module, "scaling", {}))]
         for name, module in model.named_modules()
         if hasattr(module, "base_layer") and hasattr(module, "disable_adapters")
     ]
-    return {"active": names, "fingerprint": fingerprint(configs, layers)}
 
 
 def is_adapter_folder(name: str | os.PathLike[str]) -> bool:

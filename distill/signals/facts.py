@@ -1,11 +1,13 @@
 """Facts about a side, known before a batch comes: all that objectives ask when they are bound, of a model or of what stands for one."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from distill.models.adapters import adapters_word, base_of
 from distill.models.load import config_fingerprint, tokenizer_of, weights_fingerprint
 from distill.models.probing import probed
 from distill.signals.attention import AttentionTap, layers_with_attention, probe_attention
@@ -102,7 +104,7 @@ def facts_of(side: Side) -> TeacherFacts:
 
 
 def describe_model(model: Any, student: Any = None) -> str:
-    """Which model it is, by its architecture, its config and its weights, wherever it was loaded from.
+    """Which model it is, by its architecture, its config, its weights and how its adapters compute, wherever it was loaded from.
 
     Args:
         model: the teacher.
@@ -112,8 +114,27 @@ def describe_model(model: Any, student: Any = None) -> str:
     trained = set() if student is None else {id(p) for p in student.parameters() if p.requires_grad}
     own = {name: p for name, p in model.named_parameters() if id(p) not in trained}
     layers = f"{config.num_hidden_layers} layers" if hasattr(config, "num_hidden_layers") else "no layers"
+    # what shares the student's model has its adapters off
+    adapters = "" if student is not None and base_of(student) is base_of(model) else adapters_word(model)
     return (
         f"{type(model).__name__} of {layers} in {str(model.dtype).removeprefix('torch.')} with "
         f"{getattr(config, '_attn_implementation', None)} attention, weights {weights_fingerprint(own.items())}, "
-        f"config {config_fingerprint(model.config)}"
+        f"config {config_fingerprint(model.config)}{f', adapters {adapters}' if adapters else ''}"
     )
+
+
+def as_said_then(there: Any, now: Any) -> Any:
+    """What `describe_model` says now, in the words that an earlier version had; inside whatever a source made of it.
+
+    Args:
+        there: what a checkpoint says, as plain values.
+        now: what is said now, as plain values.
+    """
+    if isinstance(there, Mapping) and isinstance(now, Mapping):
+        return {name: as_said_then(there.get(name), value) for name, value in now.items()}
+    if isinstance(there, list) and isinstance(now, list) and len(there) == len(now):
+        return [as_said_then(*both) for both in zip(there, now, strict=True)]
+    if isinstance(there, str) and isinstance(now, str) and ", weights " in there:
+        for word in (", adapters ", ", config "):  # newest first: each came to the end
+            now = now if word in there else now.partition(word)[0]
+    return now

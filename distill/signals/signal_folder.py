@@ -143,6 +143,13 @@ def begin(folder: Path, wanted: Mapping[str, Any], record: Mapping[str, Any], be
             raise ValueError(
                 f"{folder} holds other signals ({'; '.join(found)}). Give another output, or the teacher and the settings of before."
             )
+        if (taken := _taken_fields(there, wanted)) is not None and processes.is_main():
+            # what decides the rows from here on; in the record, since the word of the folder's shards must not change
+            _write_manifest(folder, {**there, RECORD: {**there[RECORD], "extra_body": taken}})
+            if taken:
+                processes.tell(
+                    f"{folder} was captured by an earlier version, which did not note the further fields of requests; they are taken to have been {taken}."
+                )
         return
     own = (CONFIG, TOKENIZER, HEAD, MANIFEST)
     strange = sorted(
@@ -169,8 +176,20 @@ def begin(folder: Path, wanted: Mapping[str, Any], record: Mapping[str, Any], be
     sync_folder(folder / TOKENIZER)
     sync_folder(folder)
     kept["files_crc32"] = _checksums(folder)
-    sealed = json.loads(json.dumps({**wanted, RECORD: kept}))
+    _write_manifest(folder, {**wanted, RECORD: kept})
+
+
+def _write_manifest(folder: Path, said: Mapping[str, Any]) -> None:
+    sealed = json.loads(json.dumps(said))
     write_durably(folder / MANIFEST, json.dumps({**sealed, CHECKSUM: seal(sealed)}, indent=1))
+
+
+def _taken_fields(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Further fields of requests, where they were a server's and an earlier version noted none; None: they are noted."""
+    old, new = there.get("teacher", {}), wanted.get("teacher", {})
+    if "weights" in new or "extra_body" in old or "extra_body" in there[RECORD]:
+        return None
+    return dict(new.get("extra_body") or {})
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -192,16 +211,14 @@ def _differing(
     """How the signals of a folder are others than are wanted.
 
     A teacher's config is compared field by field with the one that was written: with equal weights it may still compute something else. An earlier
-    version of distill has no word of it in the manifest, nor of a server's further fields: these are taken to be as they are now.
+    version of distill has no word of it in the manifest, nor of a server's further fields: these are taken to have been those of the first capture
+    that goes on, and are noted then.
     """
     told = {name: value for name, value in there.items() if name != RECORD}
     old, new = dict(told.get("teacher", {})), dict(wanted.get("teacher", {}))
     words = old.pop("config", None), new.pop("config", None)
-    if "weights" not in new and "extra_body" not in old and new.get("extra_body"):
-        processes.tell(
-            f"{folder} was captured by an earlier version, which did not note the further fields of requests; they are taken to have been {new['extra_body']}."
-        )
-        old["extra_body"] = new["extra_body"]
+    if "weights" not in new and "extra_body" not in old:
+        old["extra_body"] = there[RECORD].get("extra_body", new.get("extra_body"))
     found = differences({**told, "teacher": old}, {**wanted, "teacher": new})
     return found or ([] if config is None or words[0] == words[1] else _other_config(folder, config))
 

@@ -57,6 +57,14 @@ class RunningTeacher(SignalSource):
         with self.forward_pass() as forward:
             return run_with_taps(forward, self.model, inputs, where, request, labels)
 
+    def teachers(self) -> list[Any]:
+        """See `SignalSource`: the model by its name, and what the source says of itself."""
+        named = named_teachers(self.model) if hasattr(self, "model") else []
+        own = super().teachers()[0]
+        return [
+            NamedTeacher(getattr(self, "name", one.name), {**one.decided, **own.decided}, one.model) for one in named
+        ] or [own]
+
     def models(self) -> list[PreTrainedModel]:
         """See `SignalSource`; of a student, too, what it is shown as a teacher may be longer."""
         return [self.model]

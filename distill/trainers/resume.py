@@ -14,6 +14,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import IntervalStrategy, TrainOutput, rotate_checkpoints
 
 from distill.basics.settings import differences, plain
+from distill.signals.facts import as_said_then
 from distill.trainers import checkpoints
 from distill.trainers.identity import environment, run_settings
 
@@ -118,7 +119,9 @@ class Resumption(TrainerCallback):
         if found is None:
             return settings
         record = checkpoints.read_record(Path(found))
-        if changed := differences(record["settings"], settings, allowed):
+        # the record of an earlier version says less of a teacher
+        then = settings | {"teacher": as_said_then(record["settings"].get("teacher"), settings.get("teacher"))}
+        if changed := differences(record["settings"], then if "teacher" in settings else settings, allowed):
             raise ValueError(
                 f"{found} is of a run with other settings ({'; '.join(changed)}). Give the same settings to go on with that run, "
                 "or another output_dir for a new one. If you know what you do, "

@@ -136,3 +136,23 @@ def test_fidelity_measures_and_captures_nothing(place, told):
     for unread in (["--verify"], ["--batch_tokens", 9], ["--output", "x"]):
         refused = told("capture", place / "pairs.jsonl", *flags, *more, *unread, status=1)
         assert f"{unread[0]}: --fidelity measures and captures nothing" in refused
+
+
+def test_what_is_measured_anyway_is_measured_once():
+    """However it is asked for; more sets, and other draws, are measured beside the usual ones."""
+    from recipes.capture import FIDELITY, CaptureArguments, measured_of
+
+    def measured(**given):
+        return measured_of(CaptureArguments(pairs="pairs.jsonl", teacher="some", fidelity=True, **given))
+
+    once = ({}, {"encoding": "threshold:32"}, {"encoding": "threshold:32", "sets": 1}, {"encoding": "hidden"})
+    for given in (*once, {"encoding": "threshold:32", "sets": 1, "temperature": 2.0}):
+        assert measured(**given) == FIDELITY
+    for given in (
+        {"encoding": "threshold:32", "sets": 2},
+        {"encoding": "threshold:7"},
+        {"encoding": "threshold:7", "sets": 1},
+    ):
+        assert len(measured(**given)) == len(FIDELITY) + 1
+    with pytest.raises(ValueError, match="sets"):
+        measured(encoding="hidden", sets=1)

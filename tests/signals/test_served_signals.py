@@ -309,5 +309,15 @@ def test_further_fields_of_requests_are_of_the_identity(tmp_path, capsys):
             path.unlink()
         captured(tmp_path / "signals", pairs, other, encoding=f"top:{MOST}")
         assert "they are taken to have been {'lora': 'legal'}" in capsys.readouterr().err
+        # and what was taken is noted: the next capture may not have others
+        for another in (
+            served(server.url),
+            ServerTeacher(server.url, tokenizer=teacher().tokenizer, retries=0, extra_body={"lora": "other"}),
+        ):
+            with pytest.raises(ValueError, match=r"teacher.extra_body.lora: 'legal' there, (None|'other') now"):
+                captured(tmp_path / "signals", pairs, another, encoding=f"top:{MOST}")
+        capsys.readouterr()
+        captured(tmp_path / "signals", pairs, other, encoding=f"top:{MOST}")
+        assert "taken" not in capsys.readouterr().err
         with pytest.raises(ValueError, match="beside the ServerTeacher"):
             captured(tmp_path / "signals", pairs, other, encoding=f"top:{MOST}", tokenizer=teacher().tokenizer)

@@ -5,7 +5,9 @@ import json
 import shutil
 
 import pytest
+import torch
 from conftest import build_model, build_pairs, build_tokenizer
+from peft import LoraConfig, get_peft_model
 from signal_runs import captured, contents, small_shards, teacher
 
 from distill.basics.jsonl import CHECKSUM, seal
@@ -13,6 +15,7 @@ from distill.models.load import config_of_logits
 from distill.signals import StoredSignals, capture, shard_writer
 from distill.signals.shards import DAMAGED, next_number, read_shard, shard_name, shards_in, write_shard
 from distill.signals.signal_folder import HEAD
+from distill.signals.sources import RunningTeacher
 from distill.teachers import LocalTeacher
 
 
@@ -154,6 +157,66 @@ def test_a_teacher_that_brings_its_tokenizer_takes_no_other(tmp_path):
     capture(build_model(), build_pairs(4), output=tmp_path / "signals", tokenizer=build_tokenizer(), progress=False)
 
 
+class Mine(RunningTeacher):
+    """A source of a user's own, which says no more than it must."""
+
+    def __init__(self, model):
+        self.model = model
+
+
+def test_a_run_knows_how_its_teachers_adapters_compute():
+    """Which of two adapters is on, their scales, and whether they are on, at equal weights."""
+    from distill.signals import LiveTeacher, SelfTeacher
+    from distill.signals.base import named_teachers
+
+    def build(alpha=8):
+        torch.manual_seed(0)
+        config = LoraConfig(r=2, lora_alpha=alpha, target_modules=["q_proj"], init_lora_weights=False)
+        model = get_peft_model(build_model(seed=3), config)
+        torch.manual_seed(1)
+        model.add_adapter("other", config)
+        return model
+
+    def told(model):
+        live = LiveTeacher(model).identity(None)
+        assert "adapters " in live
+        assert "adapters " in named_teachers(model)[0].identity()["teacher_weights"]
+        return live
+
+    first = build()
+    assert told(first) == told(build())
+    assert told(first) != told(build(alpha=16)), "lora_alpha"
+    other = build()
+    other.set_adapter("other")
+    assert told(first) != told(other), "the other one is active"
+    off = build()
+    off.base_model.disable_adapter_layers()
+    assert told(first) != told(off), "none is on"
+    own = SelfTeacher()
+    own.prepare(first, torch.device("cpu"))
+    assert "adapters" not in own.identity(first), "a student's own adapter is no part of the teacher"
+    assert "adapters" not in LiveTeacher(build_model(seed=3)).identity(None)
+
+
+def test_words_of_an_earlier_version_are_compared_as_far_as_they_go():
+    from distill.signals.facts import as_said_then
+
+    now = "A of 2 layers, weights 1, config 2, adapters 3"
+    for there in ("A of 2 layers, weights 1", "A of 2 layers, weights 1, config 2", now):
+        assert as_said_then(there, now) == there
+        routed = {"by": "subject", "teachers": {"a": there, "b": "x"}}
+        assert as_said_then(routed, {"by": "subject", "teachers": {"a": now, "b": "x"}}) == routed
+        assert as_said_then([there], [now]) == [there]
+    for there in (
+        "A of 2 layers, weights 9",
+        "A of 2 layers, weights 1, config 9",
+        "A of 2 layers, weights 1, config 2, adapters 9",
+        "another, config",
+        None,
+    ):
+        assert as_said_then(there, now) != there
+
+
 def test_every_source_says_who_its_teachers_are(two):
     """For a card; a live one by its weights, a stored one as its manifest has it."""
     from distill.signals import LiveTeacher, SelfTeacher
@@ -170,6 +233,12 @@ def test_every_source_says_who_its_teachers_are(two):
     models = [one.identity()["teacher_weights"] for one in both.teachers()]
     assert models[0] == live.teachers()[0].identity()["teacher_weights"] != models[1]
     assert [one.name for one in LiveTeacher(teacher()).teachers()] == ["tiny"], "the name that it was given"
+    assert [one.name for one in Mine(build_model(seed=3)).teachers()] == ["LlamaForCausalLM"], (
+        "one of a user's own, by its model"
+    )
+    assert Mine(build_model(seed=3)).teachers()[0].identity() == live.teachers()[0].identity() | {
+        "teacher_signals": "Mine"
+    }
     own = SelfTeacher()
     assert [one.name for one in Routed({"a": own, "b": "my/model"}, "subject").teachers()] == ["self", "my/model"]
 

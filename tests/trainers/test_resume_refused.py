@@ -1,5 +1,9 @@
 """A checkpoint of another run is refused by the settings that differ; an output folder belongs to one training at a time."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 from conftest import build_model, build_pairs
 from filelock import FileLock
@@ -10,7 +14,7 @@ from transformers import TrainerCallback
 from distill import HiddenStates, Logits
 from distill.objectives import Schedule
 from distill.running.folder import RunFolder, train_or_resume
-from distill.trainers.checkpoints import LOCK_FILE, last_complete_checkpoint
+from distill.trainers.checkpoints import LOCK_FILE, RECORD_FILE, last_complete_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +77,23 @@ def test_other_settings_are_refused_by_name(arguments, stopped, change, named):
 def test_other_objectives_and_teachers_are_refused_by_name(arguments, stopped, change, named):
     with pytest.raises(ValueError, match=f"(?s)is of a run with other settings .*{named}"):
         white(arguments, output_dir=stopped(white), **change).train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_of_before_says_less_of_its_teacher(arguments, stopped, tmp_path):
+    """Without a word of the teacher's config it is gone on from; with other weights it is not."""
+    folder = tmp_path / "run"
+    shutil.copytree(stopped(white), folder)
+    path = Path(last_complete_checkpoint(folder)) / RECORD_FILE
+    record = json.loads(path.read_text())
+    word = record["settings"]["teacher"].partition(", config ")[0]
+    assert word != record["settings"]["teacher"]
+    record["settings"]["teacher"] = word
+    path.write_text(json.dumps(record))
+    white(arguments, output_dir=str(folder)).train(resume_from_checkpoint=True)
+    record["settings"]["teacher"] = word[:-1] + ("0" if word[-1] != "0" else "1")
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="is of a run with other settings .*teacher: "):
+        white(arguments, output_dir=str(folder)).train(resume_from_checkpoint=str(path.parent))
 
 
 def test_the_other_trainer_is_refused(arguments, stopped):
