@@ -267,7 +267,7 @@ class _Reader:
             try:
                 if isinstance(row, ValueError):
                     raise row
-                if is_left_out(row):
+                if is_left_out(row, self.columns):
                     self.left_out += 1
                     continue
                 good.append((where, row, self._translated(row)))

@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from distill.basics.fingerprint import fingerprint
 from distill.basics.processes import say
 from distill.pairs.arrows_nulls import filled_columns
-from distill.pairs.row_marks import LEFT_OUT, is_left_out, marks_in
+from distill.pairs.data_set_forms import columns_of, formatted_as
+from distill.pairs.row_marks import without_marked
 from distill.pairs.row_names import SYSTEM
 from distill.pairs.schema import beside
 from distill.pairs.shapes import Shape, shape_of_pairs, unasked, with_system
@@ -84,13 +85,10 @@ def tokenised(
         >>> tokenised(datasets.load_dataset("HuggingFaceTB/smoltalk", split="train"), tokenizer).column_names
         ['source', 'prompt_ids', 'completion_ids', 'loss_mask']
     """
-    rows = _without_marked(rows, name)
-    if isinstance(rows, list):
-        found = any(map(_is_text, rows)) or (teacher_rows and any(map(_lacks_shown, rows)))
-    else:
-        found = _has_text(rows, teacher_rows)
-    shape = None if found else _shape_of(rows, name)
-    if not found and shape is None:
+    rows = without_marked(rows, name)
+    has_text = any(map(_is_text, rows)) if isinstance(rows, list) else _has_text(rows)
+    shape = None if has_text else _shape_of(rows, name)
+    if not has_text and shape is None and not (teacher_rows and _lacks_shown_ids(rows)):
         return rows
     if tokenizer is None:
         raise ValueError(f"{name} has text and no token ids; give processing_class=, the student's tokenizer.")
@@ -98,33 +96,10 @@ def tokenised(
         _say_beside(rows, name)
     else:
         left = f" Left out, because pairs have their own: {', '.join(shape.covered)}." if shape.covered else ""
-        columns = rows[0] if isinstance(rows, list) else rows.column_names or next(iter(rows), {})
+        columns = rows[0] if isinstance(rows, list) else columns_of(rows)
         say(f"{name}: {shape.name}.{left}{unasked(set(columns) - set(shape.made_of))}")
     make: Any = _listed if isinstance(rows, list) else _mapped
     return make(rows, tokenizer, turns, name, teacher_rows or turns == "last", shape)
-
-
-def _without_marked(rows: Any, name: str) -> Any:
-    """The rows that are not marked as not to be trained on."""
-    if isinstance(rows, list):
-        kept: Any = [row for row in rows if not is_left_out(row)]
-    elif isinstance(rows, datasets.Dataset | datasets.IterableDataset):
-        if not (marks := marks_in(rows.column_names or next(iter(rows.with_format(None)), {}))):
-            return rows
-        kept = rows.filter(_is_kept, input_columns=marks, fn_kwargs={"names": marks})
-    else:
-        return rows
-    if isinstance(rows, datasets.IterableDataset):
-        say(f"{name}: rows {LEFT_OUT}, if there are any.")
-    elif len(kept) == len(rows):
-        return rows
-    else:
-        say(f"{name}: {len(rows) - len(kept)} rows {LEFT_OUT}.")
-    return kept
-
-
-def _is_kept(*marks: Any, names: list[str]) -> bool:
-    return not is_left_out(dict(zip(names, marks, strict=True)))
 
 
 def _shape_of(rows: Any, name: str) -> Shape | None:
@@ -152,17 +127,15 @@ def _say_beside(rows: Any, name: str) -> None:
     if isinstance(rows, list):
         columns.update(c for row in rows if _is_text(row) for c in row if row[c] is not None)
     elif _is_of_text(rows):
-        columns.update(rows.column_names or next(iter(rows), {}))
+        columns.update(columns_of(rows))
     if "messages" in columns and "completion" in columns:
         say(f"{name}: prompt/completion. Carried along: messages.")
     elif "messages" in columns and "prompt" in columns:
         say(f"{name}: messages. Left out, because pairs have their own: prompt.")
 
 
-def _has_text(rows: Any, teacher_rows: bool) -> bool:
-    if not isinstance(rows, datasets.Dataset | datasets.IterableDataset):
-        return False
-    return _is_of_text(rows) or (teacher_rows and _lacks_shown_ids(rows))
+def _has_text(rows: Any) -> bool:
+    return isinstance(rows, datasets.Dataset | datasets.IterableDataset) and _is_of_text(rows)
 
 
 def _is_of_text(rows: Any) -> bool:
@@ -171,12 +144,19 @@ def _is_of_text(rows: Any) -> bool:
         # in a data set of pairs no row is without ids
         filled = [name for name in _IDS if name in rows.column_names and not rows.data.column(name).null_count]
         return _says(rows.column_names) and len(filled) < len(_IDS)
-    columns = rows.column_names or list(next(iter(rows), {}))
+    columns = columns_of(rows)
     return _says(columns) and not set(_IDS) & set(columns)
 
 
 def _lacks_shown_ids(rows: Any) -> bool:
-    columns = rows.column_names or list(next(iter(rows), {}))
+    """Whether some rows have a `teacher_prompt` in words alone; of a stream without names the first are asked."""
+    if isinstance(rows, list):
+        return any(map(_lacks_shown, rows))
+    if not isinstance(rows, datasets.Dataset | datasets.IterableDataset):
+        return False
+    columns = rows.column_names
+    if columns is None:
+        return any(map(_lacks_shown, islice(rows.with_format(None), _LOOKED_AT)))
     if "teacher_prompt" not in columns:
         return False
     if isinstance(rows, datasets.IterableDataset):
@@ -221,7 +201,7 @@ def _mapped(
     read = [column for column in dict.fromkeys(known) if columns is None or column in columns]
     # what was read is gone, but not where there were ids already and only a teacher's prompt is tokenised
     told = list(read) if shape or _is_of_text(given) else []
-    if {"messages", "completion"} <= {*(columns or next(iter(rows), {}))} and "messages" in told:
+    if {"messages", "completion"} <= {*columns_of(rows)} and "messages" in told:
         told.remove("messages")
     is_shown = columns is None or bool({"teacher_prompt", _SHOWN} & {*columns})
     made_of = _MADE | ({_SHOWN: _MADE["prompt_ids"]} if is_shown else {})
@@ -249,13 +229,7 @@ def _mapped(
         shape,
     )
     made = rows.map(encode, **settings)
-    if of_dataset:
-        return (
-            made
-            if given.format["type"] is None
-            else made.with_format(given.format["type"], **given.format["format_kwargs"])
-        )
-    return made if given._formatting is None else made.with_format(given._formatting.format_type)
+    return formatted_as(given, made)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from distill.pairs.evaluation_sets import Question, read_evaluation
+from distill.pairs.evaluation_sets import Question, read_evaluations
 from distill.running.parsing import refuse_given
 
 
@@ -30,7 +30,7 @@ def evaluation_sets(args: AgainstArguments) -> dict[str, list[Question]]:
     """The questions of each evaluation set, by its name.
 
     Raises:
-        ValueError: as `read_evaluation`; flags of evaluation sets without one.
+        ValueError: as `read_evaluations`; flags of evaluation sets without one.
     """
     if not args.against:
         why = "only evaluation sets are read and looked for so; name one with --against, or leave it out."
@@ -41,4 +41,4 @@ def evaluation_sets(args: AgainstArguments) -> dict[str, list[Question]]:
         reading["columns"] = [name.strip() for name in args.against_columns.split(",") if name.strip()]
         if not reading["columns"]:
             raise ValueError("--against_columns names no column; expected names divided by commas: question,choices.")
-    return {path: read_evaluation(path, **reading) for path in args.against}
+    return read_evaluations(args.against, **reading)

@@ -27,6 +27,9 @@ FORMS = {
 }
 
 
+FORMATS = ("torch", "numpy", "pandas", "arrow")
+
+
 def marked(shape, name, no):
     """The second of three says no."""
     yes = (
@@ -67,6 +70,51 @@ def test_a_marked_row_of_a_data_set_is_left_out_and_said(capsys, form, shape, na
     assert f"train_dataset: {counted}rows are left out, because they are marked" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("form", ["dataset", "stream", "generator"])
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(("name", "no"), [("weight", 0), ("weight", 0.0), ("weight", "0"), ("train", False)])
+def test_a_mark_in_a_formatted_data_set_is_read_and_the_format_kept(capsys, form, format, name, no):
+    """A tensor is not False itself: with_format("torch") hid all marks, and pandas ended in a TypeError."""
+    given = FORMS[form](marked("text", name, no)).with_format(format)
+    made = tokenised(given, build_tokenizer(TEMPLATE), name="train_dataset")
+    assert [row["id"] for row in made.with_format(None)] == ["r0", "r2"]
+    kept = made.format["type"] if form == "dataset" else made._formatting.format_type
+    assert kept == format
+    assert "rows are left out, because they are marked" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("format", ["torch", "numpy"])
+@pytest.mark.parametrize(("name", "no"), [("weight", 0), ("weight", 0.0), ("train", False)])
+def test_a_mark_in_rows_taken_from_a_formatted_data_set_is_read(format, name, no):
+    listed = list(datasets.Dataset.from_list(marked("text", name, no)).with_format(format, [name], True))
+    assert [row["id"] for row in tokenised(listed, build_tokenizer(TEMPLATE))] == ["r0", "r2"]
+
+
+def test_chosen_columns_and_a_function_of_a_format_are_kept():
+    rows = datasets.Dataset.from_list(marked("ids", "weight", 0))
+    chosen = tokenised(rows.with_format("torch", ["completion_ids"], True), None)
+    assert (len(chosen), chosen.format["columns"], chosen.format["output_all_columns"]) == (2, ["completion_ids"], True)
+    shouted = tokenised(rows.with_transform(lambda batch: {"id": [one.upper() for one in batch["id"]]}), None)
+    assert shouted[:]["id"] == ["R0", "R2"]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("shape", ["text", "messages", "question", "ids"])
+def test_a_mark_that_only_one_row_of_a_stream_has_is_read(capsys, shape, place):
+    """A stream that does not say its columns: a mark behind its first row was missed, and one in it alone ended in a KeyError."""
+    rows = [{**ROWS[shape], "id": f"r{i}"} for i in range(3)]
+    rows[place]["weight"] = 0
+    made = tokenised(FORMS["generator"](rows), build_tokenizer(TEMPLATE), name="train_dataset")
+    assert [row["id"] for row in made] == [f"r{i}" for i in range(3) if i != place]
+    assert capsys.readouterr().out.count("train_dataset: rows are left out, because they are marked") == 1
+
+
+def test_a_stream_without_marks_says_nothing_of_them(capsys):
+    rows = FORMS["generator"]([{**ROWS["text"], "id": "r0"}] * 2)
+    assert len(list(tokenised(rows, build_tokenizer(TEMPLATE)))) == 2
+    assert "left out" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("loss", 0.0), ("loss", 0), ("training", 0), ("train", "0"), ("weight", 0.5), ("weight", None)]
 )
@@ -75,6 +123,33 @@ def test_a_column_that_may_mean_something_else_marks_nothing(tmp_path, capsys, n
     rows = [{**ROWS["text"], name: value}] * 2
     assert len(load_pairs(json_lines(tmp_path / "p.jsonl", rows), build_tokenizer(TEMPLATE))) == 2
     assert len(tokenised(datasets.Dataset.from_list(rows), build_tokenizer(TEMPLATE))) == 2
+    assert "left out" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("shape", ROWS)
+@pytest.mark.parametrize(("name", "no"), [("weight", 0), ("weight", 0.0), ("train", False)])
+def test_a_column_that_is_taken_for_a_mark_is_one(tmp_path, capsys, kind, shape, name, no):
+    """`--columns weight=x`: the row was asked for its marks before its columns had their names, and trained on."""
+    rows = [{"x" if n == name else n: v for n, v in row.items()} for row in marked(shape, name, no)]
+    path = tmp_path / f"p.{kind}"
+    if kind == "jsonl":
+        json_lines(path, rows)
+    elif kind == "csv":
+        texts = [{n: v if isinstance(v, str) else json.dumps(v) for n, v in row.items()} for row in rows]
+        datasets.Dataset.from_list(texts).to_csv(str(path))
+    else:
+        datasets.Dataset.from_list(rows).to_parquet(str(path))
+    assert load_pairs(path, build_tokenizer(TEMPLATE), columns=f"{name}=x")["id"][:] == ["r0", "r2"]
+    assert "1 rows are left out" in capsys.readouterr().out
+    assert len(load_pairs(path, build_tokenizer(TEMPLATE))) == 3
+
+
+def test_a_column_of_such_a_name_that_is_taken_for_something_else_is_no_mark(tmp_path, capsys):
+    """A weight in kilograms, say; its own name is the way out."""
+    path = json_lines(tmp_path / "p.jsonl", marked("text", "weight", 0))
+    pairs = load_pairs(path, build_tokenizer(TEMPLATE), columns="kilograms=weight")
+    assert pairs["kilograms"][:] == [1, 0, 1]
     assert "left out" not in capsys.readouterr().out
 
 

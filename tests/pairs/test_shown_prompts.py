@@ -432,3 +432,39 @@ def test_a_stream_that_has_forgotten_its_columns_has_them_all(turns):
     assert [row.get("source") for row in found] == [None, "a", "b", "c", "a"]
     assert found[-1]["late"] == 1
     assert not {"prompt", "completion", "teacher_prompt"} & {*found[0]}
+
+
+IN_OTHER_NAMES = {
+    "question/answer": {"question": "why", "answer": "so"},
+    "Alpaca": {"instruction": "why", "input": "", "output": "so"},
+    "ShareGPT": {"conversations": [{"from": "human", "value": "why"}, {"from": "gpt", "value": "so"}]},
+    "query/response": {"query": "why", "response": "so"},
+}
+
+
+@pytest.mark.parametrize("kind", ["list", "dataset", "torch", "stream", "generator"])
+@pytest.mark.parametrize("shape", IN_OTHER_NAMES)
+def test_rows_in_other_names_have_it_in_a_white_box_too(capsys, shape, kind):
+    """The words of the teacher's prompt were taken for the text of the row, and the row was refused for want of a prompt."""
+    rows = [{**IN_OTHER_NAMES[shape], "teacher_prompt": words, "source": "web"} for words in ("the mat", "a cat")]
+    given = rows if kind == "list" else datasets.Dataset.from_list(rows)
+    given = (
+        given.to_iterable_dataset() if kind == "stream" else given.with_format("torch") if kind == "torch" else given
+    )
+    given = datasets.IterableDataset.from_generator(lambda: iter(rows)) if kind == "generator" else given
+    found, unasked = (tokenised(given, TOKENIZER, teacher_rows=white) for white in (True, False))
+    assert f"The data set: {shape}" in capsys.readouterr().out.replace("conversations (ShareGPT)", "ShareGPT").replace(
+        "instruction/input/output (Alpaca)", "Alpaca"
+    )
+    found, unasked = (list(one if kind == "list" else one.with_format(None)) for one in (found, unasked))
+    assert [row["teacher_prompt_ids"] for row in found] == [asked("the mat")[1], asked("a cat")[1]]
+    assert [row["prompt_ids"] for row in found] == [asked("why")[1]] * 2
+    assert [row["completion_ids"] for row in found] == [row["completion_ids"] for row in unasked]
+    assert {row["source"] for row in found} == {"web"}
+
+
+def test_a_stream_of_pairs_says_it_from_a_later_row_on():
+    row = {"id": "a", "prompt": "why", "completion": "so", "prompt_ids": asked("why")[1], "completion_ids": [9, 2]}
+    given = datasets.IterableDataset.from_generator(lambda: iter([row, {**row, "teacher_prompt": "mat"}]))
+    found = list(tokenised(given, TOKENIZER, teacher_rows=True))
+    assert [one.get("teacher_prompt_ids") for one in found] == [None, asked("mat")[1]]
