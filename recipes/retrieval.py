@@ -1,10 +1,11 @@
 """Tune, retrieve, or both: the same facts learned and looked up, side by side, after some of them have changed.
 
     python recipes/retrieval.py --output_dir runs/retrieval          (or: distill retrieval ...)
-    python recipes/retrieval.py --quick --output_dir runs/quick      (the plumbing in a few minutes; its figures say nothing)
+    python recipes/retrieval.py --quick --output_dir runs/quick      (the plumbing in two minutes; its figures say nothing)
+    python recipes/retrieval.py --documents manuals --questions questions.jsonl --output_dir runs/manuals
 
-A model learns facts of a made-up world four ways, then documents change, then every arm is asked, with and without passages. Prints one
-table; writes `retrieval.html` and `retrieval.json`. Interrupt it when you like: the same command goes on from there. Flags are those
+A model learns facts of a made-up world, or of documents of your own, four ways; then documents change, then every arm is asked, with and without
+passages. Prints one table; writes `retrieval.html` and `retrieval.json`. Interrupt it when you like: the same command goes on from there. Flags are those
 below and all of transformers.TrainingArguments.
 """
 
@@ -15,7 +16,6 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,14 @@ from distill.reports.pictures import check_report_extra
 from distill.reports.retrieval_page import retrieval_table, write_retrieval_page
 from distill.reports.retrieval_words import ARMS, verdict
 from distill.retrieval.answering import answer
-from distill.retrieval.examining import Question, examine
+from distill.retrieval.asked_facts import AskedFact, read_asked_facts
+from distill.retrieval.course import Course, course_of_documents, course_of_world
+from distill.retrieval.documents import Documents
+from distill.retrieval.examination import shuffled
+from distill.retrieval.examining import NEW_TOKENS, Question, examine
 from distill.retrieval.index import Index
-from distill.retrieval.rows import Rows, rows_of_world
-from distill.retrieval.world import Fact, World
-from distill.retrieval.world_examination import examination, shuffled
+from distill.retrieval.rows import Rows
+from distill.retrieval.writing import facts_of_documents
 from distill.running.environment import environment
 from distill.running.flags import parse_recipe, settings_of
 from distill.running.folder import (
@@ -56,7 +59,9 @@ from distill.teachers import LocalTeacher
 
 TRAINED = tuple(arm for arm in ARMS if arm != "untouched")
 EPOCHS = 4.0
-QUICK: dict[str, Any] = {"facts": 4, "untrained": 2, "wordings": 2, "kept_prompts": 4, "arms": "sft,sft_mixed"}
+QUICK: dict[str, Any] = {"facts": 4, "untrained": 1, "wordings": 2, "kept_prompts": 2, "k": 1, "arms": "sft,sft_mixed"}
+HELD_OUT = 2  # wordings of a fact that are asked
+_OF_DOCUMENTS = ("questions", "passages", "suffixes", "exclude")
 
 
 @dataclass
@@ -68,7 +73,27 @@ class RetrievalArguments(RefusalArguments):
     )
     facts: int = field(default=16, metadata={"help": "Facts in training rows; half of them change afterwards."})
     untrained: int = field(default=8, metadata={"help": "Further facts of the same documents, in no training row."})
-    world_seed: int = field(default=0, metadata={"help": "Another one is another world."})
+    documents: str | None = field(
+        default=None, metadata={"help": "A folder or file of documents of your own, in place of the made-up world."}
+    )
+    questions: str | None = field(
+        default=None,
+        metadata={
+            "help": "Of --documents: a file of facts, each row with `questions` (two or more wordings) and `answer`, or the rows of distill "
+            "generate --documents. Unsaid: the model writes them, which a small one can hardly do."
+        },
+    )
+    passages: int | None = field(
+        default=None,
+        metadata={"help": "Where the model writes the questions: about so many passages, chosen by a hash."},
+    )
+    suffixes: str | None = field(
+        default=None, metadata={"help": "Files of the folder also read as text, as .html,.rst."}
+    )
+    exclude: str | None = field(default=None, metadata={"help": "Paths left out of the folder, as old/*,*.csv."})
+    world_seed: int = field(
+        default=0, metadata={"help": "Another one is another world; of documents of your own, another choice of facts."}
+    )
     wordings: int = field(default=3, metadata={"help": "Training questions a fact."})
     mixed_share: float = field(
         default=0.4,
@@ -98,6 +123,14 @@ class RetrievalArguments(RefusalArguments):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if not 0 < self.mixed_share < 1:
             raise ValueError(f"mixed_share is {self.mixed_share}; it is a share of the rows, above 0 and below 1.")
+        if self.documents is None:
+            refuse_given(
+                self, _OF_DOCUMENTS, "this is of documents of your own; name them with --documents, or leave it out."
+            )
+        if self.questions is not None:
+            refuse_given(self, ("passages",), "with --questions nobody writes any; leave one of them out.")
+        if self.passages is not None and self.passages < 1:
+            raise ValueError(f"passages is {self.passages}; it must be at least 1.")
         if unknown := [arm for arm in self.chosen() if arm not in TRAINED]:
             raise ValueError(
                 f"arms has {', '.join(map(repr, unknown))}; it must list some of {', '.join(TRAINED)}, divided by commas."
@@ -127,13 +160,17 @@ def main(argv: list[str] | None = None) -> None:
     model = LocalTeacher(args.model)
     if args.upper_layers > (count := len(find_layers(model.model)[1])):
         raise ValueError(f"upper_layers is {args.upper_layers}, and the model has {count} layers.")
-    run = RunFolder(str(training.output_dir), settings_of(args, training))
     begun = time.monotonic()
-    world = World(args.world_seed, facts=args.facts + args.untrained)
-    taught, untrained = world.facts[: args.facts], world.facts[args.facts :]
+    settings = settings_of(args, training)
+    documents = _documents(args) if args.documents is not None else None
+    run = RunFolder(
+        str(training.output_dir),
+        settings if documents is None else {**settings, "documents_are": documents.fingerprint},
+    )
+    course = _course(args, documents, model, run)
     epochs = math.ceil(training.num_train_epochs)
-    closed = rows_of_world(world, "closed", facts=taught, wordings=args.wordings, reverse=0)
-    mixed = _mixed_rows(world, taught, args, len(closed.rows), epochs)
+    closed = course.rows("closed")
+    mixed = _mixed_rows(course, args, len(closed.rows), epochs)
     pairs = {"closed": closed.pairs(model.tokenizer), "mixed": mixed.pairs(model.tokenizer)}
     if "shuffled" in args.chosen():
         wrong = dataclasses.replace(closed, rows=shuffled(closed.rows, training.seed))
@@ -144,9 +181,8 @@ def main(argv: list[str] | None = None) -> None:
 
     with stages.stage("documents"):
         index = Index(run / "index")
-        before = world.documents(0)
         if not (run / "updated.json").is_file():  # else the documents have changed already
-            index.update(before)
+            index.update(course.before)
     with stages.stage("other prompts"):
         # a few more than are wanted at once: some that are written are no prompts
         drawn: dict[str, Any] = {"seed": training.seed, "batch_size": args.kept_prompts + args.kept_prompts // 4 + 1}
@@ -174,19 +210,19 @@ def main(argv: list[str] | None = None) -> None:
                     _train(arm, seed, folder, args, training, model, pairs[_rows_of(arm)], signals, kept)
 
     with stages.stage("the documents change"):
-        update = _update(run, index, world, model, args.k)
+        update = _update(run, index, course, model, args.k)
     runs = []
     asked: list[tuple[str, int | None]] = [("untouched", None), *((arm, seed) for seed in seeds for arm in arms[1:])]
     for arm, number in asked:
         with stages.stage(f"asking {arm}" + ("" if number is None else f" seed {number}")):
-            runs.append(_asked(run, arm, number, args, model, index, world, taught, untrained))
+            runs.append(_asked(run, arm, number, args, model, index, course))
     index.close()
 
     results = {
         "runs": runs,
         "model": f"{args.model}, its upper {args.upper_layers} layers trained",
-        "facts": {"taught": len(taught), "changed": sum(f.changed is not None for f in taught), "untrained": len(untrained)},
-        "documents": {"before": len(before)},
+        "facts": {"taught": len(course.taught), "changed": len(course.changed), "untrained": len(course.untrained)},
+        "documents": {"before": len(course.before), "of": args.documents or "a made-up world"},
         "update": update,
         "told": (
             f"{len(closed.rows)} closed-book rows, {training.num_train_epochs:g} epochs; mixed arms see {len(mixed.rows) - epochs * len(closed.rows)} rows with "
@@ -208,16 +244,51 @@ def main(argv: list[str] | None = None) -> None:
     say(f"\nFinished in {(time.monotonic() - begun) / 60:.1f} minutes. Open {(run / 'retrieval.html').resolve()}")
 
 
-def _mixed_rows(world: World, taught: Sequence[Fact], args: RetrievalArguments, closed: int, epochs: int) -> Rows:
+def _documents(args: RetrievalArguments) -> Documents:
+    """The documents of one's own; what of the folder is none is told."""
+    assert args.documents is not None
+    suffixes, exclude = (
+        tuple(part.strip() for part in (flag or "").split(",") if part.strip())
+        for flag in (args.suffixes, args.exclude)
+    )
+    return Documents.read(args.documents, suffixes=suffixes, exclude=exclude)
+
+
+def _course(args: RetrievalArguments, documents: Documents | None, model: LocalTeacher, run: RunFolder) -> Course:
+    """What is taught, changed and asked."""
+    if documents is None:
+        return course_of_world(args.world_seed, args.facts, args.untrained, args.wordings)
+    if args.questions is not None:
+        asked = read_asked_facts(args.questions)
+    else:
+        say("No --questions: the model writes them. A small one hardly can; interrupted, this goes on.")
+        known, coverage = facts_of_documents(
+            model,
+            documents,
+            wordings=args.wordings + HELD_OUT,
+            alterations=0,
+            chunks=args.passages,
+            output=run / "written",
+        )
+        say(coverage.table())
+        asked = [AskedFact.of(fact) for fact in known if len(fact.questions) > 1]
+        if lost := len(known) - len(asked):
+            say(f"{lost} facts have one wording alone, and are left out: one is trained, another is asked.")
+    return course_of_documents(
+        documents, asked, facts=args.facts, untrained=args.untrained, wordings=args.wordings, held_out=HELD_OUT,
+        seed=args.world_seed,
+    )  # fmt: skip
+
+
+def _mixed_rows(course: Course, args: RetrievalArguments, closed: int, epochs: int) -> Rows:
     """The closed rows as often as the other arms see them, and among them rows with passages.
 
     Of the latter no two are the same: shown the same few altered passages in each epoch, a model learns them by heart, and not to read.
     """
     beside = round(closed * epochs * args.mixed_share / (1 - args.mixed_share))
-    made = rows_of_world(
-        world, "mixed", facts=taught, wordings=args.wordings, reverse=0, k=args.k, share=beside / (closed + beside),
-        alterations=math.ceil(beside / len(taught) / 2) + 1,
-    )  # fmt: skip
+    made = course.rows(
+        "mixed", k=args.k, share=beside / (closed + beside), altered=math.ceil(beside / len(course.taught) / 2) + 1
+    )
     book = [row for row in made.rows if row["mode"] == "closed"]
     return dataclasses.replace(made, rows=[*book * (epochs - 1), *made.rows])
 
@@ -263,13 +334,13 @@ def _student(model: LocalTeacher, upper_layers: int) -> PreTrainedModel:
     return student
 
 
-def _update(run: RunFolder, index: Index, world: World, model: LocalTeacher, k: int) -> dict[str, Any]:
+def _update(run: RunFolder, index: Index, course: Course, model: LocalTeacher, k: int) -> dict[str, Any]:
     """Replace the documents by their next version, and time until a changed fact is answered; once in a run."""
     file = run / "updated.json"
     if not file.is_file():
-        fact = next((fact for fact in world.facts if fact.changed is not None), world.facts[0])
+        fact = (*course.changed, *course.taught)[0]
         begun = time.monotonic()
-        done = index.update(world.documents(1))
+        done = index.update(course.after)
         updated = time.monotonic() - begun
         answer(model, fact.held_out[0], index, k, max_new_tokens=16)
         write_json(
@@ -281,8 +352,7 @@ def _update(run: RunFolder, index: Index, world: World, model: LocalTeacher, k: 
 
 
 def _asked(
-    run: RunFolder, arm: str, seed: int | None, args: RetrievalArguments, model: LocalTeacher, index: Index, world: World,
-    taught: Sequence[Fact], untrained: Sequence[Fact],
+    run: RunFolder, arm: str, seed: int | None, args: RetrievalArguments, model: LocalTeacher, index: Index, course: Course,
 ) -> dict[str, Any]:  # fmt: skip
     """What an arm answers without and with passages; asked once in a run."""
     folder = run.path if seed is None else run / f"{arm}-seed{seed}"
@@ -293,14 +363,17 @@ def _asked(
         if seed is not None:
             found |= json.loads((folder / "result.json").read_text(encoding="utf-8"))
         for way, retriever in (("closed", None), ("retrieved", index)):
-            asked: list[Question] = examination(
-                taught,
-                untrained,
-                held_out=1 if args.quick else 2,
-                searched=retriever is not None,
-                namesakes=world.namesakes,
+            asked: list[Question] = course.examination(
+                held_out=1 if args.quick else HELD_OUT, searched=retriever is not None
             )
-            answers = examine(speaker, model.tokenizer, asked, retriever=retriever, k=args.k)
+            answers = examine(
+                speaker,
+                model.tokenizer,
+                asked,
+                retriever=retriever,
+                k=args.k,
+                max_new_tokens=16 if args.quick else NEW_TOKENS,
+            )
             found[way] = [one.as_dict() for one in answers]
         write_json(file, found)
         del speaker

@@ -79,13 +79,15 @@ def find_parts(
     raise ValueError(f"No file {source}.")
 
 
-def rows_in(source: str | os.PathLike[str], split: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+def rows_in(
+    source: str | os.PathLike[str], split: str | None = None, columns: Collection[str] = ()
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """`(where, row)` of all rows that a name stands for, whatever they say; see `find_parts`.
 
     Raises:
         ValueError: as `find_parts`; a bad row (file and line are named).
     """
-    for part in find_parts(source, split):
+    for part in find_parts(source, split, columns=columns):
         cells = cells_of(part.kind)
         for block in part.read():
             for where, row in block.rows():

@@ -13,7 +13,7 @@ def altered(passage: Passage, answer: str, others: Sequence[str], seed: int = 0)
     """A passage in which another value stands in place of an answer: what a document says after a change.
 
     A number becomes another one of as many digits; anything else is replaced by another answer of the same form (as many
-    words, with capitals or without).
+    words, with capitals or without, a path for a path).
 
     Args:
         passage: that says the answer.
@@ -40,8 +40,30 @@ def altered(passage: Passage, answer: str, others: Sequence[str], seed: int = 0)
     return None
 
 
-def _form(answer: str) -> tuple[int, bool]:
-    return len(value_words(answer)), answer[:1].isupper()
+def alterations(
+    passage: Passage, answer: str, others: Sequence[str], count: int, without: Sequence[str] = ()
+) -> tuple[tuple[str, Passage], ...]:
+    """Up to `count` altered passages, each with its value, of which none stands twice; see `altered`.
+
+    Args:
+        passage, answer, others: of `altered`.
+        count: how many are tried.
+        without: values that are not taken.
+    """
+    found = (altered(passage, answer, others, seed) for seed in range(count))
+    left_out = [value_words(value) for value in without]
+    return tuple({v: (v, p) for v, p in filter(None, found) if value_words(v) not in left_out}.values())
+
+
+def silent_beside(passage: Passage, answer: str, passages: Sequence[Passage], most: int = 4) -> tuple[Passage, ...]:
+    """Other passages of the same document, which do not say the answer: the distractors that look most as if they did."""
+    return tuple(p for p in passages if p.document == passage.document and not says(p.text, answer))[:most]
+
+
+def _form(answer: str) -> tuple[int, bool, bool, str]:
+    """Words, a capital, a digit anywhere, and a mark at the beginning: a path is replaced by a path."""
+    first = answer[:1]
+    return len(value_words(answer)), first.isupper(), any(c.isdigit() for c in answer), "" if first.isalnum() else first
 
 
 def _other_number(draw: random.Random, answer: str) -> str:

@@ -16,12 +16,13 @@ from distill.pairs.schema import complete_row, pairs_from_rows
 from distill.retrieval.chunks import chunks_of
 from distill.retrieval.coverage import Coverage
 from distill.retrieval.documents import Document
+from distill.retrieval.facts import Fact
 from distill.retrieval.passages import Passage
 from distill.retrieval.row_modes import KnownFact, Setting, rows_of_facts
 from distill.retrieval.saying import says
 from distill.retrieval.verifying import WRONG, supported
 from distill.retrieval.worked import Answered
-from distill.retrieval.world import Fact, World
+from distill.retrieval.world import World
 from distill.teachers import LocalTeacher
 from distill.teachers.base import ConcurrentTeacher, Teacher
 

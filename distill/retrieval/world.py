@@ -2,49 +2,16 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 from distill.retrieval.documents import Document
+from distill.retrieval.facts import Fact
 from distill.retrieval.world_kinds import KINDS, TOPICS, Kind, Topic
 from distill.retrieval.world_names import Names
 
 MOST = 1024
 DATES = {"almanac": "2009-01-01", "visit": "2018-06-01", "article": "2021-03-01", "changed": "2026-03-01"}
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One fact of a world, and all its wordings.
-
-    Args:
-        id: such as `town.mayor/Ostadrel`.
-        kind: such as `town.mayor`; see `distill.retrieval.world_kinds`.
-        subject: what it is about.
-        value: the answer in version 0 of the documents.
-        changed: the answer in version 1; None: the same.
-        questions: wordings for training.
-        held_out: two wordings that no training sees.
-        reverse: the question whose answer is the subject, which no training sees either.
-        reverse_questions: the same question in wordings for training.
-        document: id of the document that says it in either version.
-    """
-
-    id: str
-    kind: str
-    subject: str
-    value: str
-    changed: str | None
-    questions: tuple[str, ...]
-    held_out: tuple[str, str]
-    reverse: str
-    reverse_questions: tuple[str, ...]
-    document: str
-
-    def at(self, version: int) -> str:
-        """The answer in a version of the documents."""
-        return self.changed if version and self.changed is not None else self.value
 
 
 class _Subject(NamedTuple):

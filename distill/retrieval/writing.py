@@ -10,7 +10,8 @@ from typing import Any
 from distill.basics.fingerprint import fingerprint
 from distill.basics.processes import tell
 from distill.generation import generate
-from distill.retrieval.altering import altered
+from distill.retrieval.altering import alterations as altered_passages
+from distill.retrieval.altering import silent_beside
 from distill.retrieval.chunks import sentence_ends
 from distill.retrieval.coverage import Coverage
 from distill.retrieval.documents import Document
@@ -244,8 +245,6 @@ def _known(
     alterations: int,
 ) -> KnownFact:
     others = [other.answer for other in facts if other is not fact]
-    found = [altered(fact.passage, fact.answer, others, seed) for seed in range(alterations)]
-    beside = [p for p in passages if p.document == fact.passage.document and not says(p.text, fact.answer)]
     return KnownFact(
         id=fact.id,
         kind=kind,
@@ -253,8 +252,8 @@ def _known(
         questions=tuple(fact.questions[:wordings]),
         reverse=tuple(dict.fromkeys(fact.reverse)),
         passage=fact.passage,
-        silent=tuple(beside[:4]),
-        altered=tuple({value: (value, passage) for value, passage in filter(None, found)}.values()),
+        silent=silent_beside(fact.passage, fact.answer, passages),
+        altered=altered_passages(fact.passage, fact.answer, others, alterations),
     )
 
 

@@ -61,9 +61,85 @@ def test_a_run_trains_changes_documents_and_asks_every_arm(model, tmp_path, told
     assert "holds another run (facts: 4 there, 5 now)" in told("retrieval", *flags, "--facts", "5", status=1)
 
 
+def town(name, mayor, people):
+    asked = [f"Who is the mayor of {name}?", f"Name the mayor of {name}.", f"Which person leads {name}?"]
+    counted = [
+        f"How many people live in {name}?",
+        f"What is the population of {name}?",
+        f"{name} has how many inhabitants?",
+    ]
+    more = {"reverse_question": f"Of which town is {mayor} the mayor?", "reverse_answer": name}
+    return [
+        {"questions": asked, "answer": mayor, **more},
+        {"questions": counted, "answer": people, "document": f"{name}.md"},
+    ]
+
+
+@pytest.fixture
+def documents(tmp_path):
+    """A folder of documents with a file that is none, and facts of them."""
+    (tmp_path / "towns").mkdir()
+    rows = []
+    for name, mayor, people in (
+        ("Oden", "Pia Holm", "412"),
+        ("Ruska", "Jon Vale", "87"),
+        ("Temm", "Ada Brewer", "1,950"),
+    ):
+        text = f"# {name}\n\nThe mayor of {name} is {mayor}.\n\n{name} has {people} inhabitants.\n"
+        (tmp_path / "towns" / f"{name}.md").write_text(text)
+        rows += town(name, mayor, people)
+    (tmp_path / "towns" / "picture.png").write_bytes(b"\x89PNG\0\0")
+    (tmp_path / "facts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "towns"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_documents_of_ones_own_are_a_run_as_any_other(model, documents, tmp_path, told):
+    flags = [
+        "--model",
+        model,
+        "--prompts",
+        model / "prompts.txt",
+        "--output_dir",
+        tmp_path / "run",
+        *FLAGS,
+        "--arms",
+        "sft_mixed,shuffled",
+    ]
+    mine = ["--documents", documents, "--questions", tmp_path / "facts.jsonl"]
+    said = told("retrieval", *flags, *mine)
+    assert "picture.png (binary)" in said
+    found = json.loads((tmp_path / "run" / "retrieval.json").read_text())
+    assert found["facts"] == {"taught": 4, "changed": 2, "untrained": 2}
+    assert found["documents"] == {"before": 3, "of": str(documents)}
+    for run in found["runs"]:
+        answers = [Examined.of(one) for one in run["retrieved"]]
+        assert {"stable", "changed", "untrained", "distractors"} <= {one.question.column for one in answers}
+        assert all(one.found for one in answers if one.question.column in ("changed", "stable"))
+    assert f"3 documents of {documents}" in (tmp_path / "run" / "retrieval.html").read_text()
+    # another text in a document is another run, and so is another file of questions
+    (documents / "Oden.md").write_text((documents / "Oden.md").read_text() + "It is old.\n")
+    assert "holds another run (documents_are" in told("retrieval", *flags, *mine, status=1)
+    (tmp_path / "more.jsonl").write_text((tmp_path / "facts.jsonl").read_text() * 2)
+    assert "questions" in told(
+        "retrieval", *flags, "--documents", documents, "--questions", tmp_path / "more.jsonl", status=1
+    )
+
+
+def test_a_model_that_can_write_no_questions_says_so(model, documents, tmp_path, told):
+    flags = ["--model", model, "--output_dir", tmp_path / "run", *FLAGS, "--documents", documents, "--passages", "2"]
+    said = told("retrieval", *flags, status=1)
+    assert "the model writes them" in said
+    assert "a larger teacher is needed" in said
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
+        (["--questions", "facts.jsonl"], "--questions: this is of documents of your own; name them with --documents"),
+        (["--passages", "3", "--suffixes", ".html"], "--passages, --suffixes: this is of documents of your own"),
+        (["--documents", "x", "--questions", "y", "--passages", "3"], "--passages: with --questions nobody writes any"),
+        (["--documents", "nowhere"], "nowhere"),
         (["--arms", "sft,rag"], "arms has 'rag'; it must list some of sft, context"),
         (["--k", "0"], "k is 0; it must be at least 1."),
         (["--upper_layers", "3"], "upper_layers is 3, and the model has 2 layers."),

@@ -1,11 +1,11 @@
-"""World's examination after its documents changed, and the control that must fail: training rows with shuffled answers."""
+"""Examination after documents changed, and the control that must fail: training rows with shuffled answers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from distill.retrieval.examining import Question
+from distill.retrieval.facts import Fact
 from distill.retrieval.grading import permuted
-from distill.retrieval.world import Fact
 
 
 def examination(
@@ -24,8 +24,8 @@ def examination(
 
     Args:
         facts: which were taught.
-        untrained: others of the same world.
-        held_out: wordings of a fact, 1 or 2.
+        untrained: others of the same documents.
+        held_out: wordings of a fact, 1 or 2; fewer where it has no more.
         searched: whether passages will be shown.
         namesakes: of the world (`World.namesakes`): wrong values that stand in its documents, looked out for where the passages shown are
             distractors.
@@ -48,7 +48,8 @@ def examination(
         found += [ask(fact, column, text, i, old=old) for i, text in enumerate(fact.held_out[:held_out])]
         if fact.changed is None:
             more = {"expected": fact.subject, "kind": f"subject of {fact.kind}"}
-            found.append(ask(fact, "reverse", fact.reverse, 0, **more))
+            if fact.reverse:
+                found.append(ask(fact, "reverse", fact.reverse, 0, **more))
             if searched:
                 traps = tuple(sorted(values[fact.kind] - {fact.value}))
                 found.append(ask(fact, "distractors", fact.held_out[0], 0, traps=traps, only_distractors=True))

@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
+from distill.retrieval.examination import examination, shuffled
 from distill.retrieval.examining import graded
 from distill.retrieval.rows import rows_of_world
 from distill.retrieval.world import World
-from distill.retrieval.world_examination import examination, shuffled
 
 WORLD = World(seed=0, facts=32)
 FACTS = WORLD.facts[:24]

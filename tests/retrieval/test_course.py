@@ -1,0 +1,207 @@
+"""Courses of documents: where a fact stands, what changes and what stays, what a file of facts may look like."""
+
+import json
+
+import pytest
+
+from distill.retrieval.altering import altered
+from distill.retrieval.asked_facts import AskedFact, read_asked_facts
+from distill.retrieval.course import course_of_documents, course_of_world
+from distill.retrieval.documents import Document
+from distill.retrieval.passages import Passage
+from distill.retrieval.rows import rows_of_world
+from distill.retrieval.saying import says
+from distill.retrieval.world import World
+
+TOWNS = {
+    "Oden": ("Pia Holm", "412"),
+    "Ruska": ("Jon Vale", "87"),
+    "Temm": ("Ada Brewer", "1,950"),
+    "Hask": ("Tove Lind", "3,016"),
+}
+DOCUMENTS = [
+    Document(f"{town}.md", f"# {town}\n\nThe mayor of {town} is {mayor}.\n\n{town} has {people} inhabitants.\n", f"{town}.md", town)
+    for town, (mayor, people) in TOWNS.items()
+]  # fmt: skip
+
+
+def facts():
+    found = []
+    for town, (mayor, people) in TOWNS.items():
+        asked = (f"Who is the mayor of {town}?", f"Name the mayor of {town}.", f"Which person leads {town}?")
+        found.append(
+            AskedFact(f"{town} mayor", mayor, asked, (f"Of which town is {mayor} the mayor?", town), kind="who")
+        )
+        asked = (
+            f"How many people live in {town}?",
+            f"What is the population of {town}?",
+            f"{town} has how many inhabitants?",
+        )
+        found.append(AskedFact(f"{town} people", people, asked, document=f"{town}.md", kind="how many"))
+    return found
+
+
+def made(asked=None, **given):
+    return course_of_documents(
+        DOCUMENTS, facts() if asked is None else asked, **{"facts": 6, "untrained": 2, "wordings": 2, **given}
+    )
+
+
+def text(documents, fact):
+    return next(one.text for one in documents if one.id == fact.document)
+
+
+def test_half_of_the_taught_facts_change_and_nothing_else_does():
+    for seed in range(8):
+        course = made(seed=seed)
+        assert (len(course.taught), len(course.changed), len(course.untrained)) == (6, 3, 2)
+        assert len({fact.id for fact in (*course.taught, *course.untrained)}) == 8
+        for fact in (*course.taught, *course.untrained):
+            assert says(text(course.before, fact), fact.value)
+            assert says(text(course.after, fact), fact.at(1))
+            assert says(text(course.after, fact), fact.value) == (fact.changed is None)
+        assert [one.id for one in course.before] == [one.id for one in course.after]
+        told = {fact.document for fact in course.changed}
+        assert {b.id for b, a in zip(course.before, course.after, strict=True) if b != a} == told
+    assert {fact.id for fact in made(seed=0).taught} != {fact.id for fact in made(seed=1).taught}
+
+
+def test_no_row_has_what_is_asked_nor_the_value_that_comes():
+    course = made()
+    rows = course.rows("mixed", altered=6, k=2, share=0.5).rows
+    shown = [" ".join(turn["content"] for turn in row["prompt"]) for row in rows]
+    asked = course.examination(searched=True)
+    assert {one.column for one in asked} == {"stable", "changed", "reverse", "distractors", "untrained"}
+    assert not any(one.text in words for one in asked for words in shown)
+    assert {row["mode"] for row in rows} == {"closed", "counterfactual", "distractors"}
+    for fact in course.changed:
+        mine = [row for row in rows if row["fact"] == fact.id]
+        assert mine
+        assert not any(says(row["completion"], fact.changed) for row in mine)
+    assert {row["fact"] for row in rows} == {fact.id for fact in course.taught}
+    assert all(one.old != one.expected for one in asked)
+
+
+def test_a_change_of_which_another_fact_speaks_is_not_made():
+    """The town of a question, or the answer inside another's, stays."""
+    documents = [
+        Document("a.md", "The mill of 1904 has 12 wheels. The barn is of 1904. The bell weighs 310 kg.", "a.md"),
+        Document("b.md", "The inn has 77 beds. The well is 12 m deep.", "b.md"),
+    ]
+    asked = [
+        AskedFact("wheels", "12 wheels", ("What has the mill of 1904?", "The mill of 1904 has what?"), document="a.md"),
+        AskedFact("year", "1904", ("When was the barn built?", "Of what year is the barn?"), document="a.md"),
+        AskedFact("bell", "310", ("How heavy is the bell, in kg?", "What weighs the bell, in kg?"), document="a.md"),
+        AskedFact("beds", "77", ("How many beds has the inn?", "The inn has how many beds?"), document="b.md"),
+    ]
+    for seed in range(6):
+        course = course_of_documents(documents, asked, facts=3, untrained=1, wordings=1, seed=seed)
+        assert course.changed
+        assert "year" not in {fact.id for fact in course.changed}
+        assert all("1904" in one.text for one in course.after if one.id == "a.md")
+
+
+def test_a_passage_is_that_which_speaks_of_the_question():
+    course = made([AskedFact("n", "87", ("What is the population of Ruska?", "How many live in Ruska?")), *facts()[:4]])
+    fact = next(fact for fact in (*course.taught, *course.untrained) if fact.id == "n")
+    assert fact.document == "Ruska.md"
+
+
+def test_wordings_are_held_out_and_one_at_least_is_trained():
+    five = AskedFact("x", "Pia Holm", tuple(f"Who is mayor {i} of Oden?" for i in range(5)))
+    two = AskedFact("y", "87", ("How many live in Ruska?", "What is Ruska's population?"))
+    course = made([five, two, *facts()[4:]], facts=6)
+    by_id = {fact.id: fact for fact in (*course.taught, *course.untrained)}
+    assert (len(by_id["x"].questions), len(by_id["x"].held_out)) == (2, 2)
+    assert (len(by_id["y"].questions), len(by_id["y"].held_out)) == (1, 1)
+
+
+def test_fewer_facts_are_taken_and_told(capsys):
+    course = made(facts()[:4], facts=16, untrained=8)
+    assert (len(course.taught), len(course.untrained)) == (3, 1)
+    assert "4 facts in all: 3 are taught (of 16 asked for), 1 are not (of 8)." in capsys.readouterr().err
+    made([*facts(), AskedFact("again", "412", ("How many are in Oden?", "Oden's people are how many?"))])
+    assert "again is left out: its answer, '412', is that of Oden people, too." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (facts()[:2], "There are 2 facts with an answer of their own"),
+        ([*facts(), AskedFact("no", "4711", ("What?", "Which?"))], "no: No document says the answer '4711'"),
+        ([*facts(), AskedFact("no", "87", ("What?", "Which?"), document="Oden.md")], "no: The document Oden.md says"),
+        ([*facts(), AskedFact("no", "87", ("What?", "Which?"), document="Odin.md")], "there is no document 'Odin.md'; there are 4, such as Oden.md"),
+        ([AskedFact(t, v, ("a", "b")) for t, v in (("1", "Pia Holm"), ("2", "mayor"), ("3", "inhabitants has"))][:2] * 1 + [AskedFact("3", "The", ("a", "b"))], "No document can be changed"),
+    ],
+)  # fmt: skip
+def test_what_is_no_course_is_refused(asked, said):
+    with pytest.raises(ValueError, match=said.replace("(", r"\(")):
+        made(asked)
+
+
+def test_a_world_is_a_course_as_any_other():
+    world, course = World(3, facts=12), course_of_world(3, 8, 4, wordings=2)
+    assert course.taught == world.facts[:8]
+    assert course.after == tuple(world.documents(1))
+    rows = rows_of_world(world, "mixed", facts=world.facts[:8], wordings=2, reverse=0, alterations=3, k=2)
+    assert course.rows("mixed", altered=3, k=2).rows == rows.rows
+
+
+def test_a_file_of_facts_is_read_in_its_forms(tmp_path):
+    own = [
+        {"questions": ["How many?", "What number?"], "answer": 412, "document": "Oden.md"},
+        {
+            "questions": ["Who?", "Which person?", "Who?"],
+            "answer": " Pia Holm ",
+            "reverse_question": "Where?",
+            "reverse_answer": "Oden",
+        },
+    ]
+    path = tmp_path / "facts.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in own))
+    first, second = read_asked_facts(path)
+    assert (first.answer, first.document, first.kind, first.reverse) == ("412", "Oden.md", "how many", None)
+    assert (second.answer, second.questions, second.reverse) == (
+        "Pia Holm",
+        ("Who?", "Which person?"),
+        ("Where?", "Oden"),
+    )
+    # the rows that generate writes of documents: their closed ones, a fact together
+    course = made()
+    rows = course.rows("mixed", altered=2, k=2, share=0.4).rows
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = {fact.answer: fact for fact in read_asked_facts(path)}
+    assert {fact.value: fact.questions for fact in course.taught} == {
+        answer: one.questions for answer, one in read.items()
+    }
+    assert all(one.kind in ("who", "how many") for one in read.values())
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"prompt": "Who?", "completion": "Pia"}, "has the columns prompt, completion and is no fact: a row has `questions`"),
+        ({"questions": "Who leads Oden?", "answer": "Pia"}, "has one wording, 'Who leads Oden\\?'"),
+        ({"questions": ["Who?", "Is it Pia Holm?"], "answer": "Pia Holm"}, "'Is it Pia Holm\\?' says its own answer"),
+        ({"questions": ["Who?", "Which?"], "answer": "?!"}, "the answer is '\\?!', which has no word"),
+        ({"questions": ["Who?", "Which?"], "answer": ["Pia"]}, "is no fact"),
+        ({"questions": ["Who?", "Which?"], "answer": "Pia", "reverse_question": "Where?"}, "give both as text, or neither"),
+        ({"fact": "a#b", "wording": "forward-0", "mode": "raft", "prompt": "x", "answer": "b"}, "rows of mode raft alone"),
+        ({"fact": "a#b", "wording": "reverse-0", "mode": "closed", "prompt": "x", "answer": "b"}, "only asked in reverse"),
+        ({"fact": "a#b", "wording": "forward-0", "mode": "closed", "prompt": "", "answer": "b"}, "that of a closed row is a question"),
+    ],
+)  # fmt: skip
+def test_what_is_no_fact_is_refused_by_its_row(tmp_path, row, said):
+    path = tmp_path / "facts.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match=said) as refused:
+        read_asked_facts(path)
+    assert "facts.jsonl" in str(refused.value)
+
+
+def test_a_value_is_replaced_by_one_of_its_form():
+    """A path by a path, a word by a word without digits."""
+    passage = Passage("The logs are in /usr/adm, and xconsole reads them.", "a.md")
+    others = ["41", "uucico", "dbus-daemon-1", "/var/mail", "BSD", "log files"]
+    assert {altered(passage, "/usr/adm", others, seed)[0] for seed in range(9)} == {"/var/mail"}
+    assert {altered(passage, "xconsole", others, seed)[0] for seed in range(9)} == {"uucico"}
