@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import TrainOutput, enable_full_determinism, set_seed
 
 from distill.models.adapters import add_adapter, base_of, is_adapted
 from distill.models.load import load_model, load_tokenizer
@@ -23,6 +23,7 @@ from distill.pairs.row_limits import RowLimits
 from distill.text.rows import SAYS_A_ROW
 from distill.trainers import fsdp
 from distill.trainers.causality import check_causal
+from distill.trainers.changed_settings import ChangedSettings
 from distill.trainers.checks import (
     check_kind,
     check_one_device,
@@ -33,11 +34,11 @@ from distill.trainers.checks import (
 )
 from distill.trainers.finite_loss import FiniteLoss
 from distill.trainers.identity import describe_student
-from distill.trainers.packing_check import check_packing, holds_bins, order_seed, packed
+from distill.trainers.packing_check import check_packing, holds_bins, packed
 from distill.trainers.resume import Resumption
 from distill.trainers.row_sharing import arranged
 from distill.trainers.saving_check import check_can_be_saved
-from distill.trainers.searching import Judge, check_search, loss_alone
+from distill.trainers.searching import Judge, check_direction, check_search, loss_alone, say_without_a_trial
 from distill.trainers.text_rows import TextRows
 from distill.trainers.throughput import Rates
 
@@ -124,6 +125,7 @@ class PairTrainer(Trainer):
         self.rates = Rates(self.accelerator, self.args.device)
         self._eval_sum = self._eval_items = 0.0
         self._packing = self._trial_is_set_up = False
+        self._changed = ChangedSettings(self)
         self._check_student(self.model)
         if packing:
             self._packing, self.train_dataset = packing, packed(self)
@@ -149,22 +151,32 @@ class PairTrainer(Trainer):
         if self.has_bins():
             self._check_packing(model)
         check_can_be_saved(model)
-        if is_adapted(model) and self.args.gradient_checkpointing:
+        self._check_loss(model)
+        if is_adapted(model) and self.args.activation_checkpointing:
             # the frozen embeddings' output has no gradient, so a checkpointed layer would have none either
             model.enable_input_require_grads()
+
+    def _check_loss(self, model: Any) -> None:
+        """Whatever is asked of a student's loss under these settings; asked anew of each student, and when settings were changed."""
 
     def _check_packing(self, model: Any) -> None:
         if self._packing and isinstance(self.data_collator, PairCollator):
             # only in a single row do flash kernels see where documents begin
             self.data_collator.flatten_bins = "flash" in str(base_of(model).config._attn_implementation)
-        check_packing(self, model, use_cache=self.args.use_cache)
+        check_packing(self, model)
 
     def call_model_init(self, trial: Any = None) -> Any:
-        """As Trainer's, with the adapter if there is to be one; it is called again by every `train`, and for each trial of a search."""
-        model = super().call_model_init(trial)
+        """As Trainer's, with all that is done to a model that is given; it is called again by every `train`, and for each trial of a search."""
+        with say_without_a_trial(self.model_init, trial):
+            model: Any = super().call_model_init(trial)
+        if isinstance(model, str | os.PathLike):
+            model = load_model(model, dtype=torch.float32)
         check_parallelism(self.args, model)
         if self._peft_config is not None:
             model = add_adapter(model, self._peft_config, self.args.seed)
+        if (config := getattr(model, "config", None)) is not None:
+            # Trainer does it for the first one alone; with a cache transformers makes no mask that keeps packed pairs apart
+            config.use_cache = self.args.use_cache
         if hasattr(self, "finite"):  # not the first one, which is looked at when the trainer is made
             if self.place_model_on_device:
                 model.to(self.args.device)
@@ -247,27 +259,28 @@ class PairTrainer(Trainer):
             kwargs: of the backend; all others: see `transformers.Trainer.hyperparameter_search`.
 
         Raises:
-            ValueError: Ray, or several trials at once; and what a trial's settings or student raise.
+            ValueError: Ray, or several trials at once; a loss that is to be as large as can be; and what a trial's settings or student raise.
         """
         backend = check_search(backend, kwargs)
+        if compute_objective is None:
+            check_direction(direction)
         judge = compute_objective or loss_alone(self.eval_dataset)
         return super().hyperparameter_search(hp_space, judge, n_trials, direction, backend, hp_name, **kwargs)
 
     def _hp_search_setup(self, trial: Any) -> None:
-        """As Trainer's; it comes to it when the student is made. Here a trial's settings are there before anything is asked of them."""
+        """As Trainer's; it comes to it when the student is made. Here a trial's settings, or those that were changed by hand, are there before."""
         if self._trial_is_set_up:
             self._trial_is_set_up = False
             return
-        seed = order_seed(self.args)
         super()._hp_search_setup(trial)
         self._trial_is_set_up = True
-        if trial is None:
-            return
         self.rates.accelerator = self.accelerator  # a trial has one of its own
+        changed = self._changed.take()
         self._check_settings()
+        if changed and self.model_init is None:
+            self._check_loss(self.model)
         rows: Any = self.train_dataset
-        packs = self._packing and isinstance(rows, PackedPairs) and rows is self._made[0]
-        if packs and order_seed(self.args) != seed:
+        if "order" in changed and self._packing and isinstance(rows, PackedPairs) and rows is self._made[0]:
             self.train_dataset = rows.pairs
             self.train_dataset = packed(self)
             self._made = self.train_dataset, self.eval_dataset
@@ -317,6 +330,7 @@ class PairTrainer(Trainer):
     def _take_up_finished(self, checkpoint: str, trial: Any) -> TrainOutput:
         """A finished run is not trained on (Trainer would take one more step): only what it left is loaded."""
         if self.model_init is not None:
+            (enable_full_determinism if self.args.full_determinism else set_seed)(self.args.seed)  # as Trainer does
             self.model_wrapped = self.call_model_init(trial)
         self.state, output = self.resumption.finished_state(checkpoint)
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None

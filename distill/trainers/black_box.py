@@ -69,8 +69,8 @@ class BlackBoxTrainer(PairTrainer):
             collator: Any = self.data_collator
             self.data_collator = replace(collator, supervised_only=True)
 
-    def _check_student(self, model: Any) -> None:
-        super()._check_student(model)
+    def _check_loss(self, model: Any) -> None:
+        super()._check_loss(model)
         self.model_accepts_loss_kwargs = takes_items(base_of(model))  # Trainer looks at the first one only
         one_batch_a_step = self.args.gradient_accumulation_steps == 1 and self.args.world_size == 1
         if not (self.model_accepts_loss_kwargs or self.compute_loss_func or one_batch_a_step):

@@ -57,7 +57,7 @@ def holds_bins(rows: Any) -> bool:
     )
 
 
-def check_packing(trainer: Any, model: Any, *, use_cache: bool) -> None:
+def check_packing(trainer: Any, model: Any, *, use_cache: bool | None = None) -> None:
     """`check_keeps_documents_apart` with the trainer's own batches and precision."""
     check_keeps_documents_apart(
         model,
@@ -73,7 +73,7 @@ def check_keeps_documents_apart(
     collator: PairCollator,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     *,
-    use_cache: bool = False,
+    use_cache: bool | None = False,
     device: torch.device | None = None,
 ) -> None:
     """Refuse a model in which pairs that share a row would see each other, or whose positions do not begin anew.
@@ -86,7 +86,7 @@ def check_keeps_documents_apart(
         model: as it will be called in training.
         collator: what makes the batches.
         autocast: makes the context of training's forward passes.
-        use_cache: what they are called with.
+        use_cache: what they are called with; None: nothing, so that the config decides.
         device: where training runs; None: where the model is.
 
     Raises:
@@ -123,7 +123,7 @@ def check_keeps_documents_apart(
     error, scale = (together - expected).abs().max().item(), expected.abs().max().item()
     # Apart, only rounding is left. The smallest leak seen was 8e-4, in a random hybrid of attention and state space.
     if not error <= (1e-4 if exact else 3e-2) * scale:
-        if use_cache:
+        if getattr(getattr(base, "config", None), "use_cache", False) if use_cache is None else use_cache:
             way_out = "With use_cache=True transformers keeps no packed pairs apart: leave it False."
         raise ValueError(
             f"{name} does not keep packed pairs apart: the logits of a document of 5 or 7 tokens change by {error:.2g} (of "
@@ -131,8 +131,11 @@ def check_keeps_documents_apart(
         )
 
 
-def _logits(model: Any, batch: Mapping[str, torch.Tensor], use_cache: bool, device: torch.device) -> torch.Tensor:
+def _logits(
+    model: Any, batch: Mapping[str, torch.Tensor], use_cache: bool | None, device: torch.device
+) -> torch.Tensor:
     """`[tokens, V]` without padding, in the order of the documents."""
     inputs = {name: value.to(device) for name, value in inputs_of(batch).items() if name not in _CUTS_LOGITS}
-    logits: torch.Tensor = model(**inputs, use_cache=use_cache).logits
+    more = {} if use_cache is None else {"use_cache": use_cache}
+    logits: torch.Tensor = model(**inputs, **more).logits
     return logits[document_tokens(inputs)]

@@ -32,9 +32,11 @@ def steps_in_backward(name: Any) -> bool:
     """Whether an optimiser of `TrainingArguments.optim` steps within the backward pass, so that it has no groups to add to.
 
     Args:
-        name: an `OptimizerNames`.
+        name: an `OptimizerNames`, or its value.
     """
-    return name in (OptimizerNames.LOMO, OptimizerNames.ADALOMO) or str(name.value).endswith("_layerwise")
+    return name in (OptimizerNames.LOMO, OptimizerNames.ADALOMO) or str(getattr(name, "value", name)).endswith(
+        "_layerwise"
+    )
 
 
 class Projections(TrainerCallback):
@@ -53,9 +55,11 @@ class Projections(TrainerCallback):
 
     def __init__(self, terms: torch.nn.Module, trainer: Any) -> None:
         self.terms, self.accelerator = terms, trainer.accelerator
+        if self:
+            self._check_and_spread(trainer)
         trainer.add_callback(self)
-        if not self:
-            return
+
+    def _check_and_spread(self, trainer: Any) -> None:
         several = trainer.args.world_size > 1
         if trainer.is_deepspeed_enabled or (trainer.is_fsdp_enabled and several):
             raise ValueError(

@@ -136,6 +136,10 @@ class WhiteBoxTrainer(PairTrainer):
         check_other_losses(self.args)
         check_teacher_is_everywhere(self.args)
 
+    def _check_loss(self, model: Any) -> None:
+        super()._check_loss(model)
+        check_one_batch_a_step(self.args, model)
+
     def bind(self) -> None:
         """Terms between the teacher and the student that is there now; again for each student that `model_init` makes.
 
@@ -143,7 +147,6 @@ class WhiteBoxTrainer(PairTrainer):
             ValueError: something an objective needs cannot be had from these two models.
         """
         check_no_virtual_tokens(self.model)
-        check_one_batch_a_step(self.args, self.model)
         self.router_coefficient = router_coefficient(self.model)
         self.student: PreTrainedModel = base_of(self.model)  # unwrapped; self.model may be or come to be a wrapper
         self.source.prepare(self.model, self.args.device)
@@ -175,10 +178,10 @@ class WhiteBoxTrainer(PairTrainer):
         if any(term.teacher_request.has_attention() for term in bound):
             for name, dataset in self._rows().items():
                 check_same_positions(dataset, name)
-        if (earlier := getattr(self, "projections", None)) is not None:
-            self.remove_callback(earlier)
         self.terms = torch.nn.ModuleList(bound)  # one for each objective, in their order
-        self.projections: Projections = Projections(self.terms, self)
+        earlier, self.projections = getattr(self, "projections", None), Projections(self.terms, self)
+        if earlier is not None:
+            self.remove_callback(earlier)
         if self.optimizer is not None:  # the caller's own
             self.projections.join(self.optimizer, self.lr_scheduler)
         if self.has_bins():

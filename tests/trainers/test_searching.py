@@ -15,6 +15,7 @@ from transformers.trainer_utils import BestRun, HPSearchBackend
 from white_box_runs import weights_of
 
 from distill import BlackBoxTrainer, HiddenStates, Logits, WhiteBoxTrainer
+from distill.trainers.searching import check_direction
 
 
 class Trial:
@@ -201,6 +202,10 @@ def test_searches_that_cannot_be_made_in_one_trainer_are_refused(arguments, back
         run.hyperparameter_search(lambda trial: {}, backend=HPSearchBackend.RAY)
     with pytest.raises(ValueError, match=r"n_jobs=2\) would run several trials at once"):
         run.hyperparameter_search(lambda trial: {}, backend="optuna", n_jobs=2)
+    for direction in ("maximize", ["minimize", "maximize"], ["maximize"], SimpleNamespace(name="MAXIMIZE")):
+        with pytest.raises(ValueError, match=r"direction=.*judged by its evaluation loss alone"):
+            run.hyperparameter_search(lambda trial: {}, backend="optuna", direction=direction)
+    check_direction(SimpleNamespace(name="MINIMIZE"))  # a member of optuna's StudyDirection
     monkeypatch.setattr("distill.trainers.searching.default_hp_search_backend", lambda: "ray")
     with pytest.raises(ValueError, match=r"backend='ray'\) is not supported"):
         run.hyperparameter_search(lambda trial: {})

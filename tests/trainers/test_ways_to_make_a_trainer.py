@@ -158,6 +158,54 @@ def test_a_second_student_is_asked_whether_it_keeps_packed_pairs_apart(arguments
         run.train()
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_packed_pairs_of_a_new_student_do_not_see_each_other(arguments, way):
+    """Trainer turns the cache off for its first student alone; with one, transformers keeps no packed pairs apart."""
+    kind, own = WAYS[way]
+    if way == "white box":
+        own = {"teacher": build_model(seed=1), "objectives": [Logits()]}
+    gradients = []
+    for packing, made in ((False, "model"), (True, "model"), (True, "model_init")):
+        student = build_model(seed=7) if made == "model" else lambda: build_model(seed=7)
+        step = {"max_steps": 1, "learning_rate": 1.0, "optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": 0.0,
+                "per_device_train_batch_size": 8}  # fmt: skip
+        run = kind(**{made: student}, packing=packing, max_length=64, **{**common(arguments, **step), **own})
+        assert len(run.train_dataset) == (3 if packing else 8)
+        before = weights_of(run)
+        run.train()
+        assert not run.model.config.use_cache
+        gradients.append({name: before[name] - tensor for name, tensor in weights_of(run).items()})
+    alone, *both = gradients
+    scale = max(gradient.norm() for gradient in alone.values())
+    assert scale > 1e-2
+    for packed in both:
+        for name, gradient in alone.items():
+            assert (packed[name] - gradient).norm() <= 1e-5 * scale, name
+
+
+def test_a_new_student_that_has_a_cache_is_asked_with_it(arguments):
+    """The check took the setting's word for what the model would do."""
+    models = iter([build_model(seed=7) for _ in range(2)])
+    run = BlackBoxTrainer(model_init=lambda: next(models), packing=True, max_length=64, **common(arguments))
+    run.args.use_cache = True
+    with pytest.raises(ValueError, match="With use_cache=True transformers keeps no packed pairs apart"):
+        run.train()
+
+
+def test_model_init_may_give_a_name(arguments, tmp_path):
+    """As `model=` may be one."""
+    build_model(seed=7).to(torch.bfloat16).save_pretrained(tmp_path / "student")
+    run = BlackBoxTrainer(model_init=lambda: str(tmp_path / "student"), **common(arguments))
+    run.train()
+    assert {p.dtype for p in run.model.parameters()} == {torch.float32}
+
+
+def test_a_model_init_that_needs_a_trial_is_told_that_there_may_be_none(arguments):
+    with pytest.raises(AttributeError) as caught:
+        BlackBoxTrainer(model_init=lambda trial: build_model(layers=trial.params["layers"]), **common(arguments))
+    assert "model_init(trial) gets None when the trainer is made" in caught.value.__notes__[0]
+
+
 # a name
 
 

@@ -1,0 +1,157 @@
+"""Settings that are changed when a trainer is there, by a trial or by hand: used as if it had been made with them, or refused."""
+
+import json
+
+import pytest
+from conftest import build_model, build_pairs, build_tokenizer
+from test_router_loss import moe
+from test_searching import backend, searching  # noqa: F401  (a fixture)
+from transformers import LlamaForCausalLM
+from white_box_runs import weights_of
+
+from distill import BlackBoxTrainer, HiddenStates, Logits
+from distill.models.adapters import lora_config
+
+PACKED = {"train_dataset": build_pairs(24, seed=2), "packing": True, "max_length": 48}
+CHANGES = {
+    "rows a batch": ({"per_device_train_batch_size": 4}, {}),
+    "order of packed rows": ({"seed": 11}, PACKED),
+    "noise": ({"neftune_noise_alpha": 5.0}, {}),
+    "smoothed labels": ({"label_smoothing_factor": 0.2}, {}),
+    "accumulation": ({"gradient_accumulation_steps": 2}, {}),
+    "choices as words": ({"optim": "sgd", "lr_scheduler_type": "cosine", "eval_strategy": "steps", "eval_steps": 1}, {}),
+    "checkpoints of activations": ({"activation_checkpointing": True}, {"peft_config": lora_config(4)}),
+    "checkpoints by their old word": ({"gradient_checkpointing": True}, {"peft_config": lora_config(4)}),
+}  # fmt: skip
+
+
+def same_run(run, alone, folder, other):
+    expected = weights_of(alone)
+    for part, tensor in weights_of(run).items():
+        assert tensor.equal(expected[part]), part
+    settings = [json.loads((one / "checkpoint-2/checkpoint.json").read_text())["settings"] for one in (folder, other)]
+    assert settings[0] == settings[1]
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_changed_by_hand_is_used(arguments, tmp_path, name):
+    """As users go on from a search; it was written down, and what the trainer had been made with was used."""
+    changes, own = CHANGES[name]
+    run = searching(arguments, "black box", own=own, output_dir=tmp_path / "run", seed=3)
+    for setting, value in changes.items():
+        setattr(run.args, setting, value)
+    run.train()
+    alone = searching(arguments, "black box", own=own, output_dir=tmp_path / "alone", **{"seed": 3, **changes})
+    alone.train()
+    same_run(run, alone, tmp_path / "run", tmp_path / "alone")
+    assert run.model.is_activation_checkpointing == alone.model.is_activation_checkpointing == ("checkpoints" in name)
+    plain = searching(arguments, "black box", own=own, output_dir=tmp_path / "plain", seed=3)
+    plain.train()
+    if "checkpoints" not in name:
+        assert any(not tensor.equal(weights_of(plain)[name]) for name, tensor in weights_of(run).items())
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_a_trial_changes_is_used(arguments, tmp_path, backend, name):  # noqa: F811
+    """Noise and smoothed labels were those that the trainer was made with."""
+    changes, own = CHANGES[name]
+    run = searching(arguments, "black box", own=own, output_dir=tmp_path / "run", seed=3)
+    seen, train = [], run.train
+    run.train = lambda *args, **kwargs: (
+        train(*args, **kwargs), seen.append(weights_of(run)), seen.append(run.model.is_activation_checkpointing)
+    )  # fmt: skip
+    run.hyperparameter_search(lambda trial: changes if trial.number else {}, n_trials=2, backend="optuna")
+    alone = searching(arguments, "black box", own=own, output_dir=tmp_path / "alone", **{"seed": 3, **changes})
+    alone.train()
+    for part, tensor in weights_of(alone).items():
+        assert tensor.equal(seen[2][part]), part
+    assert [seen[1], seen[3]] == [False, "checkpoints" in name]
+
+
+def test_the_best_trial_is_taken_up_when_the_last_had_other_settings(arguments, tmp_path, backend):  # noqa: F811
+    """The way of docs/how-to/resume.md. Rows a batch and packed rows stayed those of the last trial."""
+    own = {**PACKED, "eval_dataset": build_pairs(5, seed=3)}
+
+    def space(trial):
+        return {
+            "learning_rate": trial.suggest_categorical("learning_rate", [1e-2, 1e-7]),
+            "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [3, 2]),
+            "seed": trial.suggest_categorical("seed", [8, 9]),
+            "optim": trial.suggest_categorical("optim", ["adamw_torch", "sgd"]),
+        }
+
+    run = searching(arguments, "black box", own=own)
+    trials, train = [], run.train
+    run.train = lambda *args, **kwargs: (train(*args, **kwargs), trials.append(weights_of(run)))
+    best = run.hyperparameter_search(space, n_trials=2, backend="optuna")
+    run.train = train
+    if len({json.dumps(best.hyperparameters), json.dumps(run._trial.params)}) == 1:
+        pytest.skip("optuna drew the best trial last")
+    for name, value in best.hyperparameters.items():
+        setattr(run.args, name, value)
+    run.train(resume_from_checkpoint=str(tmp_path / f"out/run-{best.run_id}/checkpoint-1"))
+    for name, tensor in weights_of(run).items():
+        assert tensor.equal(trials[int(best.run_id)][name]), name
+
+
+READ_ONCE = ["bf16", "torch_compile"]
+
+
+@pytest.mark.parametrize("setting", READ_ONCE)
+def test_what_is_read_once_is_refused_by_its_name(arguments, backend, setting):  # noqa: F811
+    """A trial with bf16=True trained in float32 and said bf16."""
+    run = searching(arguments, "black box")
+    setattr(run.args, setting, True)
+    with pytest.raises(
+        ValueError, match=rf"{setting} was .* when the trainer was made and is True now.*make a trainer"
+    ):
+        run.train()
+    run = searching(arguments, "black box")
+    with pytest.raises(ValueError, match=f"{setting} was .*Leave it out of the search"):
+        run.hyperparameter_search(lambda trial: {setting: True}, n_trials=1, backend="optuna")
+    assert run.state.global_step == 0
+
+
+def test_an_optimiser_by_its_word_is_looked_at_for_projections(arguments):
+    """It was an AttributeError."""
+    own = {"objectives": [HiddenStates()]}
+    run = searching(arguments, "white box", lambda: build_model(seed=7, hidden_size=16, num_attention_heads=2), own)
+    run.args.optim = "galore_adamw_layerwise"
+    with pytest.raises(ValueError, match="optim='galore_adamw_layerwise' takes its steps layer by layer"):
+        run.train()
+    run.args.optim = "sgd"
+    run.train()
+    assert type(run.optimizer).__name__ == "AcceleratedOptimizer"
+    run.args.optim = "adamm"
+    with pytest.raises(ValueError, match="adamm"):
+        run.train()
+
+
+def test_a_change_that_the_loss_does_not_take_is_refused_for_a_given_model_too(arguments):
+    settings = {"train_dataset": build_pairs(8), "processing_class": build_tokenizer()}
+    run = BlackBoxTrainer(model=build_model(), args=arguments(), supervised_only=True, **settings)
+    run.args.label_smoothing_factor = 0.1
+    with pytest.raises(ValueError, match="does not go together with label_smoothing_factor"):
+        run.train()
+    for way, own in (("black box", {}), ("white box", {"objectives": [Logits()]})):
+        run = searching(arguments, way, own={**own, "model": moe(0.1), "model_init": None})
+        run.args.gradient_accumulation_steps = 2
+        with pytest.raises(ValueError, match="has output_router_logits=True"):
+            run.train()
+
+
+@pytest.mark.parametrize("way", ["black box", "white box"])
+def test_a_finished_run_of_an_unseeded_model_init_is_taken_up(arguments, way):
+    """Its student was drawn from wherever the generator stood, and the run refused as another's."""
+    first = build_model(seed=0)
+
+    def unseeded():
+        return LlamaForCausalLM(type(first.config).from_dict(first.config.to_dict()))
+
+    run = searching(arguments, way, unseeded)
+    run.train()
+    again = searching(arguments, way, unseeded)
+    for _ in range(2):
+        assert again.train(resume_from_checkpoint=True).global_step == 2
+        for name, tensor in weights_of(run).items():
+            assert tensor.equal(weights_of(again)[name]), name
