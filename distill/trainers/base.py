@@ -280,7 +280,8 @@ class PairTrainer(Trainer):
         if changed and self.model_init is None:
             self._check_loss(self.model)
         rows: Any = self.train_dataset
-        if "order" in changed and self._packing and isinstance(rows, PackedPairs) and rows is self._made[0]:
+        packs = self._packing and isinstance(rows, PackedPairs) and rows is self._made[0]
+        if packs and "order" in changed:
             self.train_dataset = rows.pairs
             self.train_dataset = packed(self)
             self._made = self.train_dataset, self.eval_dataset
