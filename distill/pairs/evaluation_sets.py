@@ -8,8 +8,8 @@ from distill.basics.processes import say
 from distill.pairs.cells import Cells, cells_of
 from distill.pairs.kinds import TEXT
 from distill.pairs.row_names import CONVERSATIONS
-from distill.pairs.shapes import turns_of
 from distill.pairs.sources import Part, find_parts
+from distill.pairs.turns import turns_of
 from distill.text.messages import REASONING, joined, text_of
 
 Question = tuple[str, ...]

@@ -3,7 +3,7 @@
 IDS = ("prompt_ids", "completion_ids")
 CONVERSATIONS = ("messages", "conversations", "conversation")
 CONTEXT = ("input", "context")  # what Alpaca and Dolly put below an instruction
-HISTORY = "history"  # what was asked and answered before it, as LLaMA-Factory has it
+HISTORY = "history"  # what was asked and answered before it, as LLaMA-Factory and ms-swift have it
 UNASKED = (
     "context",
     "contexts",
@@ -23,4 +23,4 @@ MADE = ("prompt", "completion", "messages", *IDS)  # what a pair makes itself
 SYSTEM = ("system", "system_prompt")
 TOOLS = ("tools", "functions")
 TEXTS = tuple(dict.fromkeys((*ASKED, *ANSWERED, *CONTEXT, *SYSTEM, "teacher_prompt")))
-SPOKEN = tuple(dict.fromkeys((*CONVERSATIONS, *TEXTS, *TOOLS, "chat_template_kwargs")))
+SPOKEN = tuple(dict.fromkeys((*CONVERSATIONS, HISTORY, *TEXTS, *TOOLS, "chat_template_kwargs")))

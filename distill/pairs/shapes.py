@@ -4,7 +4,6 @@ What is made of a row has `prompt` and `completion`, or `messages` (with `tools`
 touched here, because only what applies the chat template knows what can be shown (`distill.text`).
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from distill.pairs.cells import cells_of
+from distill.pairs.histories import OWN_HISTORY, has_turns_before, turns_before
 from distill.pairs.row_names import (
     ASKED,
     ASKED_AND_ANSWERED,
@@ -24,14 +24,10 @@ from distill.pairs.row_names import (
     TOOLS,
     UNASKED,
 )
+from distill.pairs.turns import read_turns, said_conversation, turns_of
 from distill.text.messages import check_messages
 from distill.text.teacher_prompts import behind_system
 
-_ROLES = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "model": "assistant",
-    "bing": "assistant", "bard": "assistant", "system": "system", "tool": "tool", "observation": "tool",
-    "function_response": "tool", "function_call": "function_call", "tool_call": "function_call",
-}  # fmt: skip
 Row = dict[str, Any]
 
 
@@ -103,18 +99,17 @@ def _pairs_of(names: Sequence[str], rows: Sequence[Row], rename: Callable[[Row],
     for name in CONVERSATIONS:
         if name in names:
             covered = tuple(n for n in MADE if n in names and n != name)
-            said = _said_conversation(name, [row[name] for row in rows if row.get(name)])
+            said = said_conversation(name, [row[name] for row in rows if row.get(name)])
             return Shape(said, False, (name,), covered, _then(rename, _conversation(name, covered), with_system))
     for asked, answered in ASKED_AND_ANSWERED[1:]:
         if asked in names and answered in names:
             context = next((n for n in CONTEXT if n in names and asked == "instruction"), None)
-            history = (HISTORY,) if HISTORY in names and asked == "instruction" else ()
+            history = (HISTORY,) if has_turns_before(rows, asked) else ()
             used = (*history, *(n for n in (asked, context, answered) if n))
             covered = tuple(n for n in MADE if n in names and n not in used)
             said = "/".join(used) + (" (Alpaca)" if asked == "instruction" and answered == "output" else "")
-            return Shape(
-                said, False, used, covered, _then(rename, _asked(asked, context, answered, covered), with_system)
-            )
+            make = _asked(asked, context, answered, bool(history), covered)
+            return Shape(said, False, used, covered, _then(rename, make, with_system))
     return None
 
 
@@ -133,15 +128,17 @@ def shape_of_prompts(rows: Sequence[Row], columns: Mapping[str, str], file: str,
             f"{', '.join(order)}; name another one with columns, as in prompt=q."
         )
     if name in CONVERSATIONS:
-        said = f"{_said_conversation(name, [row[name] for row in good if row.get(name)])}, up to the last question"
+        said = f"{said_conversation(name, [row[name] for row in good if row.get(name)])}, up to the last question"
         covered = tuple(n for n in MADE if n in names and n != name)
         return Shape(
             said, False, (name,), covered, _then(rename, _conversation(name, covered), partial(asked_of, talk=True))
         )
     context = next((n for n in CONTEXT if n in names and name == "instruction"), None)
-    used = (*((HISTORY,) if HISTORY in names and name == "instruction" else ()), *(n for n in (name, context) if n))
+    # a prompt beside its completion is whole, as it is for a training
+    history = (HISTORY,) if has_turns_before(good, name) and not {"prompt", "completion"} <= {*names} else ()
+    used = (*history, *(n for n in (name, context) if n))
     said = "lines" if name == "text" and names == ["text"] else "/".join(used)
-    return Shape(said, False, used, (), _then(rename, _asked(name, context, None, ()), asked_of))
+    return Shape(said, False, used, (), _then(rename, _asked(name, context, None, bool(history), ()), asked_of))
 
 
 def _renamer(there: Sequence[str], columns: Mapping[str, str], file: str, kind: str) -> Callable[[Row], Row]:
@@ -175,7 +172,9 @@ def _then(*steps: Callable[[Row], Row]) -> Callable[[Row], Row]:
     return translate
 
 
-def _asked(asked: str, context: str | None, answered: str | None, covered: Sequence[str]) -> Callable[[Row], Row]:
+def _asked(
+    asked: str, context: str | None, answered: str | None, history: bool, covered: Sequence[str]
+) -> Callable[[Row], Row]:
     used = [name for name in (asked, context, answered) if name]
 
     def translate(row: Row) -> Row:
@@ -193,7 +192,11 @@ def _asked(asked: str, context: str | None, answered: str | None, covered: Seque
         if answered:
             made["completion"] = row[answered]
         others = {name: value for name, value in row.items() if name not in used and name not in covered}
-        if asked == "instruction" and HISTORY in others and (turns := _turns_before(others.pop(HISTORY))):
+        if history and HISTORY in others and (turns := turns_before(others.pop(HISTORY))):
+            if not isinstance(made["prompt"], str):
+                raise ValueError(
+                    f"{asked} is {str(row[asked])[:30]!r}, and a history stands before a text. {OWN_HISTORY}"
+                )
             talk = [*turns, {"role": "user", "content": made["prompt"]}]
             if answered:
                 made = {"messages": [*talk, {"role": "assistant", "content": made["completion"]}]}
@@ -202,19 +205,6 @@ def _asked(asked: str, context: str | None, answered: str | None, covered: Seque
         return {**others, **made}
 
     return translate
-
-
-def _turns_before(history: Any) -> list[Row]:
-    """Pairs of question and answer as turns; none where there are none."""
-    read = turns_of(history) if isinstance(history, str) and history.strip() else history
-    if not read:
-        return []
-    if not isinstance(read, list) or not all(
-        isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(one, str) for one in pair) for pair in read
-    ):
-        raise ValueError(f"history must be a list of question and answer, both text, not {str(history)[:60]!r}.")
-    roles = ("user", "assistant")
-    return [{"role": role, "content": said} for pair in read for role, said in zip(roles, pair, strict=True)]
 
 
 def unasked(names: Iterable[str]) -> str:
@@ -236,57 +226,9 @@ def _conversation(name: str, covered: Sequence[str]) -> Callable[[Row], Row]:
         if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
             raise ValueError(f"{name} must be a list of messages, not {str(messages)[:80]!r}.")
         others = {n: value for n, value in row.items() if n != name and n not in covered}
-        return {**others, "messages": _with_words([_message(m) for m in messages], messages)}
+        return {**others, "messages": read_turns(messages)}
 
     return translate
-
-
-def turns_of(text: str) -> Any:
-    """Turns written as JSON in a text (a cell of a table); the text itself where it is none."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _message(message: Row) -> Row:
-    """One of ShareGPT's turns (`from`, `value`) as one with `role` and `content`; any other as it is."""
-    if "from" not in message or "role" in message:
-        return message
-    said = _ROLES.get(str(message["from"]).lower())
-    if said is None or "value" not in message:
-        raise ValueError(
-            f"a turn is from {message['from']!r} and has {', '.join(message)}; known are from and value, by {', '.join(_ROLES)}."
-        )
-    others = {name: value for name, value in message.items() if name not in ("from", "value")}
-    value = message["value"]
-    if said != "function_call":
-        return {"role": said, "content": value, **others}
-    try:
-        calls = json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        raise ValueError(f"a function call is no JSON: {str(value)[:60]!r}.") from None
-    listed = calls if isinstance(calls, list) else [calls]
-    return {
-        "role": "assistant",
-        "content": "",
-        "tool_calls": [{"type": "function", "function": call} for call in listed],
-        **others,
-    }
-
-
-def _with_words(read: list[Row], written: list[Row]) -> list[Row]:
-    """Words and the call behind them as the one turn they are: ShareGPT has two for it, and nobody answers between."""
-    made: list[Row] = []
-    for turn, message in zip(read, written, strict=True):
-        before = made[-1] if made else {}
-        is_call = "role" not in message and turn.keys() - {"weight"} == {"role", "content", "tool_calls"}
-        is_said = before.get("role") == "assistant" and before.keys() - {"weight"} == {"role", "content"}
-        if is_call and is_said and before.get("weight") == turn.get("weight"):
-            made[-1] = {**turn, **before}
-        else:
-            made.append(turn)
-    return made
 
 
 def with_system(row: Mapping[str, Any]) -> Row:
@@ -301,11 +243,6 @@ def with_system(row: Mapping[str, Any]) -> Row:
     if row.get("system") not in (None, "", other):
         raise ValueError("system and system_prompt differ; keep one of them.")
     return {**{name: value for name, value in row.items() if name != "system_prompt"}, "system": other}
-
-
-def _said_conversation(name: str, values: Sequence[Any]) -> str:
-    turns = [turn for value in values if isinstance(value, list) for turn in value if isinstance(turn, dict)]
-    return f"{name} (ShareGPT)" if any("from" in turn for turn in turns) else f"{name} (role, content)"
 
 
 def asked_of(row: Row, talk: bool = False) -> Row:

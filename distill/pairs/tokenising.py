@@ -132,6 +132,8 @@ def _say_beside(rows: Any, name: str) -> None:
         say(f"{name}: prompt/completion. Carried along: messages.")
     elif "messages" in columns and "prompt" in columns:
         say(f"{name}: messages. Left out, because pairs have their own: prompt.")
+    elif {"prompt", "completion"} <= columns and (left := unasked(sorted(columns))):
+        say(f"{name}: prompt/completion.{left}")
 
 
 def _has_text(rows: Any) -> bool:

@@ -20,6 +20,7 @@ from huggingface_hub.errors import EntryNotFoundError
 
 from distill import __version__
 from distill.basics.curation_step import Step
+from distill.basics.processes import say
 from distill.basics.redact import clean, hub_snapshot, public_name
 from distill.models.embedded import EMBEDDED, embedded_name
 from distill.pairs.batches import batches
@@ -303,30 +304,37 @@ def write_steps(path: str | os.PathLike[str], steps: Iterable[Step], source: str
     listed = [step.as_dict() for step in (*before.steps, *steps)]
     beside = Path(path).with_name(f"{Path(path).name}{STEPS}")
     text = json.dumps({"of": Path(path).name, "drawn": drawn, "steps": listed}, indent=1, ensure_ascii=False)
-    if (others := _owner(Path(path), STEPS)) and beside.is_file():
-        beside.rename(others.with_name(f"{others.name}{STEPS}"))  # an earlier version's, of pairs.jsonl: it is kept
+    if beside.is_file() and _may_be_of_jsonl(Path(path), STEPS) and "of" not in _read_object(beside):
+        beside.rename(kept := beside.with_name(f"{beside.name}.earlier"))
+        say(f"{beside} did not say whose record it is; it is {kept} now.")
     beside.write_text(text + "\n", encoding="utf-8")
 
 
 def _read_beside(path: Path, ending: str) -> dict[str, Any]:
     """The object in a file beside another; also under the name that earlier versions gave it, without `.jsonl`."""
     whole = path.with_name(f"{path.name}{ending}")
-    if path.suffix != ".jsonl" or whole.exists():
-        return {} if _owner(path, ending) else _read_object(whole)
-    earlier = path.with_suffix("")
-    return _read_object(path.with_suffix(ending)) if not earlier.exists() or _owner(earlier, ending) else {}
+    is_earlier = path.suffix == ".jsonl" and not whole.exists()
+    named = path.with_suffix("") if is_earlier else path
+    found = _read_object(path.with_suffix(ending) if is_earlier else whole)
+    if "of" in found:  # under another whole name it was renamed with its pairs
+        return {} if is_earlier and found["of"] != path.name else found
+    if (
+        ending == SETTINGS
+    ):  # only a journal has them: they are those of `pairs` where that is a file, else of `pairs.jsonl`
+        return found if named.is_file() != is_earlier or not _may_be_of_jsonl(named, ending) else {}
+    if found and named.exists() and _may_be_of_jsonl(named, ending):
+        say(
+            f"{named.name}{ending} does not say whose record it is, of {named.name} or of {named.name}.jsonl, and is taken for nobody's; "
+            f'write "of": "{path.name}" into it if it is.'
+        )
+        return {}
+    return found
 
 
-def _owner(path: Path, ending: str) -> Path | None:
-    """Whose record it is that lies beside `pairs`, if it is that of a `pairs.jsonl`, which an earlier version wrote under this name.
-
-    Of a record under its whole name, `of` says whose it is; only a journal has settings, and that is a file.
-    """
+def _may_be_of_jsonl(path: Path, ending: str) -> bool:
+    """Whether the record beside `pairs` may be that of a `pairs.jsonl`, which an earlier version wrote under this name."""
     other = path.with_name(f"{path.name}.jsonl")
-    if not other.is_file() or other.with_name(f"{other.name}{ending}").exists():
-        return None
-    own = "of" in _read_object(path.with_name(f"{path.name}{ending}")) if ending == STEPS else path.is_file()
-    return None if own else other
+    return other.is_file() and not other.with_name(f"{other.name}{ending}").exists()
 
 
 def _read_object(path: Path) -> dict[str, Any]:

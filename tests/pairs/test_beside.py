@@ -1,5 +1,7 @@
 """What stands beside what is read: shown to the template, carried along, or refused; never lost unsaid."""
 
+import json
+
 import datasets
 import pytest
 from conftest import TEMPLATE, build_tokenizer, json_lines
@@ -279,10 +281,85 @@ def test_a_history_before_an_instruction_is_asked(tmp_path, tokenizer, capsys, h
     assert [row["prompt_ids"] for row in tokenised(rows, tokenizer)] == pairs["prompt_ids"][:]
 
 
-@pytest.mark.parametrize("bad", ["no list", [["a"]], [["a", 3]], {"a": "b"}])
+@pytest.mark.parametrize("bad", [["a"], [["a"]], [["a", 3]], '[["a"]]'])
 def test_a_history_of_another_form_is_refused(tmp_path, tokenizer, bad):
-    with pytest.raises(ValueError, match=r"p\.jsonl:1: history must be a list of question and answer"):
-        load_pairs(json_lines(tmp_path / "p.jsonl", [{**ALPACA, "history": bad}]), tokenizer)
+    path = json_lines(tmp_path / "p.jsonl", [{**ALPACA, "history": bad}])
+    for read in (lambda: load_pairs(path, tokenizer), lambda: read_prompts(path)):
+        with pytest.raises(
+            ValueError, match=r"p\.jsonl:1: history must be a list of question and answer.*--columns own"
+        ):
+            read()
+    assert load_pairs(path, tokenizer, columns="own_history=history")["prompt"][0] == [USER], "as the message says"
+
+
+@pytest.mark.parametrize("own", ["of Rome", {"a": "b"}, 3])
+def test_a_history_that_is_no_list_is_a_column_of_ones_own(tmp_path, tokenizer, capsys, own):
+    """A text column of that name ended the run."""
+    path = json_lines(tmp_path / "p.jsonl", [{**ALPACA, "history": own}] * 2)
+    pairs = load_pairs(path, tokenizer)
+    assert (pairs["prompt"][0], pairs["history"][0]) == ([USER], own)
+    assert "instruction/input/output (Alpaca). Carried along: history. Not asked: history;" in capsys.readouterr().out
+    assert read_prompts(path) == ["what is a cat"] * 2
+
+
+TURNS = [
+    {"role": role, "content": said} for pair in BEFORE for role, said in zip(("user", "assistant"), pair, strict=True)
+]
+AS_SHAREGPT = [{"from": {"user": "human", "assistant": "gpt"}[t["role"]], "value": t["content"]} for t in TURNS]
+ANSWERED = [
+    ("instruction", "output"), ("query", "response"), ("prompt", "response"), ("question", "answer"), ("problem", "solution"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
+@pytest.mark.parametrize("history", [BEFORE, TURNS, AS_SHAREGPT], ids=["pairs", "turns", "sharegpt"])
+@pytest.mark.parametrize(("asked", "answered"), ANSWERED)
+def test_a_history_of_any_form_is_asked_before_any_question(
+    tmp_path, tokenizer, capsys, asked, answered, history, kind
+):
+    """Only LLaMA-Factory's pairs before an instruction were; turns ended the run, and ms-swift's (query/response/history) were left away."""
+    rows = [{asked: "what is a cat", answered: "the dog", "history": one} for one in (history, [])]
+    path = tmp_path / f"p.{kind}"
+    if kind == "jsonl":
+        json_lines(path, rows)
+    elif kind == "csv":
+        datasets.Dataset.from_list([{**row, "history": json.dumps(row["history"])} for row in rows]).to_csv(str(path))
+    else:
+        datasets.Dataset.from_list(rows).to_parquet(str(path))
+    pairs = load_pairs(path, tokenizer)
+    assert pairs["prompt"][:] == [[*TURNS, USER], [USER]]
+    assert pairs["completion"][:] == ["the dog"] * 2
+    assert read_prompts(path) == [[*TURNS, USER], "what is a cat"]
+    said = capsys.readouterr().out
+    assert said.count(f"history/{asked}") == 2
+    assert "Not asked" not in said
+    for given in (rows, datasets.Dataset.from_list(rows), datasets.IterableDataset.from_generator(lambda: iter(rows))):
+        assert [row["prompt_ids"] for row in tokenised(given, tokenizer)] == pairs["prompt_ids"][:]
+
+
+def test_a_history_before_messages_is_a_column_of_ones_own(tmp_path, tokenizer, capsys):
+    path = json_lines(tmp_path / "p.jsonl", [{"query": [USER], "response": "the dog", "history": BEFORE}])
+    assert load_pairs(path, tokenizer)["prompt"][0] == [USER]
+    assert "Not asked: history" in capsys.readouterr().out
+    json_lines(path, [{"query": "why", "response": "so", "history": BEFORE}, json.loads(path.read_text())])
+    with pytest.raises(
+        ValueError, match=r"p\.jsonl:2: query is .* and a history stands before a text.*--columns own_hist"
+    ):
+        load_pairs(path, tokenizer)
+
+
+def test_a_prompt_beside_its_completion_is_whole(tmp_path, tokenizer, capsys):
+    """Whoever reads it, a history beside it is not asked, and that is said."""
+    rows = [{"prompt": "why", "completion": "so", "history": BEFORE}]
+    path = json_lines(tmp_path / "p.jsonl", rows)
+    for read in (
+        lambda: load_pairs(path, tokenizer),
+        lambda: read_prompts(path),
+        lambda: tokenised(rows, tokenizer),
+        lambda: tokenised(datasets.Dataset.from_list(rows), tokenizer),
+    ):
+        read()
+        assert "Not asked: history" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["context", "passage", "history"])

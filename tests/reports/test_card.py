@@ -422,23 +422,53 @@ def test_settings_of_the_training_are_names_that_exist(tmp_path):
     assert (found["lr_scheduler_type"], found["seed"]) == ("linear", 42)
 
 
-def test_records_of_pairs_and_of_pairs_jsonl_are_not_taken_for_each_other(tmp_path):
+def test_records_of_pairs_and_of_pairs_jsonl_are_not_taken_for_each_other(tmp_path, capsys):
     """Earlier versions wrote `pairs.steps.json` and `pairs.settings.json` for `pairs.jsonl`; an output may be called `pairs`."""
     file, folder, journal = tmp_path / "pairs.jsonl", tmp_path / "pairs", {"teacher": "old", "temperature": 0.5}
+    beside, kept = tmp_path / "pairs.steps.json", tmp_path / "pairs.steps.json.earlier"
     earlier, later = Step("earlier", 3, 2, "", {}, ()), Step("later", 2, 1, "", {}, ())
     file.write_text("{}")
     (tmp_path / "pairs.settings.json").write_text(json.dumps(journal))
-    (tmp_path / "pairs.steps.json").write_text(json.dumps({"drawn": None, "steps": [earlier.as_dict()]}))
+    beside.write_text(json.dumps({"drawn": None, "steps": [earlier.as_dict()]}))
     assert drawn_as(file).teacher == {"teacher": "old"}
     assert drawn_as(file).steps == (earlier,)
+    assert capsys.readouterr().out == ""
     folder.mkdir()
-    assert drawn_as(folder) == (None, None, ()), "these are the file's"
-    assert drawn_as(file).steps == (earlier,)
+    for path in (file, folder):
+        assert drawn_as(path).steps == (), "it was the file's, or an earlier version's of the folder: nobody can tell"
+        assert f'write "of": "{path.name}" into it' in capsys.readouterr().out
     write_steps(folder, [later], source=tmp_path / "other.jsonl")
     assert drawn_as(folder).steps == (later,)
-    assert drawn_as(file).steps == (earlier,), "it was kept, under the file's whole name"
-    (tmp_path / "pairs.jsonl.steps.json").unlink()
     assert drawn_as(file).steps == ()
-    assert drawn_as(folder).steps == (later,)
+    assert f"it is {kept} now" in capsys.readouterr().out
+    assert json.loads(kept.read_text())["steps"][0]["name"] == "earlier", "and it is not lost"
     assert drawn_as(file).teacher == {"teacher": "old"}
     assert drawn_as(folder).teacher is None
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_record_stays_its_owners(tmp_path, made):
+    """The steps of an output `pairs` went to `pairs.jsonl` when that output was deleted, and those without a name when it was made."""
+    file, folder, step = tmp_path / "pairs.jsonl", tmp_path / "pairs", Step("near", 3, 2, "", {}, ())
+    folder.mkdir()
+    write_steps(folder, [step], source=tmp_path / "other.jsonl")
+    record = json.loads((tmp_path / "pairs.steps.json").read_text())
+    file.write_text("{}")
+    if not made:
+        folder.rmdir()
+        assert drawn_as(file).steps == ()
+        (tmp_path / "pairs.steps.json").write_text(json.dumps(record | {"of": "pairs.jsonl"}))
+        assert drawn_as(file).steps == (step,)
+        return
+    assert (drawn_as(folder).steps, drawn_as(file).steps) == ((step,), ())
+    (tmp_path / "pairs.steps.json").write_text(json.dumps({n: v for n, v in record.items() if n != "of"}))
+    assert (drawn_as(folder).steps, drawn_as(file).steps) == ((), ())
+    (tmp_path / "pairs.steps.json").write_text(json.dumps(record))
+    assert drawn_as(folder).steps == (step,)
+
+
+def test_a_record_that_is_renamed_with_its_pairs_is_theirs(tmp_path):
+    step = Step("near", 3, 2, "", {}, ())
+    write_steps(tmp_path / "clean.jsonl", [step], source=tmp_path / "other.jsonl")
+    (tmp_path / "clean.jsonl.steps.json").rename(tmp_path / "best.jsonl.steps.json")
+    assert drawn_as(tmp_path / "best.jsonl").steps == (step,)
