@@ -101,13 +101,21 @@ def adapters_word(model: Any) -> str:
 
 
 def _configs(model: Any, names: Collection[str]) -> dict[str, Any]:
-    """Of adapters, what decides how they compute."""
-    paths = ("base_model_name_or_path", "inference_mode", "revision")  # where it came from, and whether it is trained
-    return {
-        name: {key: value for key, value in plain(config.to_dict()).items() if key not in paths}
-        for name, config in getattr(model, "peft_config", {}).items()
-        if name in names
-    }
+    """Of adapters, what decides how they compute: fields that differ from their defaults, so that a field that another version of peft adds tells nothing.
+
+    Not where it came from, who saved it, and how it is trained.
+    """
+    idle = {"base_model_name_or_path", "revision", "peft_version", "auto_mapping", "task_type", "inference_mode", "lora_dropout", "init_lora_weights"}  # fmt: skip
+    found = {}
+    for name, config in getattr(model, "peft_config", {}).items():
+        if name in names:
+            try:
+                usual = plain(type(config)().to_dict())
+            except (TypeError, ValueError):  # a kind that has no defaults
+                usual = {}
+            own = plain(config.to_dict())
+            found[name] = {k: v for k, v in own.items() if k not in idle and (k not in usual or usual[k] != v)}
+    return found
 
 
 def _layers(model: Any) -> list[list[Any]]:

@@ -227,8 +227,11 @@ def known_teachers(teacher: Any) -> dict[str, Any]:
 
 
 def _are_same(one: Any, other: Any) -> bool:
-    """One teacher given in two forms: equal in all that both say of its weights; or one of them is a name alone."""
+    """One teacher given in two forms: equal in all that both say of its weights and its signals; or one of them is a name alone."""
     ours, theirs = _identity(one), _identity(other)
+    signals = ours.get("teacher_signals"), theirs.get("teacher_signals")
+    if None not in signals and signals[0] != signals[1]:
+        return False  # sources of one model that say different things
     weights = ours.get("teacher_weights"), theirs.get("teacher_weights")
     return ours == theirs or not ours or not theirs or (None not in weights and weights[0] == weights[1])
 

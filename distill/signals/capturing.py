@@ -25,6 +25,7 @@ from distill.signals.signal_folder import (
     MANIFEST,
     begin,
     describe_tokenizer,
+    note_fields,
     read_head,
     read_manifest,
     remove_parts,
@@ -112,12 +113,16 @@ def capture(
             ShardWriter(folder, place, whose(read_manifest(folder))) as writer,
             reader.reading(),
         ):
-            for batch in todo:
+            for number, batch in enumerate(todo):
                 blobs = reader.read(teachers_pairs(tables, batch, max_length), rows, batch)
+                if place == number == 0:
+                    note_fields(folder, wanted)
                 writer.add(
                     [Row(rows.keys[i].tobytes(), int(rows.positions[i]), b) for i, b in zip(batch, blobs, strict=True)]
                 )
                 bar.update(len(batch))
+            if place == 0 and not todo and missing.any():  # the others have answers
+                note_fields(folder, wanted)
         if places > 1:
             _check_written(folder, writer.written)  # the locks are kept until all have written
     return StoredSignals(folder)

@@ -134,7 +134,8 @@ def as_said_then(there: Any, now: Any) -> Any:
         return {name: as_said_then(there.get(name), value) for name, value in now.items()}
     if isinstance(there, list) and isinstance(now, list) and len(there) == len(now):
         return [as_said_then(*both) for both in zip(there, now, strict=True)]
-    if isinstance(there, str) and isinstance(now, str) and ", weights " in there:
-        for word in (", adapters ", ", config "):  # newest first: each came to the end
+    if isinstance(there, str) and isinstance(now, str):
+        # newest first, each of which came to the end: of a model that runs here, and of stored answers of a server
+        for word in (", adapters ", ", config ", ", with fields ", ", which says "):
             now = now if word in there else now.partition(word)[0]
     return now

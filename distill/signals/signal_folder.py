@@ -143,13 +143,6 @@ def begin(folder: Path, wanted: Mapping[str, Any], record: Mapping[str, Any], be
             raise ValueError(
                 f"{folder} holds other signals ({'; '.join(found)}). Give another output, or the teacher and the settings of before."
             )
-        if (taken := _taken_fields(there, wanted)) is not None and processes.is_main():
-            # what decides the rows from here on; in the record, since the word of the folder's shards must not change
-            _write_manifest(folder, {**there, RECORD: {**there[RECORD], "extra_body": taken}})
-            if taken:
-                processes.tell(
-                    f"{folder} was captured by an earlier version, which did not note the further fields of requests; they are taken to have been {taken}."
-                )
         return
     own = (CONFIG, TOKENIZER, HEAD, MANIFEST)
     strange = sorted(
@@ -177,6 +170,24 @@ def begin(folder: Path, wanted: Mapping[str, Any], record: Mapping[str, Any], be
     sync_folder(folder)
     kept["files_crc32"] = _checksums(folder)
     _write_manifest(folder, {**wanted, RECORD: kept})
+
+
+def note_fields(folder: Path, wanted: Mapping[str, Any]) -> None:
+    """Note with which further fields a server is asked, where an earlier version noted none: once there is an answer, and not before, for what was
+    mistyped must not be fixed. Whoever calls holds the folder's lock.
+
+    Args:
+        folder: of `begin`.
+        wanted: of `begin`.
+    """
+    there = read_manifest(folder)
+    if (taken := _taken_fields(there, wanted)) is None:
+        return
+    # in the record, since the word of the folder's shards must not change
+    _write_manifest(folder, {**there, RECORD: {**there[RECORD], "extra_body": taken}})
+    processes.tell(
+        f"{folder} was captured by an earlier version, which did not note the further fields of requests; they are taken to have been {taken or 'none'}."
+    )
 
 
 def _write_manifest(folder: Path, said: Mapping[str, Any]) -> None:

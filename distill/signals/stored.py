@@ -115,7 +115,9 @@ class StoredSignals(SignalSource):
         settings = "".join(f" {name}={value}" for name, value in said.items() if value is not None)
         if "weights" not in teacher:
             served = fingerprint(teacher.get("says"), teacher.get("extra_body") or {})
-            return f"stored {encoding['name']}{settings} of the {teacher['class']}, {teacher['model']}, which says {served}"
+            noted = self.manifest[RECORD].get("extra_body")  # by a later capture than that which began the folder
+            fields = f", with fields {fingerprint(noted)}" if noted else ""
+            return f"stored {encoding['name']}{settings} of the {teacher['class']}, {teacher['model']}, which says {served}{fields}"
         more = "".join(f", {name} {teacher[name]}" for name in ("quantised_weights", "adapters") if name in teacher)
         return (
             f"stored {encoding['name']}{settings} of {teacher['class']} of {teacher['layers']} layers in "
@@ -125,7 +127,8 @@ class StoredSignals(SignalSource):
 
     def teachers(self) -> list[NamedTeacher]:
         """See `SignalSource`: what decided the signals, as a `LocalTeacher` says it of itself."""
-        own = {f"teacher_{name}": value for name, value in self.manifest["teacher"].items()}
+        noted = {name: self.manifest[RECORD][name] for name in ("extra_body",) if name in self.manifest[RECORD]}
+        own = {f"teacher_{name}": value for name, value in {**noted, **self.manifest["teacher"]}.items()}
         return [NamedTeacher(self.name, {**own, "stored": self.identity(None)})]
 
     def models(self) -> list[PreTrainedModel]:

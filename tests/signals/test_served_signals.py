@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import build_model, build_pairs
-from fake_server import FakeServer
+from fake_server import FakeServer, with_status
 from signal_runs import batch_of, captured, contents
 from signal_runs import teacher as any_teacher
 
@@ -16,6 +16,7 @@ from distill.basics.jsonl import CHECKSUM, seal
 from distill.signals import SignalRequest, StoredSignals
 from distill.signals.capturing import reader_of
 from distill.signals.encodings import encoding_of
+from distill.signals.facts import as_said_then
 from distill.signals.shards import shards_in
 from distill.signals.teacher_rows import as_tables, rows_of, teachers_pairs
 from distill.teachers import ServerTeacher
@@ -307,8 +308,17 @@ def test_further_fields_of_requests_are_of_the_identity(tmp_path, capsys):
         (tmp_path / "signals" / "manifest.json").write_text(json.dumps({**manifest, CHECKSUM: seal(manifest)}))
         for path in shards_in(tmp_path / "signals"):
             path.unlink()
+        before = StoredSignals(tmp_path / "signals")
+        with FakeServer(fault=lambda number, body: with_status(400, "no such module")) as broken:
+            gone = ServerTeacher(broken.url, tokenizer=teacher().tokenizer, retries=0, extra_body={"lora": "leggal"})
+            with pytest.raises(ValueError, match="no such module"):
+                captured(tmp_path / "signals", pairs, gone, encoding=f"top:{MOST}")
         captured(tmp_path / "signals", pairs, other, encoding=f"top:{MOST}")
         assert "they are taken to have been {'lora': 'legal'}" in capsys.readouterr().err
+        # another word for a run, which goes on from a checkpoint of before all the same; and on a card
+        now = StoredSignals(tmp_path / "signals")
+        assert now.identity(None) != before.identity(None) == as_said_then(before.identity(None), now.identity(None))
+        assert now.teachers()[0].identity()["teacher_extra_body"] == {"lora": "legal"}
         # and what was taken is noted: the next capture may not have others
         for another in (
             served(server.url),

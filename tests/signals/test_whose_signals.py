@@ -7,11 +7,12 @@ import shutil
 import pytest
 import torch
 from conftest import build_model, build_pairs, build_tokenizer
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from signal_runs import captured, contents, small_shards, teacher
 
 from distill.basics.jsonl import CHECKSUM, seal
 from distill.models.load import config_of_logits
+from distill.reports.provenance import known_teachers
 from distill.signals import StoredSignals, capture, shard_writer
 from distill.signals.shards import DAMAGED, next_number, read_shard, shard_name, shards_in, write_shard
 from distill.signals.signal_folder import HEAD
@@ -164,7 +165,7 @@ class Mine(RunningTeacher):
         self.model = model
 
 
-def test_a_run_knows_how_its_teachers_adapters_compute():
+def test_a_run_knows_how_its_teachers_adapters_compute(tmp_path):
     """Which of two adapters is on, their scales, and whether they are on, at equal weights."""
     from distill.signals import LiveTeacher, SelfTeacher
     from distill.signals.base import named_teachers
@@ -192,6 +193,14 @@ def test_a_run_knows_how_its_teachers_adapters_compute():
     off = build()
     off.base_model.disable_adapter_layers()
     assert told(first) != told(off), "none is on"
+    first.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**saved, "peft_version": "0.1", "lora_dropout": 0.5}))
+    again = PeftModel.from_pretrained(build_model(seed=3), tmp_path)
+    again.load_adapter(tmp_path / "other", "other")
+    assert told(first).partition("config ")[2] == told(again).partition("config ")[2], (
+        "who saved it, and how it was trained, tells nothing"
+    )
     own = SelfTeacher()
     own.prepare(first, torch.device("cpu"))
     assert "adapters" not in own.identity(first), "a student's own adapter is no part of the teacher"
@@ -207,6 +216,13 @@ def test_words_of_an_earlier_version_are_compared_as_far_as_they_go():
         routed = {"by": "subject", "teachers": {"a": there, "b": "x"}}
         assert as_said_then(routed, {"by": "subject", "teachers": {"a": now, "b": "x"}}) == routed
         assert as_said_then([there], [now]) == [there]
+    says = "stored top of the model behind a server, some/model, which says 1, with fields 2"
+    for there in (
+        "stored top of the model behind a server, some/model",
+        "stored top of the model behind a server, some/model, which says 1",
+        says,
+    ):
+        assert as_said_then(there, says) == there
     for there in (
         "A of 2 layers, weights 9",
         "A of 2 layers, weights 1, config 9",
@@ -239,6 +255,12 @@ def test_every_source_says_who_its_teachers_are(two):
     assert Mine(build_model(seed=3)).teachers()[0].identity() == live.teachers()[0].identity() | {
         "teacher_signals": "Mine"
     }
+    one, other = Mine(build_model(seed=3)), Mine(build_model(seed=3))
+    other.identity = lambda student: "says another thing"
+    assert list(known_teachers(Routed({"a": one, "b": other}, "subject"))) == [
+        "LlamaForCausalLM",
+        "LlamaForCausalLM (2)",
+    ]
     own = SelfTeacher()
     assert [one.name for one in Routed({"a": own, "b": "my/model"}, "subject").teachers()] == ["self", "my/model"]
 
