@@ -49,7 +49,7 @@ def results(*runs):
         "runs": list(runs),
         "model": "tiny <b>model</b>",
         "facts": {"taught": FACTS, "changed": FACTS // 2, "untrained": 8},
-        "documents": {"before": 100},
+        "documents": {"before": 100, "of": "a made-up world"},
         "update": {"documents": 20, "seconds": 0.1, "answered_seconds": 0.4},
         "told": "Some words.",
         "stages": [{"name": "sft seed 0", "seconds": 10.0, "peak_memory_gib": 1.0}],
