@@ -25,6 +25,7 @@ from distill.pairs.prompts import prompt_rows
 from distill.running.parsing import parse
 from distill.running.reading_flags import ReadingArguments, count_of, reading_of
 from distill.running.telling import one_sentence
+from distill.running.unread import refuse_unread_cut, refuse_unread_files
 from distill.teachers import LocalTeacher
 from distill.trainers import Rollouts
 from distill.trainers.rollout_preflight import preflight_rollouts
@@ -62,6 +63,8 @@ def main(argv: list[str] | None = None) -> None:
     """Load both, look, print."""
     argv = list(sys.argv[1:] if argv is None else argv)
     (args,) = parse((PreflightArguments,), argv, defaults={}, description=__doc__)
+    refuse_unread_files(args)
+    refuse_unread_cut(args)
     rollouts = Rollouts(
         max_new_tokens=args.max_new_tokens,
         temperature=args.temperature,

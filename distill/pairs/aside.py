@@ -9,6 +9,18 @@ from uuid import uuid4
 
 from distill.basics.processes import say
 
+_TOLD = ("where", "error", "row")  # of each bad row
+
+
+def is_set_aside(path: Path) -> bool:
+    """Whether a file of JSON Lines is one of bad rows."""
+    try:
+        with path.open("rb") as file:
+            first = json.loads(file.readline())
+    except (OSError, ValueError):
+        return False
+    return isinstance(first, dict) and tuple(first) == _TOLD
+
 
 class Aside:
     """What becomes of bad rows.
@@ -41,7 +53,7 @@ class Aside:
             self._part.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._part.open("w", encoding="utf-8")
         kept = getattr(row, "written", None) if isinstance(row, ValueError) else row
-        told = {"where": where, "error": sentence, "row": kept}
+        told = dict(zip(_TOLD, (where, sentence, kept), strict=True))
         self._file.write(json.dumps(told, ensure_ascii=False, default=str) + "\n")
         self.count += 1
         self.first = self.first or sentence

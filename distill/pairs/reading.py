@@ -212,7 +212,7 @@ class _Reader:
     def _add(self, part: Part, block: Block) -> None:
         table = self._whole(part, block)
         if table is not None:
-            self._store(part, block, table if self.limit is None else table.slice(0, self.limit - self.store.rows))
+            self._store(part, block, table)
             return
         rows = block.rows(self._spoken)
         while some := list(islice(rows, self._most())):
@@ -242,14 +242,14 @@ class _Reader:
         return None if found is None else self._checked(found)
 
     def _checked(self, whole: pa.Table) -> pa.Table | None:
-        found = kept_of_table(whole)
+        found, left_out = kept_of_table(whole, None if self.limit is None else self.limit - self.store.rows)
         table = checked_table(found)
         if table is not None:
-            self.left_out += len(whole) - len(found)
             kinds = {n: not pa.types.is_string(table.schema.field(n).type) for n in PROMPTS if n in table.column_names}
             if any(self._are_messages.get(name, kind) != kind for name, kind in kinds.items()):
                 return None  # the first row of the other kind is told
             self._are_messages |= kinds
+            self.left_out += left_out
         return table
 
     def _store(self, part: Part, block: Block, table: pa.Table) -> None:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -46,20 +47,32 @@ def _says_no(name: str, value: Any) -> bool:
     return value is False or (name == "weight" and isinstance(value, int | float) and value == 0)
 
 
-def kept_of_table(table: pa.Table) -> pa.Table:
-    """The rows of a table that are not left out."""
-    for name in MARKS:
-        if name not in table.column_names:
-            continue
-        kind = table.schema.field(name).type
-        if pa.types.is_boolean(kind):
-            table = table.filter(pc.fill_null(table[name], True))
-        elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            written = pc.utf8_lower(pc.utf8_trim_whitespace(table[name].cast(pa.string())))
-            table = table.filter(pc.invert(pc.is_in(written, pa.array(_TEXTS[name == "weight"]))))
-        elif name == "weight" and (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-            table = table.filter(pc.fill_null(pc.not_equal(table[name], 0), True))
-    return table
+def kept_of_table(table: pa.Table, most: int | None = None) -> tuple[pa.Table, int]:
+    """The rows of a table that are not left out, and how many are.
+
+    Args:
+        table: any.
+        most: so many rows at most; what stands behind the last of them is not looked at.
+    """
+    masks = [mask for name in marks_in(table.column_names) if (mask := _mask(name, table[name])) is not None]
+    kept = np.logical_and.reduce([mask.to_numpy() for mask in masks]) if masks else np.ones(len(table), bool)
+    places = np.flatnonzero(kept)
+    if most is not None and len(places) > most:
+        places = places[:most]
+        return table.take(places) if masks else table.slice(0, most), int(places[-1]) + 1 - most
+    return table.filter(pa.array(kept)) if masks else table, len(table) - len(places)
+
+
+def _mask(name: str, column: Any) -> Any:
+    """Which rows one of the marks leaves in; None where it has another type."""
+    if pa.types.is_boolean(column.type):
+        return pc.fill_null(column, True)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        written = pc.utf8_lower(pc.utf8_trim_whitespace(column.cast(pa.string())))
+        return pc.invert(pc.is_in(written, pa.array(_TEXTS[name == "weight"])))
+    if name == "weight" and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        return pc.fill_null(pc.not_equal(column, 0), True)
+    return None
 
 
 def marks_in(columns: Any) -> list[str]:

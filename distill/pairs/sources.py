@@ -10,15 +10,16 @@ from typing import Any
 import datasets
 
 from distill.basics.processes import say
+from distill.pairs.aside import is_set_aside
 from distill.pairs.blocks import Block
 from distill.pairs.cells import cells_of
 from distill.pairs.formats import blocks_of
 from distill.pairs.kinds import DATA_SUFFIXES, PACKED_SUFFIXES, kind_of
 
-# what lies beside rows and is none: of any file, under the names of earlier versions (`pairs.prompts.jsonl` of `pairs.jsonl`), of a folder
+# what lies beside rows and is none: of any file, under the names of earlier versions (`pairs.prompts.jsonl` of `pairs.jsonl`)
 _BESIDE = (".settings.json", ".steps.json", ".coverage.json")
 _EARLIER = ".prompts.jsonl"
-_OF_FOLDERS = ".bad.jsonl"
+_OF_BAD_ROWS = ".bad.jsonl"  # of a folder, too; and in a run's folder, of rows that lie elsewhere
 _BESIDE_NAMES = ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "run.json")
 _UNSAID = (".lock", ".part")  # of a run that writes here, or was killed
 # a notes.txt is no prompts; of YAML, a folder has settings
@@ -158,7 +159,7 @@ def _is_beside(file: Path) -> bool:
         ".".join(parts[:i]) for i in range(1, len(parts) - 1)
     ]  # its own ending, or a packed copy's, is nobody else's
     return any(_holds_rows(name) and file.with_name(name).is_file() for name in owners) or (
-        text.endswith(_OF_FOLDERS) and file.with_name(file.name[: -len(_OF_FOLDERS)]).is_dir()
+        text.endswith(_OF_BAD_ROWS) and (file.with_name(file.name[: -len(_OF_BAD_ROWS)]).is_dir() or is_set_aside(file))
     )
 
 

@@ -32,6 +32,15 @@ def refuse_unread(args: Any) -> None:
             args, ("turns",), "this is for conversations among ready pairs; give them with --pairs, or leave it out."
         )
         refuse_unread_files(args)
+    refuse_unread_cut(args)
+
+
+def refuse_unread_cut(args: Any) -> None:
+    """Refuse flags of how a student is cut, where one is named.
+
+    Raises:
+        ValueError: some are given.
+    """
     if args.student:
         refuse_given(
             args,

@@ -134,3 +134,17 @@ def test_a_file_belongs_to_the_one_whose_whole_name_it_begins_with(tmp_path, cap
     assert sorted(read_prompts(tmp_path)) == ["a", "a.v2.jsonl", "math.prompts.jsonl"]
     passed = "a.jsonl.answers.jsonl, a.jsonl.prompts.jsonl, a.prompts.jsonl, folder.bad.jsonl"
     assert f"Passed over: {passed}.\n" in capsys.readouterr().out
+
+
+def test_bad_rows_of_a_run_are_none_of_its_rows(tmp_path, capsys):
+    """`RUN/pairs.bad.jsonl` belongs to pairs that lie elsewhere; rows of one's own may have such a name."""
+    bad = tmp_path / "pairs.bad.jsonl"
+    lines(tmp_path / "own.bad.jsonl", ["own"])
+    (tmp_path / "given.jsonl").write_text('{"prompt": "a"}\n{"prompt": 3}\n')
+    assert read_prompts(tmp_path / "given.jsonl", skip_bad=bad) == ["a"]
+    assert bad.is_file()
+    (tmp_path / "given.jsonl").rename(tmp_path / "a.jsonl")
+    capsys.readouterr()
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a"}\n')
+    assert read_prompts(tmp_path) == ["a", "own"]
+    assert "Passed over: pairs.bad.jsonl.\n" in capsys.readouterr().out

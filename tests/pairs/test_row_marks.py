@@ -153,6 +153,34 @@ def test_a_column_of_such_a_name_that_is_taken_for_something_else_is_no_mark(tmp
     assert "left out" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("shape", ["ids", "text"])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "saved"])
+@pytest.mark.parametrize(
+    ("limit", "kept", "left"), [(1, [1], 1), (2, [1, 3], 2), (4, [1, 3, 5, 7], 4), (99, [*range(1, 20, 2)], 10)]
+)
+def test_a_limit_counts_those_left_out_before_it(tmp_path, capsys, kind, shape, limit, kept, left):
+    """All of the block were counted, however few rows were read."""
+    rows = [{**ROWS[shape], "id": f"r{i}", "weight": i % 2} for i in range(20)]
+    path, table = tmp_path / f"p.{kind}", datasets.Dataset.from_list(rows)
+    if kind == "jsonl":
+        json_lines(path, rows)
+    else:
+        table.to_parquet(str(path)) if kind == "parquet" else table.save_to_disk(str(path))
+    pairs = load_pairs(path, build_tokenizer(TEMPLATE), limit=limit)
+    assert pairs["id"][:] == [f"r{i}" for i in kept]
+    assert f"{left} rows are left out" in capsys.readouterr().out
+
+
+def test_marked_rows_of_a_block_that_is_read_twice_are_counted_once(tmp_path, capsys):
+    """Where prompts are of another kind than before, a table is read row by row behind being read whole, so that the bad row is told."""
+    (folder := tmp_path / "d").mkdir()
+    for name, row in (("a", ROWS["ids"]), ("b", {**ROWS["ids"], "prompt": TALK[:1]})):
+        rows = [{**row, "weight": weight} for weight in (0, 1, 0, 1)]
+        datasets.Dataset.from_list(rows).to_parquet(str(folder / f"{name}.parquet"))
+    assert len(load_pairs(folder, skip_bad=tmp_path / "bad.jsonl")) == 2
+    assert "4 rows are left out, because they are marked" in capsys.readouterr().out
+
+
 def test_nothing_is_left_of_a_file_whose_rows_are_all_marked(tmp_path, capsys):
     path = json_lines(tmp_path / "p.jsonl", [{**ROWS["text"], "weight": 0}] * 2)
     with pytest.raises(ValueError, match=r"p\.jsonl has no pairs"):

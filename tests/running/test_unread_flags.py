@@ -33,7 +33,7 @@ OF_SERVERS = tuple(f.name for f in dataclasses.fields(ServerArguments) if f.name
 CASES = [
     *(("black_box", PAIRS, flag, ASKED) for flag in (*OF_ASKING, *OF_SERVERS)),
     *(("white_box", PAIRS, flag, ASKED) for flag in OF_ASKING),
-    *((recipe, [], flag, FILES) for recipe in ("black_box", "white_box", "compare", "reasoning", "generate") for flag in OF_FILES),
+    *((recipe, [], flag, FILES) for recipe in ("black_box", "white_box", "compare", "reasoning", "generate", "preflight") for flag in OF_FILES),
     *((recipe, [], "turns", "--pairs") for recipe in ("black_box", "white_box")),
     *((recipe, ["--student", "s"], flag, NAMED) for recipe in ("black_box", "white_box") for flag in ("layers", "strategy")),
     *(("black_box", [*PAIRS, "--student", "s"], flag, "nobody is asked") for flag in ("teacher", "teacher_bits")),
@@ -43,6 +43,7 @@ CASES = [
     *(("reasoning", ["--prompts", "q", "--examples", "none"], flag, "generated questions") for flag in ("task", "task_config")),
     *(("retrieval", ["--quick"], flag, "--quick sets this itself") for flag in ("facts", "wordings", "kept_prompts", "num_train_epochs")),
     ("plan", ["--student", "s"], "layers", NAMED),
+    ("preflight", ["--student", "s"], "layers", NAMED),
     ("plan", ["--way", "black_box"], "objectives", "a black box has none"),
     ("equivalence", ["--sections", "ladder"], "seeds", "the section sources"),
     ("equivalence", ["--sections", "law"], "student", "ladder and controls"),
