@@ -14,7 +14,7 @@ class HostWaits(TorchDispatchMode):
     """Within it, `found` counts operators whose result the host has to know: scalars, sizes, copies to the host.
 
     A tensor indexed by booleans calls `nonzero` inside its kernel, where no mode sees it; it counts as `index[bool]`. A copy from a
-    GPU counts as `to host`; where there is none, `to("cpu")`, by that very word, and `cpu()` of any tensor do.
+    GPU counts as `to host`; of a tensor on a CPU, `to("cpu")`, by that very word, and `cpu()` do.
     """
 
     def __init__(self):
@@ -39,21 +39,20 @@ class HostWaits(TorchDispatchMode):
             return plain(tensor)
 
         torch.Tensor.tolist = tolist
-        self.copies = torch.Tensor.to, torch.Tensor.cpu
-        if not torch.cuda.is_available():
-            to, cpu = self.copies
+        to, cpu = self.copies = torch.Tensor.to, torch.Tensor.cpu
 
-            def counted(tensor, *args, **kwargs):
-                asked = args[0] if args else kwargs.get("device")
-                # a device, and no word, is where training runs
-                self.found["to host"] += isinstance(asked, str) and asked == "cpu"
-                return to(tensor, *args, **kwargs)
+        # of a tensor elsewhere the copy itself is seen, as an operator
+        def counted(tensor, *args, **kwargs):
+            asked = args[0] if args else kwargs.get("device")
+            # a device, and no word, is where training runs
+            self.found["to host"] += tensor.device.type == "cpu" and isinstance(asked, str) and asked == "cpu"
+            return to(tensor, *args, **kwargs)
 
-            def counted_cpu(tensor, *args, **kwargs):
-                self.found["to host"] += 1
-                return cpu(tensor, *args, **kwargs)
+        def counted_cpu(tensor, *args, **kwargs):
+            self.found["to host"] += tensor.device.type == "cpu"
+            return cpu(tensor, *args, **kwargs)
 
-            torch.Tensor.to, torch.Tensor.cpu = counted, counted_cpu
+        torch.Tensor.to, torch.Tensor.cpu = counted, counted_cpu
         return super().__enter__()
 
     def __exit__(self, *args):
@@ -71,6 +70,7 @@ def waits_of_a_step(run, warm=1):
     Returns:
         the counts by operator, and, on a GPU, how often CUDA says that it waited.
     """
+    on_gpu = run.args.device.type == "cuda"
     found, reported, original, steps = [Counter()], [0], run.training_step, []
 
     def step(*args, **kwargs):
@@ -79,12 +79,12 @@ def waits_of_a_step(run, warm=1):
             return original(*args, **kwargs)
         with HostWaits() as waits, warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            if torch.cuda.is_available():
+            if on_gpu:
                 torch.cuda.set_sync_debug_mode("warn")
             try:
                 result = original(*args, **kwargs)
             finally:
-                if torch.cuda.is_available():
+                if on_gpu:
                     torch.cuda.set_sync_debug_mode("default")
         found[0] = waits.found
         reported[0] = sum("synchronizing CUDA operation" in str(one.message) for one in said)

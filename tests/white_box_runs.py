@@ -68,6 +68,23 @@ def gradient_of_one_step(arguments, objectives=None, **changes):
     return {name: before[name] - tensor for name, tensor in weights_of(run).items()}
 
 
+def step_of(run, rows, scale=1.0):
+    """The loss of some rows of a trainer's data, and the gradient of all weights as one vector, in float32.
+
+    Its model is prepared as Trainer does it when training begins: autocast is put on there, and nowhere before.
+    """
+    run.model = run.accelerator.prepare(run.model)
+    run.model.train()
+    batch = run.data_collator([run.train_dataset[i] for i in range(rows)])
+    batch = {name: v.to(run.args.device) if torch.is_tensor(v) else v for name, v in batch.items()}
+    with run.compute_loss_context_manager():
+        loss = run.compute_loss(run.model, batch, num_items_in_batch=torch.tensor(90, device=run.args.device))
+    (loss * scale).backward()
+    return loss.detach(), torch.cat(
+        [p.grad.flatten().float() / scale for p in run.model.parameters() if p.grad is not None]
+    )
+
+
 def weights_of(run):
     """Copies of all trained weights, gathered where they are sharded, and of learned projections."""
     model = {name: whole(tensor) for name, tensor in run.model.state_dict().items()}

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from distill.models.configs import text_config_of
+
 
 def positions_of(model: Any) -> int | None:
     """The longest row of tokens, by the model's config; None where the config sets no limit.
@@ -11,16 +13,13 @@ def positions_of(model: Any) -> int | None:
     biases (ALiBi) and recurrent models have no limit.
 
     Args:
-        model: of `transformers`, with or without an adapter.
+        model: with or without an adapter.
 
     Example:
         >>> positions_of(LlamaForCausalLM(LlamaConfig(max_position_embeddings=128)))
         128
     """
-    config = getattr(model, "config", None)
-    if config is None:
-        return None
-    config = config.get_text_config(decoder=True)
+    config = text_config_of(model)
     positions = getattr(config, "max_position_embeddings", None)
     if type(positions) is not int or positions < 1 or getattr(config, "alibi", False):
         return None

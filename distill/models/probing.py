@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from transformers.utils.generic import is_flash_attention_requested
 
+from distill.models.configs import text_config_of
+
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -41,12 +43,17 @@ def place_of(model: Any) -> Place | None:
     weight = getattr(embeddings_of(model), "weight", None)
     if weight is not None:
         return None if weight.is_meta or weight.dim() != 2 else Place(int(weight.shape[0]), weight.device)
-    config = getattr(model, "config", None)
-    size = getattr(config.get_text_config(decoder=True), "vocab_size", None) if config is not None else None
+    size = getattr(text_config_of(model), "vocab_size", None)
     first = next(iter(model.parameters()), None)
     if not isinstance(size, int) or first is None or first.is_meta or not first.numel():
         return None
     return Place(size, first.device)
+
+
+def logits_of(output: Any) -> torch.Tensor | None:
+    """What a model's output calls logits, be it a mapping or an object; None: nothing that is a tensor."""
+    found = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
+    return found if isinstance(found, torch.Tensor) else None
 
 
 def probed(model: Any, run: Callable[[], T]) -> T:

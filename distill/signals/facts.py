@@ -65,11 +65,20 @@ class ModelFacts(TeacherFacts):
 
     Args:
         model: without a wrapper.
+
+    Raises:
+        ValueError: its config is none of `transformers`.
     """
 
     model: PreTrainedModel
 
     def __init__(self, model: PreTrainedModel) -> None:
+        config = getattr(model, "config", None)
+        if not hasattr(config, "get_text_config"):
+            raise ValueError(
+                f"{type(model).__name__} has {'no config' if config is None else f'a config of class {type(config).__name__}'}, and what is inside a model "
+                "is found by that of a transformers.PreTrainedModel. Make it one, with a PreTrainedConfig (num_hidden_layers, hidden_size, ...)."
+            )
         self.model, self.name, self.config = model, type(model).__name__, model.config
 
     @property

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.trainer_utils import TrainOutput, enable_full_determinism, set_seed
 
 from distill.models.adapters import add_adapter, base_of, is_adapted
+from distill.models.configs import text_config_of
 from distill.models.load import load_model, load_tokenizer
 from distill.models.precision import exact_on
 from distill.models.quantising import check_student_keeps_gradients
@@ -25,6 +26,7 @@ from distill.trainers import fsdp
 from distill.trainers.causality import check_causal
 from distill.trainers.changed_settings import ChangedSettings
 from distill.trainers.checks import (
+    check_config,
     check_kind,
     check_one_device,
     check_parallelism,
@@ -139,6 +141,7 @@ class PairTrainer(Trainer):
 
     def _check_student(self, model: Any) -> None:
         """Whatever is asked of a student; asked anew of each that `model_init` makes."""
+        check_config(model, self.processing_class)
         # those of another student are not its own
         self.row_limits: RowLimits | None = None
         self.teacher_limits: RowLimits | None = None
@@ -162,7 +165,9 @@ class PairTrainer(Trainer):
     def _check_packing(self, model: Any) -> None:
         if self._packing and isinstance(self.data_collator, PairCollator):
             # only in a single row do flash kernels see where documents begin
-            self.data_collator.flatten_bins = "flash" in str(base_of(model).config._attn_implementation)
+            self.data_collator.flatten_bins = "flash" in str(
+                getattr(text_config_of(base_of(model)), "_attn_implementation", None)
+            )
         check_packing(self, model)
 
     def call_model_init(self, trial: Any = None) -> Any:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from distill.models.adapters import base_of
+from distill.models.configs import text_config_of
 from distill.models.evaluating import evaluating
-from distill.models.probing import place_of, probed_before, warn_unasked
+from distill.models.probing import logits_of, place_of, probed_before, warn_unasked
 from distill.models.quantising import is_quantised
 
 _QUESTION = "it sees the tokens that it is to predict"
@@ -47,7 +48,7 @@ def check_causal(model: Any, device: torch.device | None = None) -> None:
         return warn_unasked(
             base, _QUESTION, "its attention is block-sparse, which so short a row would switch off for good"
         )
-    positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None) if config else None
+    positions = getattr(text_config_of(base), "max_position_embeddings", None)
     length = min(LENGTH, positions or LENGTH)
 
     def run() -> list[Tensor | None]:
@@ -80,9 +81,8 @@ def _first_logits(model: Any, base: Any, row: Tensor) -> Tensor | None:
     """`[V]` at the first position, or None if the model gives no logits."""
     takes = inspect.signature(base.forward).parameters
     more = {"use_cache": False} if "use_cache" in takes else {}
-    output = model(input_ids=row[None], attention_mask=torch.ones_like(row[None]), **more)
-    logits = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
-    return logits[0, 0] if isinstance(logits, Tensor) and logits.dim() == 3 else None
+    logits = logits_of(model(input_ids=row[None], attention_mask=torch.ones_like(row[None]), **more))
+    return logits[0, 0] if logits is not None and logits.dim() == 3 else None
 
 
 def _rounding(base: Any, dtype: torch.dtype) -> float:

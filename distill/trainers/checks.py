@@ -36,6 +36,20 @@ def limits_of(model: Any, whose: str = "the model") -> RowLimits:
     return RowLimits(positions_of(model), vocabulary, None, whose)
 
 
+def check_config(model: Any, processing_class: Any) -> None:
+    """Refuse a config with which Trainer would end in an AttributeError when training begins.
+
+    Raises:
+        ValueError: it is none of `transformers`, and there is a tokenizer, whose special tokens Trainer would put into it.
+    """
+    config = getattr(base_of(model), "config", None)
+    if config is not None and processing_class is not None and not hasattr(config, "get_text_config"):
+        raise ValueError(
+            f"{type(base_of(model)).__name__} has a config of class {type(config).__name__}, into which transformers.Trainer cannot put the tokenizer's "
+            "special tokens. Make it a transformers.PreTrainedConfig; or leave processing_class out and give data_collator=PairCollator(tokenizer)."
+        )
+
+
 def check_kind(rows: Any, name: str) -> None:
     """Refuse what is no set of rows but several.
 

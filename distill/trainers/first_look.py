@@ -14,6 +14,7 @@ from distill.curation.repetition import GOPHER, repetition
 from distill.curation.verifiers import Verifier, score_of
 from distill.models.adapters import base_of
 from distill.models.evaluating import evaluating
+from distill.models.precision import exact
 from distill.objectives import Logits
 from distill.objectives.aligned_next_token import Columns, head_size
 from distill.objectives.base import values_of
@@ -124,7 +125,7 @@ class BothSides:
             tokens = "same" if self.shared is None else "aligned"
             term = LogitsTerm(Logits(divergence, tokens=tokens), self.vocabulary[name], shared=self.shared)
             values = values_of(term, ours, theirs, len(rows))
-            found[divergence] = float(values["logits"].double().sum())
+            found[divergence] = float(exact(values["logits"]).sum())
             if "aligned" in values:
                 found["compared"] = float(values["aligned"].sum())
         found["overlap"], found["overlap_of"] = self._overlap(ours, theirs, self.vocabulary[name])
@@ -164,7 +165,7 @@ class BothSides:
             size = head_size(theirs.logits) if theirs.logits is not None else max(self.shared.sizes[1], 1)
             best = Columns.of(self.shared, head_size(mine), size, best.device).of_student[best]
         same = mine.topk(width).indices[:, :, None] == best[:, None, :]
-        return float(same.any(-1).double().mean(-1).sum()), width
+        return float(exact(same.any(-1)).mean(-1).sum()), width
 
 
 def first_look(

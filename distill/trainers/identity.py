@@ -15,6 +15,7 @@ import transformers
 
 from distill.basics.settings import plain, training_settings
 from distill.models.adapters import base_of, is_adapted
+from distill.models.configs import values_of_config
 from distill.models.load import UNSTABLE, weights_fingerprint
 from distill.pairs.collate import PairCollator
 from distill.pairs.columns import READ
@@ -76,7 +77,7 @@ def describe_student(model: Any, optimizers: Any) -> dict[str, Any]:
     And the weights that a run began with: a checkpoint brings its own, but it is of another student where those differ.
     """
     base = base_of(model)
-    config = base.config.to_dict() if hasattr(base, "config") else {}
+    config = values_of_config(getattr(base, "config", None))
     described: dict[str, Any] = {
         "model": type(base).__name__,
         "attention": getattr(getattr(base, "config", None), "_attn_implementation", None),

@@ -17,6 +17,7 @@ from distill.basics.disk import write_durably
 from distill.basics.processes import say
 from distill.basics.settings import plain
 from distill.models.adapters import base_of
+from distill.models.configs import text_config_of, values_of_config
 from distill.models.eos import eos_ids
 from distill.models.precision import exact_on
 from distill.objectives.base import Objective
@@ -395,7 +396,7 @@ def check_no_dropout(objectives: Sequence[Objective], student: Any) -> None:
         for name, one in student.named_modules()
         if isinstance(one, torch.nn.modules.dropout._DropoutNd) and one.p > 0
     ]
-    config = base_of(student).config.get_text_config(decoder=True).to_dict()
+    config = values_of_config(text_config_of(base_of(student)))
     modules += [
         f"config.{name}"
         for name, value in config.items()

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from distill.models.adapters import base_of
 from distill.models.evaluating import evaluating
-from distill.models.probing import place_of, probed_before
+from distill.models.probing import logits_of, place_of, probed_before
 from distill.pairs.collate import PairCollator, document_tokens
 from distill.pairs.packing import PackedPairs, pack_pairs
 from distill.signals.base import inputs_of
@@ -137,5 +137,10 @@ def _logits(
     """`[tokens, V]` without padding, in the order of the documents."""
     inputs = {name: value.to(device) for name, value in inputs_of(batch).items() if name not in _CUTS_LOGITS}
     more = {} if use_cache is None else {"use_cache": use_cache}
-    logits: torch.Tensor = model(**inputs, **more).logits
+    logits = logits_of(model(**inputs, **more))
+    if logits is None:
+        raise ValueError(
+            f"{type(base_of(model)).__name__} gives no logits by that name, so it cannot be asked whether it keeps packed pairs apart. Leave "
+            "packing out for this model."
+        )
     return logits[document_tokens(inputs)]

@@ -5,6 +5,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from distill.models.adapters import base_of
+from distill.models.configs import text_config_of
 
 ROUTER_LOSS = "router_loss"  # its name in the log
 
@@ -63,6 +64,5 @@ def router_coefficient(model: Any) -> float:
 
 def _setting(base: Any, name: str) -> Any:
     """As the model reads it: its own attribute, else its config's."""
-    config = getattr(base, "config", None)
-    holders = [base, config] if config is None else [base, config, config.get_text_config(decoder=True)]
+    holders = [base, getattr(base, "config", None), text_config_of(base)]
     return next((found for holder in holders if (found := getattr(holder, name, None)) is not None), None)

@@ -8,7 +8,7 @@ import torch
 from conftest import build_model, build_pairs, build_tokenizer
 from gpu_runs import GPU, cuda_arguments, relative  # noqa: F401  (a fixture)
 from transformers.utils import is_flash_attn_2_available
-from white_box_runs import black_box_trainer, trainer
+from white_box_runs import black_box_trainer, step_of, trainer
 
 from distill import AttentionMaps, BlackBoxTrainer, HiddenStates, Logits, WhiteBoxTrainer
 
@@ -52,19 +52,6 @@ def assert_as_exact_as_sdpa(found, plain, exact):
         assert relative(ours, right) < 1.5 * relative(theirs, right) + 2e-3
 
 
-def step_of(run, rows, scale=1.0):
-    """The loss of some rows of a trainer's data, and the gradient of all weights as one vector, in float32."""
-    run.model.train()
-    batch = run.data_collator([run.train_dataset[i] for i in range(rows)])
-    batch = {name: v.to(run.args.device) if torch.is_tensor(v) else v for name, v in batch.items()}
-    with run.compute_loss_context_manager():
-        loss = run.compute_loss(run.model, batch, num_items_in_batch=torch.tensor(90, device=run.args.device))
-    (loss * scale).backward()
-    return loss.detach(), torch.cat(
-        [p.grad.flatten().float() / scale for p in run.model.parameters() if p.grad is not None]
-    )
-
-
 @pytest.mark.parametrize(("implementation", "dtype"), KERNELS)
 @pytest.mark.parametrize("whose", ["student", "teacher", "both"])
 def test_a_white_box_under_flash_and_flex_attention_is_that_of_sdpa(arguments, implementation, dtype, whose):
@@ -105,31 +92,34 @@ def test_packed_rows_under_flash_and_flex_attention_are_those_of_single_ones_und
 @pytest.mark.parametrize("packing", [False, True])
 def test_supervised_rows_alone_give_the_gradient_of_all(arguments, settings, packing):
     found = []
-    for only in (False, True):
+    for only, how in ((False, {}), (False, settings), (True, settings)):
         run = BlackBoxTrainer(
-            model=build_model(seed=7), args=arguments(**settings), train_dataset=build_pairs(14), processing_class=build_tokenizer(),
+            model=build_model(seed=7), args=arguments(**how), train_dataset=build_pairs(14), processing_class=build_tokenizer(),
             supervised_only=only, packing=packing, max_length=48,
         )  # fmt: skip
-        found.append(step_of(run, len(run.train_dataset), scale=128.0 if "fp16" in settings else 1.0))
-    (loss, gradient), (expected, plain) = found[1], found[0]
+        found.append(step_of(run, len(run.train_dataset), scale=128.0 if "fp16" in how else 1.0))
+    single, (expected, plain), (loss, gradient) = found
     assert plain.norm() > 1e-3
+    assert not settings or relative(single[1], plain) > 2e-5, "autocast was not on"
     bound = 5e-2 if settings else 2e-5
     assert relative(loss, expected) < bound
     assert relative(gradient, plain) < bound
 
 
 @pytest.mark.parametrize("way", ["black box", "white box"])
-def test_a_step_in_float16_is_the_step_in_float32(arguments, way):
-    """Autocast: weights stay in float32, products are in float16, and the objectives are in float32 again."""
+@pytest.mark.parametrize("half", ["fp16", "bf16"])
+def test_a_step_in_sixteen_bits_is_the_step_in_float32(arguments, way, half):
+    """Autocast: weights stay in float32, products are in 16 bits, and the objectives are in float32 again."""
     found = []
-    for settings in ({}, {"fp16": True}):
+    for settings in ({}, {half: True}):
         student = build_model(seed=7)
         run = black_box_trainer(arguments, student=student, **settings) if way == "black box" else trainer(arguments, three(), student=student, **settings)  # fmt: skip
         found.append(step_of(run, 8, scale=128.0))
     (loss, gradient), (expected, plain) = found[1], found[0]
     assert loss.dtype == torch.float32
-    assert relative(loss, expected) < 1e-2
-    assert relative(gradient, plain) < 2e-2
+    assert relative(gradient, plain) > 2e-5, "autocast was not on"
+    assert relative(loss, expected) < (1e-2 if half == "fp16" else 5e-2)
+    assert relative(gradient, plain) < (2e-2 if half == "fp16" else 5e-2)
 
 
 @pytest.mark.parametrize("way", ["black box", "white box", "projections"])

@@ -84,6 +84,21 @@ def test_no_bit_of_a_training_depends_on_the_look(arguments, tmp_path, share):
     assert runs[-1].model.training
 
 
+def test_nothing_of_the_look_is_in_float64_where_the_device_has_none(arguments, monkeypatch, without_float64):
+    """`Tensor.double` is not there on Apple's GPUs. The other sums of a training: tests/trainers/test_ways_to_make_a_trainer.py."""
+    it = on_policy(arguments, short(look=3))
+    written, ask = [], it.on_policy._answers
+    monkeypatch.setattr(it.on_policy, "_answers", lambda *args: written.append(ask(*args)) or written[-1])
+    expected = it.on_policy.look().figures
+    it.on_policy._answers = lambda *args: written[0]  # the numbers that they are drawn by are made on the host
+    with monkeypatch.context() as patch, without_float64():
+        patch.setattr(torch.Tensor, "double", lambda self: pytest.fail("Tensor.double, which MPS has not"))
+        found = it.on_policy.look().figures
+    assert found.keys() == expected.keys()
+    for name in ("reverse_kl", "forward_kl", "overlap"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-5), name
+
+
 def test_a_resumed_run_does_not_look_again_and_ends_the_same(arguments, tmp_path, capsys):
     saved = {"save_strategy": "steps", "save_steps": 1, "max_steps": 4}
     whole = on_policy(arguments, short(look=3), output_dir=str(tmp_path / "whole"), **saved)

@@ -54,8 +54,10 @@ def test_waits_do_not_grow_with_layers_or_rows(arguments, layers, objectives):
     assert sum(own.values()) + sum(LOOK.values()) <= 4
 
 
-def test_what_is_counted_is_what_a_gpu_waits_for():
-    """Each kind once; a place, or a dtype, that is no host costs nothing."""
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_what_is_counted_is_what_a_gpu_waits_for(monkeypatch, has_gpu):
+    """Each kind once; a place, or a dtype, that is no host costs nothing. On a machine with a GPU copies on the CPU were not counted."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     numbers = torch.arange(6.0)
     with HostWaits() as waits:
         numbers.to(torch.float64).to(numbers.device).to(device=numbers.device, dtype=torch.float32)

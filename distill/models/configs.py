@@ -1,0 +1,20 @@
+"""Configs of models, which may be a user's own: a dataclass, a namespace."""
+
+from typing import Any
+
+
+def text_config_of(model: Any) -> Any:
+    """The part of a model's config that is about its text; the whole of one of a class that has no such parts; None: it has no config.
+
+    Args:
+        model: without an adapter around it.
+    """
+    config = getattr(model, "config", None)
+    return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+
+
+def values_of_config(config: Any) -> dict[str, Any]:
+    """All that a config says, by name; nothing of None."""
+    if hasattr(config, "to_dict"):
+        return dict(config.to_dict())
+    return dict(vars(config)) if hasattr(config, "__dict__") else {}
