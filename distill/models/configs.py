@@ -9,7 +9,7 @@ def text_config_of(model: Any) -> Any:
     Args:
         model: without an adapter around it.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 
 
