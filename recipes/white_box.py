@@ -4,6 +4,7 @@
 
     python recipes/white_box.py --teacher self --student my/model --lora_r 16 --cross_entropy 1 --pairs pairs.jsonl
     python recipes/white_box.py --teacher signals --student my/model --pairs pairs.jsonl          (a folder of `distill capture`)
+    python recipes/white_box.py --student my/model --rollouts 0.5 --divergence reverse_kl          (half of the rows are the student's own text)
 
 With no other flag a student cut from the embedded 135M teacher is trained on a CPU. With `--teacher self` the teacher is the
 student with its adapter off: new pairs are learned, and the KL to what the model was keeps it from forgetting. With a folder of stored signals
@@ -27,6 +28,7 @@ from distill.running.flags import DataArguments, build_objectives, parse_recipe,
 from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume
 from distill.running.parsing import refuse_given
 from distill.running.publishing import Publication, PublishingArguments
+from distill.running.rollout_flags import RolloutArguments, rollouts_of
 from distill.running.stages import block_sample, in_tokens_of, load_student, local_teacher, prepare_pairs, split_pairs
 from distill.running.teacher_prompts import check_teacher_prompts
 from distill.running.tuning import TuningArguments, tuning_of
@@ -40,7 +42,7 @@ from distill.trainers.fsdp import whole_student
 
 
 @dataclass
-class WhiteBoxArguments(DataArguments, TuningArguments, PublishingArguments):
+class WhiteBoxArguments(DataArguments, TuningArguments, RolloutArguments, PublishingArguments):
     """Where pairs and student come from, and what is matched."""
 
     objectives: str = field(
@@ -89,6 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     if not any(isinstance(objective, Logits) for objective in objectives):
         why = "this is of the objective logits, which --objectives does not name; add it, or leave this out."
         refuse_given(args, ("divergence", "distillation_temperature", "cross_entropy"), why)
+    rollouts = rollouts_of(args)
     run = RunFolder(str(training.output_dir), settings_of(args, training))
 
     if args.student:
@@ -127,6 +130,7 @@ def main(argv: list[str] | None = None) -> None:
         processing_class=tokenizer,
         max_length=args.max_length,
         shard_teacher=args.shard_teacher,
+        rollouts=rollouts,
         callbacks=[*curve, *callbacks],
         **tuning,
     )
@@ -148,6 +152,7 @@ def main(argv: list[str] | None = None) -> None:
         sampling=drawn.sampling,
         steps=drawn.steps,
         objectives=objectives,
+        rollouts=rollouts,
         training=training,
         max_length=args.max_length,
         metrics={**metrics, **(points[-1]["held_out"] if points else {})},

@@ -52,6 +52,7 @@ def write_card(
     teacher_license: str | None = None,
     sampling: Sampling | Mapping[str, Any] | None = None,
     objectives: Sequence[Any] = (),
+    rollouts: Any | None = None,
     steps: Iterable[Step] = (),
     training: Any | None = None,
     max_length: int | None = None,
@@ -74,6 +75,7 @@ def write_card(
         sampling: `Sampling`, or a mapping, of the pairs' completions; None: not known. Of a `teacher_system` in it, which only the teacher
             saw, a hash is written and not the words.
         objectives: of a white box; objects or text.
+        rollouts: of a white box that learned from the student's own text, too (`distill.trainers.Rollouts`).
         steps: what was removed from the pairs, in order.
         training: `TrainingArguments`, or a mapping.
         max_length: longest training row, in tokens.
@@ -101,6 +103,7 @@ def write_card(
         "pairs": describe_pairs(pairs, max_length),
         "steps": describe_steps(steps),
         "objectives": [describe_objective(objective) for objective in objectives],
+        "rollouts": None if rollouts is None else clean(rollouts.as_dict()),
         "training": describe_training(training),
         "held_out": _figures(metrics or {}),
     }

@@ -15,7 +15,6 @@ from transformers.utils import logging
 
 from distill.basics.disk import write_durably
 from distill.basics.processes import say
-from distill.basics.settings import plain
 from distill.models.adapters import base_of
 from distill.models.configs import text_config_of, values_of_config
 from distill.models.eos import eos_ids
@@ -35,7 +34,6 @@ from distill.trainers.watched_collator import name_of
 
 logger = logging.get_logger(__name__)
 _STEPS_WITHOUT_END = 10
-_DECIDES_NOTHING = ("prompts", "journal", "rows_together", "look", "highest_kl", "verifier")  # of what is trained on
 PREFLIGHT = "preflight.json"
 
 
@@ -115,7 +113,6 @@ class OnPolicy:
 
     def identity(self) -> dict[str, Any]:
         """What decides the rollouts, as plain values."""
-        own = {name: value for name, value in vars(self.settings).items() if name not in _DECIDES_NOTHING}
         digest = hashlib.sha256()
         for row in self.prompts or ():
             for name in ("prompt_ids", "teacher_prompt_ids", *self.trainer.source.columns):
@@ -124,7 +121,7 @@ class OnPolicy:
                     repr(value if value is None or isinstance(value, str) else list(np.atleast_1d(value))).encode()
                 )
         prompts = "of the pairs" if self.prompts is None else f"{len(self.prompts)}, sha256 {digest.hexdigest()[:16]}"
-        return plain(own) | {"prompts": prompts}
+        return self.settings.as_dict() | {"prompts": prompts}
 
     def replaced(self, batches: list[Any]) -> list[Any]:
         """The micro-batches of a step, some of their rows written anew by the student."""

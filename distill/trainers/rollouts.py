@@ -8,10 +8,19 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from distill.basics.settings import plain
 from distill.curation.verifiers import Verifier
 from distill.objectives.schedules import Schedule
 from distill.teachers.base import Sampling
 
+_DECIDES_NOTHING = (
+    "prompts",
+    "journal",
+    "rows_together",
+    "look",
+    "highest_kl",
+    "verifier",
+)  # of the text that is trained on
 HIGHEST_KL = 3.0  # nats a token; e^3 = 20
 
 
@@ -131,6 +140,10 @@ class Rollouts:
                 f"prompts is one text ({self.prompts[:40]!r}); give a list of prompts. distill.pairs.prompts.read_prompts(path) reads them "
                 "from a file."
             )
+
+    def as_dict(self) -> dict[str, Any]:
+        """What decides the text that is trained on, but for its prompts; plain values."""
+        return dict(plain({name: value for name, value in vars(self).items() if name not in _DECIDES_NOTHING}))
 
     @property
     def sampling(self) -> Sampling:

@@ -95,6 +95,41 @@ def test_single_recipes_from_a_config_file(teacher, tmp_path, told, recipe):
         assert "step 2: held-out KL" in output
 
 
+def test_a_student_learns_from_its_own_text_by_flags(teacher, tmp_path, told):
+    """A share of the rows, as the card has it; what is no share is refused before anything is made."""
+    common = [
+        "--teacher",
+        teacher,
+        "--prompts",
+        teacher / "prompts.txt",
+        *TRAINED,
+        "--max_steps",
+        "2",
+        "--layers",
+        "2",
+        "--max_new_tokens",
+        "8",
+    ]
+    out = tmp_path / "run"
+    said = told(
+        "white_box", *common, "--rollouts", "0:1", "--rollout_tokens", "6", "--rollout_first", "0.5", "--highest_kl", "inf", "--divergence", "reverse_kl",
+        "--output_dir", out,
+    )  # fmt: skip
+    assert "Preflight of rollouts" in said
+    # of two steps the second is the student's alone
+    journal = [json.loads(line) for line in (out / "rollouts.jsonl").read_text().splitlines()]
+    assert journal
+    assert {row["step"] for row in journal} == {1}
+    assert all(len(row["completion_ids"]) <= 6 for row in journal)
+    facts = json.loads((out / "student" / "provenance.json").read_text())["rollouts"]
+    assert (facts["share"]["start"], facts["share"]["end"], facts["max_new_tokens"], facts["first"]) == (0, 1, 6, 0.5)
+    assert "the student's own text" in (out / "student" / "README.md").read_text()
+    for share, words in (("half", "--rollouts is 'half'"), ("0:1:2", "--rollouts is '0:1:2'"), ("2", "share is 2.0")):
+        refused = told("white_box", *common, "--rollouts", share, "--output_dir", tmp_path / "no", status=1)
+        assert words in refused
+        assert not (tmp_path / "no").exists()
+
+
 def test_a_student_of_other_tokens_gets_the_text(teacher, tmp_path, told):
     other = tmp_path / "other"
     tokenizer = build_tokenizer(special=[*SPECIAL, "<extra>"])  # every id but the first three is another

@@ -41,6 +41,7 @@ CASES = [
     *((recipe, [], flag, "--lora_r") for recipe in ("black_box", "white_box") for flag in ("lora_alpha", "lora_dropout", "lora_targets")),
     *(("reasoning", [], flag, SERVED) for flag in OF_SERVERS),
     *(("reasoning", ["--prompts", "q", "--examples", "none"], flag, "generated questions") for flag in ("task", "task_config")),
+    *(("white_box", [], flag, "--rollouts") for flag in ("rollout_tokens", "rollout_temperature", "rollout_first", "highest_kl")),
     *(("retrieval", ["--quick"], flag, "--quick sets this itself") for flag in ("facts", "wordings", "kept_prompts", "num_train_epochs")),
     ("plan", ["--student", "s"], "layers", NAMED),
     ("preflight", ["--student", "s"], "layers", NAMED),
