@@ -14,9 +14,10 @@ import dataclasses
 import gc
 import json
 import math
+import shlex
 import sys
 import time
-from dataclasses import dataclass, field
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import datasets
 from transformers import PreTrainedModel, TrainingArguments
 
 from distill import BlackBoxTrainer, Logits, WhiteBoxTrainer, generate
+from distill.basics.fingerprint import fingerprint
 from distill.basics.processes import say
 from distill.basics.progress import Stages
 from distill.evaluation import HeldOut
@@ -32,16 +34,14 @@ from distill.models.students import find_layers
 from distill.pairs.prompts import read_prompts
 from distill.reports.pictures import check_report_extra
 from distill.reports.retrieval_page import retrieval_table, write_retrieval_page
-from distill.reports.retrieval_words import ARMS, verdict
+from distill.reports.retrieval_words import verdict
 from distill.retrieval.answering import answer
-from distill.retrieval.asked_facts import AskedFact, read_asked_facts
-from distill.retrieval.course import Course, course_of_documents, course_of_world
-from distill.retrieval.documents import Documents
+from distill.retrieval.asked_facts import read_asked_facts
+from distill.retrieval.course import Course
 from distill.retrieval.examination import shuffled
 from distill.retrieval.examining import NEW_TOKENS, Question, examine
 from distill.retrieval.index import Index
 from distill.retrieval.rows import Rows
-from distill.retrieval.writing import facts_of_documents
 from distill.running.environment import environment
 from distill.running.flags import parse_recipe, settings_of
 from distill.running.folder import (
@@ -53,93 +53,13 @@ from distill.running.folder import (
     write_json,
 )
 from distill.running.parsing import refuse_given
-from distill.running.reading_flags import RefusalArguments
+from distill.running.retrieval_flags import HELD_OUT, RetrievalArguments, course_of, documents_of, written_facts
 from distill.signals import StoredSignals, capture
 from distill.teachers import LocalTeacher
 
-TRAINED = tuple(arm for arm in ARMS if arm != "untouched")
 EPOCHS = 4.0
 QUICK: dict[str, Any] = {"facts": 4, "untrained": 1, "wordings": 2, "kept_prompts": 2, "k": 1, "arms": "sft,sft_mixed"}
-HELD_OUT = 2  # wordings of a fact that are asked
-_OF_DOCUMENTS = ("questions", "passages", "suffixes", "exclude")
-
-
-@dataclass
-class RetrievalArguments(RefusalArguments):
-    """What is learned, looked up and asked."""
-
-    model: str = field(
-        default="smollm2-135m", metadata={"help": "Who learns, and its own teacher: embedded name, folder, or Hub id."}
-    )
-    facts: int = field(default=16, metadata={"help": "Facts in training rows; half of them change afterwards."})
-    untrained: int = field(default=8, metadata={"help": "Further facts of the same documents, in no training row."})
-    documents: str | None = field(
-        default=None, metadata={"help": "A folder or file of documents of your own, in place of the made-up world."}
-    )
-    questions: str | None = field(
-        default=None,
-        metadata={
-            "help": "Of --documents: a file of facts, each row with `questions` (two or more wordings) and `answer`, or the rows of distill "
-            "generate --documents. Unsaid: the model writes them, which a small one can hardly do."
-        },
-    )
-    passages: int | None = field(
-        default=None,
-        metadata={"help": "Where the model writes the questions: about so many passages, chosen by a hash."},
-    )
-    suffixes: str | None = field(
-        default=None, metadata={"help": "Files of the folder also read as text, as .html,.rst."}
-    )
-    exclude: str | None = field(default=None, metadata={"help": "Paths left out of the folder, as old/*,*.csv."})
-    world_seed: int = field(
-        default=0, metadata={"help": "Another one is another world; of documents of your own, another choice of facts."}
-    )
-    wordings: int = field(default=3, metadata={"help": "Training questions a fact."})
-    mixed_share: float = field(
-        default=0.4,
-        metadata={"help": "Of the rows that mixed arms see, those with passages; no two of these are the same."},
-    )
-    k: int = field(default=2, metadata={"help": "Passages shown with a question."})
-    upper_layers: int = field(default=10, metadata={"help": "Only so many layers, from the top, are trained."})
-    arms: str = field(
-        default="sft,context,sft_mixed,shuffled",
-        metadata={"help": f"Which are trained, divided by commas: {', '.join(TRAINED)}."},
-    )
-    seeds: int = field(default=1, metadata={"help": "Trainings of each arm, with different orders of the rows."})
-    prompts: str | None = field(
-        default=None,
-        metadata={
-            "help": "A file of other prompts, on which the KL to the untouched model is measured; else it writes them."
-        },
-    )
-    kept_prompts: int = field(
-        default=24, metadata={"help": "How many other prompts, on which the KL to the untouched model is measured."}
-    )
-    quick: bool = field(default=False, metadata={"help": "Few facts, two arms, little training: to see that it runs."})
-
-    def __post_init__(self) -> None:
-        for name in ("facts", "untrained", "wordings", "k", "upper_layers", "seeds", "kept_prompts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if not 0 < self.mixed_share < 1:
-            raise ValueError(f"mixed_share is {self.mixed_share}; it is a share of the rows, above 0 and below 1.")
-        if self.documents is None:
-            refuse_given(
-                self, _OF_DOCUMENTS, "this is of documents of your own; name them with --documents, or leave it out."
-            )
-        if self.questions is not None:
-            refuse_given(self, ("passages",), "with --questions nobody writes any; leave one of them out.")
-        if self.passages is not None and self.passages < 1:
-            raise ValueError(f"passages is {self.passages}; it must be at least 1.")
-        if unknown := [arm for arm in self.chosen() if arm not in TRAINED]:
-            raise ValueError(
-                f"arms has {', '.join(map(repr, unknown))}; it must list some of {', '.join(TRAINED)}, divided by commas."
-            )
-
-    def chosen(self) -> list[str]:
-        """The arms, in the order of the table."""
-        named = [part.strip() for part in self.arms.split(",") if part.strip()]
-        return [*(arm for arm in TRAINED if arm in named), *(arm for arm in named if arm not in TRAINED)]
+QUICK_PASSAGES = 12  # that a model writes questions about
 
 
 @one_sentence
@@ -156,21 +76,33 @@ def main(argv: list[str] | None = None) -> None:
         if training.num_train_epochs != EPOCHS:
             raise ValueError("--num_train_epochs: --quick sets this itself; leave one of them out.")
         args, training.num_train_epochs = dataclasses.replace(args, **QUICK), 2.0
+        if args.documents is not None and args.questions is None and args.passages is None:
+            args = dataclasses.replace(args, passages=QUICK_PASSAGES)
+    if training.num_train_epochs != int(training.num_train_epochs):
+        raise ValueError(
+            f"num_train_epochs is {training.num_train_epochs:g}; arms are compared at whole epochs, since rows with passages stand among them."
+        )
     check_report_extra()
     model = LocalTeacher(args.model)
     if args.upper_layers > (count := len(find_layers(model.model)[1])):
         raise ValueError(f"upper_layers is {args.upper_layers}, and the model has {count} layers.")
     begun = time.monotonic()
     settings = settings_of(args, training)
-    documents = _documents(args) if args.documents is not None else None
-    run = RunFolder(
-        str(training.output_dir),
-        settings if documents is None else {**settings, "documents_are": documents.fingerprint},
-    )
-    course = _course(args, documents, model, run)
-    epochs = math.ceil(training.num_train_epochs)
+    documents = documents_of(args) if args.documents is not None else None
+    given = read_asked_facts(args.questions) if args.questions is not None else None
+    if documents is not None:  # by what they say, wherever they lie
+        settings = {name: value for name, value in settings.items() if name not in ("documents", "questions")}
+        settings |= {"documents_are": documents.fingerprint, "questions_are": fingerprint(list(map(repr, given or [])))}
+    # what is wrong with questions is told before the folder is a run's
+    course = course_of(args, documents, given) if documents is None or given is not None else None
+    run = RunFolder(str(training.output_dir), settings)
+    if course is None:
+        assert documents is not None
+        course = course_of(args, documents, written_facts(args, documents, model, run / "written"))
+    epochs = int(training.num_train_epochs)
     closed = course.rows("closed")
     mixed = _mixed_rows(course, args, len(closed.rows), epochs)
+    modes = Counter(row["mode"] for row in mixed.rows)
     pairs = {"closed": closed.pairs(model.tokenizer), "mixed": mixed.pairs(model.tokenizer)}
     if "shuffled" in args.chosen():
         wrong = dataclasses.replace(closed, rows=shuffled(closed.rows, training.seed))
@@ -218,6 +150,7 @@ def main(argv: list[str] | None = None) -> None:
             runs.append(_asked(run, arm, number, args, model, index, course))
     index.close()
 
+    rows_a_step = training.per_device_train_batch_size * training.gradient_accumulation_steps
     results = {
         "runs": runs,
         "model": f"{args.model}, its upper {args.upper_layers} layers trained",
@@ -225,15 +158,16 @@ def main(argv: list[str] | None = None) -> None:
         "documents": {"before": len(course.before), "of": args.documents or "a made-up world"},
         "update": update,
         "told": (
-            f"{len(closed.rows)} closed-book rows, {training.num_train_epochs:g} epochs; mixed arms see {len(mixed.rows) - epochs * len(closed.rows)} rows with "
-            "passages between them, each once; steps of "
-            f"{training.per_device_train_batch_size * training.gradient_accumulation_steps}, learning rate {training.learning_rate:g}. Questions are in wordings that no training saw; "
+            f"{len(closed.rows)} closed-book rows, {epochs} epochs; mixed arms see {modes['counterfactual']} rows with another value in the passage and "
+            f"{modes['distractors']} with passages that do not say it between them, each once, so that they take "
+            f"{math.ceil(len(mixed.rows) / rows_a_step)} steps where the others take {epochs * math.ceil(len(closed.rows) / rows_a_step)}; "
+            f"steps of {rows_a_step} rows, learning rate {training.learning_rate:g}. Questions are in wordings that no training saw; "
             f"{args.k} passages are shown."
             + (" This was a quick run, to see that everything works: its figures say nothing." if args.quick else "")
         ),
         "stages": [dataclasses.asdict(stage) for stage in stages.finished],
         "total_seconds": time.monotonic() - begun,
-        "command": "distill retrieval " + " ".join(sys.argv[1:] if argv is None else argv),
+        "command": "distill retrieval " + shlex.join(map(str, sys.argv[1:] if argv is None else argv)),
         "environment": environment(),
     }  # fmt: skip
     write_json(run / "retrieval.json", results)
@@ -242,42 +176,6 @@ def main(argv: list[str] | None = None) -> None:
     if args.quick:
         say("This was a quick run: its figures say nothing.")
     say(f"\nFinished in {(time.monotonic() - begun) / 60:.1f} minutes. Open {(run / 'retrieval.html').resolve()}")
-
-
-def _documents(args: RetrievalArguments) -> Documents:
-    """The documents of one's own; what of the folder is none is told."""
-    assert args.documents is not None
-    suffixes, exclude = (
-        tuple(part.strip() for part in (flag or "").split(",") if part.strip())
-        for flag in (args.suffixes, args.exclude)
-    )
-    return Documents.read(args.documents, suffixes=suffixes, exclude=exclude)
-
-
-def _course(args: RetrievalArguments, documents: Documents | None, model: LocalTeacher, run: RunFolder) -> Course:
-    """What is taught, changed and asked."""
-    if documents is None:
-        return course_of_world(args.world_seed, args.facts, args.untrained, args.wordings)
-    if args.questions is not None:
-        asked = read_asked_facts(args.questions)
-    else:
-        say("No --questions: the model writes them. A small one hardly can; interrupted, this goes on.")
-        known, coverage = facts_of_documents(
-            model,
-            documents,
-            wordings=args.wordings + HELD_OUT,
-            alterations=0,
-            chunks=args.passages,
-            output=run / "written",
-        )
-        say(coverage.table())
-        asked = [AskedFact.of(fact) for fact in known if len(fact.questions) > 1]
-        if lost := len(known) - len(asked):
-            say(f"{lost} facts have one wording alone, and are left out: one is trained, another is asked.")
-    return course_of_documents(
-        documents, asked, facts=args.facts, untrained=args.untrained, wordings=args.wordings, held_out=HELD_OUT,
-        seed=args.world_seed,
-    )  # fmt: skip
 
 
 def _mixed_rows(course: Course, args: RetrievalArguments, closed: int, epochs: int) -> Rows:

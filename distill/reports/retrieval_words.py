@@ -18,6 +18,7 @@ ARMS = {
 TUNED, MIXED = ("sft", "context", "sft_mixed", "context_mixed"), ("sft_mixed", "context_mixed")
 WAYS = {"closed": "closed-book", "retrieved": "with retrieval"}
 COLUMNS = ("stable", "changed", "distractors", "untrained", "reverse")
+FEWEST = 5  # facts of a column from which a difference can be told
 LOUD = 0.1  # chance hits above this make small shares meaningless
 
 
@@ -37,6 +38,11 @@ class Examination:
     def per_fact(self, column: str, what: str = "right") -> list[dict[str, float]]:
         """Of each training, what each fact got in a column; empty mappings where it was not asked."""
         return [shares((one for one in answers if one.question.column == column), what) for answers in self.trainings]
+
+    def facts(self, column: str) -> int:
+        """Facts that a column asked about."""
+        found = self.per_fact(column)
+        return len(found[0]) if found else 0
 
     def share(self, column: str, what: str = "right") -> Interval | None:
         """The column's share with its interval; None where it was not asked."""
@@ -69,9 +75,15 @@ def examinations(runs: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Exa
 
 
 def difference(one: Examination, other: Examination, column: str, what: str = "right") -> Interval | None:
-    """`one` minus `other` in a column, fact by fact; None where one of them was not asked."""
+    """`one` minus `other` in a column, fact by fact; None where one of them was not asked.
+
+    Of a few facts a bootstrap knows no more than these: below `FEWEST` its interval is everything.
+    """
     a, b = one.per_fact(column, what), other.per_fact(column, what)
-    return paired(a, b) if a and b and a[0] and b[0] else None
+    if not (a and b and a[0] and b[0]):
+        return None
+    found = paired(a, b)
+    return found if len(a[0]) >= FEWEST else Interval(found.mean, -1.0, 1.0)
 
 
 def verdict(runs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -127,14 +139,14 @@ def _trap(found: dict[tuple[str, str], Examination], base: Examination) -> list[
         more = difference(one, base, "changed", "took_old")
         old = _share(one, "changed", "took_old")
         if more and more.low > 0:
-            text = f"The trap: {ARMS[arm]}, shown the fresh passage, answered {old} of the changed facts with the old value from memory"
+            text = f"The trap: {ARMS[arm]}, shown the fresh passage, answered {old} of the changed facts with the old value"
             if (cure, "retrieved") in found:
                 mended = difference(found[cure, "retrieved"], one, "changed")
                 after = _share(found[cure, "retrieved"], "changed", "took_old")
                 text += f"; trained with passages among its rows ({ARMS[cure]}) {after}, and of new values {_points(mended)}"
             said.append(text + ".")
         else:
-            said.append(f"The trap was not seen in {ARMS[arm]}: old values in {old} of the changed facts.")
+            said.append(f"The trap was not clearly seen in {ARMS[arm]}: old values in {old} of the changed facts.")
     return said
 
 
@@ -155,16 +167,29 @@ def _advice(found: dict[tuple[str, str], Examination], tuned: list[str], base: E
         best = max(paid, key=lambda arm: sum(_mean(found[arm, "retrieved"], c) for c in ("stable", "changed")))
         return (
             f"On these figures: both. {ARMS[best]} and retrieval on top is better than retrieval alone ({', '.join(gains[best][0])}) and in no "
-            "column worse."
+            f"column clearly worse.{_many(found, tuned, base)}"
         )
     if mixed := [arm for arm, (better, worse) in gains.items() if better and worse]:
         parts = [
             f"{ARMS[arm]} gained in {_listed(gains[arm][0])} and lost in {_listed(gains[arm][1])}" for arm in mixed
         ]
-        return f"On these figures it depends: beside retrieval, {'; '.join(parts)}."
+        return f"On these figures it depends: beside retrieval, {'; '.join(parts)}.{_many(found, tuned, base)}"
     lost = [ARMS[arm] for arm, (_, worse) in gains.items() if worse]
     text = "On these figures tuning did not pay: with retrieval, no tuned arm was better than the untouched model in any column"
-    return f"{text}{f', and {_listed(lost)} worse' if lost else ''}. Retrieve, and leave the weights alone."
+    few = [column for column in COLUMNS if 0 < base.facts(column) < FEWEST]
+    if len(few) == sum(base.facts(column) > 0 for column in COLUMNS):
+        return f"These are too few facts to tell anything: fewer than {FEWEST} in each column."
+    return f"{text}{f', and {_listed(lost)} worse' if lost else ''}. Retrieve, and leave the weights alone.{_many(found, tuned, base)}"
+
+
+def _many(found: dict[tuple[str, str], Examination], tuned: list[str], base: Examination) -> str:
+    """How many differences were looked at, since some of many look clear by chance."""
+    count = sum(
+        difference(found[arm, "retrieved"], base, column) is not None and base.facts(column) >= FEWEST
+        for arm in tuned
+        for column in COLUMNS
+    )
+    return f" {count} differences were looked at, each with a 95% interval: about one in twenty looks clear by chance alone."
 
 
 def _gains(one: Examination, base: Examination) -> tuple[list[str], list[str]]:

@@ -8,12 +8,17 @@ from dataclasses import replace
 from distill.retrieval.passages import Passage
 from distill.retrieval.saying import as_written, says, value_words
 
+# dates, times, shares, versions, addresses, names with a digit: with other digits they would be none
+_NO_NUMBER = re.compile(
+    r"\d[-/:]\d|\d\.\d+\.\d|%|[^\W\d_]-?\d|\b(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\b", re.IGNORECASE
+)
+
 
 def altered(passage: Passage, answer: str, others: Sequence[str], seed: int = 0) -> tuple[str, Passage] | None:
     """A passage in which another value stands in place of an answer: what a document says after a change.
 
-    A number becomes another one of as many digits; anything else is replaced by another answer of the same form (as many
-    words, with capitals or without, a path for a path).
+    A plain number becomes another one of as many digits, a year another year; anything else (also a date, a time, a percentage, a version, an
+    address) is replaced by another answer of the same form (as many words, with capitals or without, a path for a path).
 
     Args:
         passage: that says the answer.
@@ -22,10 +27,13 @@ def altered(passage: Passage, answer: str, others: Sequence[str], seed: int = 0)
         seed: another one gives another value, where there are several.
 
     Returns:
-        The value and the passage; None where no other value is of its form, or the passage does not have the answer as written.
+        The value and the passage; None where no other value is of its form, or the passage does not have the answer as written, or has it in
+        its title or source, too.
     """
     draw = random.Random(f"{seed} {answer} {passage.text}")
-    if any(letter.isdigit() for letter in answer):
+    if says(f"{passage.title}\n{passage.source}", answer):
+        return None
+    if any(letter.isdigit() for letter in answer) and not _NO_NUMBER.search(answer):
         found = [_other_number(draw, answer) for _ in range(8)]
     else:
         found = sorted({other for other in others if _form(other) == _form(answer)})
@@ -41,7 +49,12 @@ def altered(passage: Passage, answer: str, others: Sequence[str], seed: int = 0)
 
 
 def alterations(
-    passage: Passage, answer: str, others: Sequence[str], count: int, without: Sequence[str] = ()
+    passage: Passage,
+    answer: str,
+    others: Sequence[str],
+    count: int,
+    without: Sequence[str] = (),
+    questions: Sequence[str] = (),
 ) -> tuple[tuple[str, Passage], ...]:
     """Up to `count` altered passages, each with its value, of which none stands twice; see `altered`.
 
@@ -49,10 +62,17 @@ def alterations(
         passage, answer, others: of `altered`.
         count: how many are tried.
         without: values that are not taken.
+        questions: of the fact; a value that one of them says is not taken either: to repeat it would be an answer.
     """
     found = (altered(passage, answer, others, seed) for seed in range(count))
     left_out = [value_words(value) for value in without]
-    return tuple({v: (v, p) for v, p in filter(None, found) if value_words(v) not in left_out}.values())
+    return tuple(
+        {
+            v: (v, p)
+            for v, p in filter(None, found)
+            if value_words(v) not in left_out and not any(says(question, v) for question in questions)
+        }.values()
+    )
 
 
 def silent_beside(passage: Passage, answer: str, passages: Sequence[Passage], most: int = 4) -> tuple[Passage, ...]:
@@ -67,9 +87,12 @@ def _form(answer: str) -> tuple[int, bool, bool, str]:
 
 
 def _other_number(draw: random.Random, answer: str) -> str:
-    """Each digit drawn anew, none of them leading to a zero at the beginning."""
-    return re.sub(
-        r"\d+",
-        lambda found: "".join(str(draw.randint(i == 0, 9)) for i in range(len(found[0]))),
-        answer,
-    )
+    """Each digit drawn anew, none of them leading to a zero at the beginning; a year stays one."""
+
+    def other(found: re.Match[str]) -> str:
+        digits = found[0]
+        if len(digits) == 4 and 1000 <= int(digits) <= 2100:
+            return str(draw.randint(int(digits) - 90, min(int(digits) + 90, 2100)))
+        return "".join(str(draw.randint(i == 0, 9)) for i in range(len(digits)))
+
+    return re.sub(r"\d+", other, answer)

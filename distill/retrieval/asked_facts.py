@@ -1,18 +1,22 @@
 """Asked facts of a file: questions of one's own about documents, with their answers; or the rows that `distill generate --documents` wrote."""
 
+import datetime
+import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distill.pairs.sources import rows_in
 from distill.retrieval.row_modes import KnownFact
 from distill.retrieval.saying import says, value_words
 from distill.retrieval.verifying import kind_of
+from distill.text.words import words
 
 FORM = (
-    "a row has `questions` (two or more wordings of one question), `answer` (short, as it stands in a document) and, if you like, `document`, "
-    "`reverse_question` with `reverse_answer`, and `kind`; or the rows are those of `distill generate --documents`"
+    "a row has `questions` (two or more wordings of one question, as a list; or several rows have one `question` each and the same `answer`), `answer` "
+    "(short, as it stands in a document) and, if you like, `document`, `changed` (what the document says afterwards), `reverse_question` with "
+    "`reverse_answer`, and `kind`; or the rows are those of `distill generate --documents`"
 )
 
 
@@ -27,6 +31,7 @@ class AskedFact:
         reverse: a question the other way round with its answer; None: none.
         document: id of the document that says it; None: it is looked for.
         kind: of the fact; chance is counted among facts of one kind.
+        changed: the answer after a change of the document; None: another value is made.
     """
 
     where: str
@@ -35,6 +40,7 @@ class AskedFact:
     reverse: tuple[str, str] | None = None
     document: str | None = None
     kind: str = ""
+    changed: str | None = None
 
     @classmethod
     def of(cls, known: KnownFact) -> "AskedFact":
@@ -50,12 +56,13 @@ def read_asked_facts(path: str | os.PathLike[str]) -> list[AskedFact]:
         path: rows of any format that pairs may have.
 
     Returns:
-        In the order of the file; of rows by `distill generate --documents` those of mode `closed`, together by their fact.
+        In the order of the file, rows of one answer in one document together; of rows by `distill generate --documents` those of mode `closed`.
 
     Raises:
-        ValueError: no rows, or a row that is no fact (it is named, with what it lacks); a question that says its own answer.
+        ValueError: no rows, or a row that is no fact (it is named, with what it lacks); a question that says its own answer; one wording alone; one
+            question with two answers.
     """
-    own: list[AskedFact] = []
+    own: dict[tuple[str | None, tuple[str, ...]], AskedFact] = {}
     written: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     passed_over: set[str] = set()
     for where, row in rows_in(path, columns=("questions", "answer")):
@@ -65,8 +72,11 @@ def read_asked_facts(path: str | os.PathLike[str]) -> list[AskedFact]:
             else:
                 passed_over.add(str(row.get("mode")))
         else:
-            own.append(_of_row(where, row))
-    found = own + [_of_rows(name, rows) for name, rows in written.items()]
+            fact = _of_row(where, row)
+            first = own.setdefault((fact.document, tuple(value_words(fact.answer))), fact)
+            if first is not fact:
+                own[first.document, tuple(value_words(first.answer))] = _together(first, fact)
+    found = [*own.values(), *(_of_rows(name, rows) for name, rows in written.items())]
     if not found:
         modes = (
             f" It has rows of mode {', '.join(sorted(passed_over))} alone; those of mode closed are read."
@@ -76,48 +86,89 @@ def read_asked_facts(path: str | os.PathLike[str]) -> list[AskedFact]:
         raise ValueError(f"{path} has no facts.{modes} Of facts {FORM}.")
     for fact in found:
         _check(fact)
+    _check_apart(found)
     return found
+
+
+def _together(first: AskedFact, more: AskedFact) -> AskedFact:
+    return replace(
+        first,
+        questions=_distinct([*first.questions, *more.questions]),
+        reverse=first.reverse or more.reverse,
+        changed=first.changed or more.changed,
+    )
+
+
+def _distinct(questions: Iterable[str]) -> tuple[str, ...]:
+    """Questions in other words: case and punctuation make none."""
+    found: dict[tuple[str, ...], str] = {}
+    for one in questions:
+        found.setdefault(tuple(words(one)), one)
+    return tuple(found.values())
 
 
 def _of_row(where: str, row: Mapping[str, Any]) -> AskedFact:
     asked = row.get("questions", row.get("question"))
-    questions = [asked] if isinstance(asked, str) else list(asked or ()) if isinstance(asked, list | tuple) else []
-    answer = row.get("answer")
-    if isinstance(answer, int | float) and not isinstance(answer, bool):
-        answer = str(answer)
-    if (
-        not questions
-        or not all(isinstance(one, str) and one.strip() for one in questions)
-        or not isinstance(answer, str)
-    ):
-        raise ValueError(f"{where} has the columns {', '.join(map(str, row))} and is no fact: {FORM}.")
-    back = row.get("reverse_question"), row.get("reverse_answer")
-    if any(back) and not all(isinstance(one, str) and one.strip() for one in back):
-        raise ValueError(f"{where}: reverse_question and reverse_answer are {back!r}; give both as text, or neither.")
-    document, kind = row.get("document"), row.get("kind")
+    if isinstance(asked, str) and asked.lstrip().startswith("["):  # a cell of a table
+        try:
+            asked = json.loads(asked)
+        except ValueError:
+            asked = [asked]
+    questions = [asked] if isinstance(asked, str) else list(asked) if isinstance(asked, list | tuple) else []
+    answer = _value(row["answer"] if "answer" in row else row.get("answers"))
+    if not questions or not all(isinstance(one, str) and one.strip() for one in questions) or answer is None:
+        lacking = "answer" if questions else "questions"
+        said = row.get(lacking, row.get("answers" if lacking == "answer" else "question"))
+        raise ValueError(
+            f"{where} has the columns {', '.join(map(str, row))} and is no fact ({lacking}: {str(said)[:60]!r}): {FORM}."
+        )
+    reverse = _text(row.get("reverse_question")), _value(row.get("reverse_answer"))
+    if any(reverse) and not all(reverse):
+        raise ValueError(
+            f"{where}: reverse_question and reverse_answer are {reverse!r}; give both as text, or neither."
+        )
     return AskedFact(
-        where, answer.strip(), tuple(dict.fromkeys(one.strip() for one in questions)),
-        (str(back[0]).strip(), str(back[1]).strip()) if all(back) else None,
-        None if document is None else str(document), str(kind or kind_of(questions[0])),
+        where, answer, _distinct(one.strip() for one in questions), (str(reverse[0]), str(reverse[1])) if all(reverse) else None,
+        _text(row.get("document")), _text(row.get("kind")) or kind_of(questions[0]), _value(row.get("changed")),
     )  # fmt: skip
 
 
+def _text(value: Any) -> str | None:
+    return value.strip() or None if isinstance(value, str) else None if value is None else str(value)
+
+
+def _value(value: Any) -> str | None:
+    """A short answer as text: numbers and dates as they are written, the first of a data set's several answers; None where it is nothing of these."""
+    if isinstance(value, Mapping):  # SQuAD: {"text": [...], "answer_start": [...]}
+        value = value.get("text")
+    if isinstance(value, list | tuple):
+        value = value[0] if value and len({str(one) for one in value}) == 1 else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, datetime.date | datetime.time):
+        value = value.isoformat()
+    return str(value).strip() or None if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+
+
 def _of_rows(name: str, rows: list[tuple[str, Mapping[str, Any]]]) -> AskedFact:
-    forward: dict[str, None] = {}
+    forward: list[str] = []
     reverse = None
     answer = kind = ""
     for where, row in rows:
-        question = _last_asked(where, row)
+        question, value = _last_asked(where, row), _value(row.get("answer"))
+        if value is None:
+            raise ValueError(f"{where}: its answer is {row.get('answer')!r}; that of a row with a fact is a text.")
         if str(row["wording"]).startswith("reverse"):
-            reverse = reverse or (question, str(row["answer"]))
+            reverse = reverse or (question, value)
         else:
-            forward.setdefault(question)
-            answer, kind = str(row["answer"]), str(row.get("kind") or "")
+            forward.append(question)
+            answer, kind = value, str(row.get("kind") or "")
     where = f"{rows[0][0]} (fact {name})"
     if not forward:
         raise ValueError(f"{where} is only asked in reverse, so nobody knows its question.")
-    document = name.rpartition("#")[0] or None
-    return AskedFact(where, answer, tuple(forward), reverse, document, kind or kind_of(next(iter(forward))))
+    return AskedFact(
+        where, answer, _distinct(forward), reverse, name.rpartition("#")[0] or None, kind or kind_of(forward[0])
+    )
 
 
 def _last_asked(where: str, row: Mapping[str, Any]) -> str:
@@ -130,11 +181,30 @@ def _last_asked(where: str, row: Mapping[str, Any]) -> str:
 
 
 def _check(fact: AskedFact) -> None:
-    if not value_words(fact.answer):
-        raise ValueError(f"{fact.where}: the answer is {fact.answer!r}, which has no word.")
-    if told := [question for question in fact.questions if says(question, fact.answer)]:
-        raise ValueError(f"{fact.where}: the question {told[0]!r} says its own answer, {fact.answer!r}.")
+    asked = [(question, fact.answer) for question in fact.questions] + ([fact.reverse] if fact.reverse else [])
+    asked += [(question, fact.changed) for question in fact.questions if fact.changed is not None]
+    for question, answer in asked:
+        if not value_words(answer):
+            raise ValueError(f"{fact.where}: the answer is {answer!r}, which has no word.")
+        if says(question, answer):
+            raise ValueError(f"{fact.where}: the question {question!r} says its own answer, {answer!r}.")
+    if fact.changed is not None and (says(fact.changed, fact.answer) or says(fact.answer, fact.changed)):
+        raise ValueError(
+            f"{fact.where}: changed is {fact.changed!r} and the answer {fact.answer!r}; one must not be a part of the other."
+        )
     if len(fact.questions) < 2:
         raise ValueError(
             f"{fact.where} has one wording, {fact.questions[0]!r}; at least one is trained and another is asked, so give two or more."
         )
+
+
+def _check_apart(facts: Iterable[AskedFact]) -> None:
+    """One question has one answer, whatever documents they are from."""
+    taken: dict[tuple[str, ...], AskedFact] = {}
+    for fact in facts:
+        for question in fact.questions:
+            first = taken.setdefault(tuple(words(question)), fact)
+            if value_words(first.answer) != value_words(fact.answer):
+                raise ValueError(
+                    f"{first.where} and {fact.where} ask {question!r} with two answers, {first.answer!r} and {fact.answer!r}; say in the question what it is about."
+                )

@@ -1,14 +1,17 @@
 """Course of facts: which are taught, which documents change afterwards and what is asked then; of a made-up world, or documents of one's own."""
 
+import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from distill.basics.processes import tell
-from distill.retrieval.altering import alterations, altered, silent_beside
+from distill.retrieval.altering import alterations, silent_beside
 from distill.retrieval.asked_facts import AskedFact
+from distill.retrieval.changing import Changing
 from distill.retrieval.coverage import Coverage
 from distill.retrieval.documents import Document
 from distill.retrieval.examination import examination
@@ -22,7 +25,7 @@ from distill.retrieval.worked import ANSWERED, Answered
 from distill.retrieval.world import World
 from distill.text.words import words
 
-_AFTERWARDS = 1_000_003  # the seed of changes: other values than those of altered passages in training rows
+CLEAR = 0.8  # of the points of the best passage: another document with as many may be the one that is meant
 
 
 @dataclass(frozen=True)
@@ -91,28 +94,35 @@ def course_of_world(seed: int, facts: int, untrained: int, wordings: int) -> Cou
 def course_of_documents(
     documents: Iterable[Document], asked: Sequence[AskedFact], *, facts: int, untrained: int, wordings: int, held_out: int = 2, seed: int = 0
 ) -> Course:  # fmt: skip
-    """A course in documents of one's own. Half of the taught facts change: their documents then say another value, a number of as many digits or
-    another fact's answer of the same form.
+    """A course in documents of one's own. Half of the taught facts change: their documents then say the value that the fact has for it
+    (`AskedFact.changed`), else another number of as many digits, or the answer of a fact that is not in the course.
+
+    A fact can change whose answer stands once in the documents, where nothing else that is asked speaks of it.
 
     Args:
         documents: as they are.
         asked: facts of them.
-        facts: in training rows at most.
-        untrained: in none, at most; where there are fewer facts than both, both are cut alike.
+        facts: in training rows at most, 2 or more.
+        untrained: in none, at most, 1 or more; where there are fewer facts than both, both are cut alike.
         wordings: training questions a fact at most; further ones are held out, at least one.
         held_out: wordings that are asked, at most.
         seed: which facts are taken.
 
     Raises:
-        ValueError: fewer than three facts; an answer that no document says; no fact that could change.
+        ValueError: fewer than three facts; an answer that no document says, or several do; no fact that could change.
     """
+    if facts < 2 or untrained < 1:
+        raise ValueError(
+            f"facts is {facts} (at least 2, of which one changes) and untrained is {untrained} (at least 1)."
+        )
     there = {document.id: document for document in documents}
     passages = [passage for document in there.values() for passage in passages_of(document)]
-    placed = _distinct([(fact, _passage_of(fact, passages, there)) for fact in asked])
+    placed = _distinct(_placed(asked, passages, there))
     count = min(facts + untrained, len(placed))
     if count < 3:
         raise ValueError(
-            f"There are {len(placed)} facts with an answer of their own; two or more are taught and one or more are not, so give at least three."
+            f"There are {len(placed)} facts with an answer of their own; two or more are taught and one or more are not, so at least three are needed. "
+            "Give more with --questions; where the model wrote them, a larger one writes more that can be used."
         )
     apart = min(untrained, max(1, count * untrained // (facts + untrained)))
     if count < facts + untrained:
@@ -120,35 +130,71 @@ def course_of_documents(
             f"{len(placed)} facts in all: {count - apart} are taught (of {facts} asked for), {apart} are not (of {untrained})."
         )
     chosen = random.Random(f"course {seed}").sample(placed, count)
+    taken = {fact.where for fact, _ in chosen}
     made = [_fact(fact, passage, wordings, held_out) for fact, passage in chosen]
-    now, changed = _changed(made[: count - apart], made, there)
+    taught, others = made[: count - apart], made[count - apart :]
+    spare = [fact.answer for fact, _ in placed if fact.where not in taken]
+    changing = Changing(
+        there, made, {fact.where: fact.changed for fact, _ in chosen if fact.changed is not None}, spare
+    )
+    changed = changing.every_second(taught)
     if not any(fact.changed for fact in changed):
         raise ValueError(
-            "No document can be changed: an answer must have a digit, or another fact's answer its form (as many words, capital or not), and no "
-            "other fact of its document may speak of it. Give more facts."
+            "No document can be changed: a fact's answer must stand once in the documents, and must be a number, or have a value for afterwards "
+            "(`changed` in its row), or a fact beyond those asked for of the same form (as many words, capital or not). Give such facts."
         )
     of = {fact.id: passage for fact, (_, passage) in zip(made, chosen, strict=True)}
     return Course(
-        tuple(changed), tuple(made[count - apart :]), tuple(there.values()), tuple(now.values()),
-        partial(_known, changed, made, of, passages),
+        tuple(changed), tuple(others), tuple(there.values()), tuple(changing.documents.values()), partial(_known, changed, spare, of, passages)
     )  # fmt: skip
 
 
-def _passage_of(fact: AskedFact, passages: Sequence[Passage], documents: Mapping[str, Document]) -> Passage:
-    """That says the answer, and shares most words with the questions."""
+def _placed(
+    asked: Sequence[AskedFact], passages: Sequence[Passage], documents: Mapping[str, Document]
+) -> list[tuple[AskedFact, Passage]]:
+    """Each fact with the passage that says its answer.
+
+    Raises:
+        ValueError: of some facts nobody knows which; all are counted, and the first named.
+    """
+    rarity = _rarity(passages)
+    found, faults = [], []
+    for fact in asked:
+        passage = _passage_of(fact, passages, documents, rarity)
+        if isinstance(passage, str):
+            faults.append(f"{fact.where}: {passage}")
+        else:
+            found.append((fact, passage))
+    if faults:
+        more = f" And {len(faults) - 3} more such facts." if len(faults) > 3 else ""
+        raise ValueError(" ".join(faults[:3]) + more)
+    return found
+
+
+def _passage_of(
+    fact: AskedFact, passages: Sequence[Passage], documents: Mapping[str, Document], rarity: Mapping[str, float]
+) -> Passage | str:
+    """That says the answer and shares most of the questions' words, rare ones more; or why none can be told."""
     if fact.document is not None and fact.document not in documents:
-        some = ", ".join(list(documents)[:3])
-        raise ValueError(
-            f"{fact.where}: there is no document {fact.document!r}; there are {len(documents)}, such as {some}."
-        )
+        return f"there is no document {fact.document!r}; there are {len(documents)}, such as {', '.join(list(documents)[:3])}."
     saying = [p for p in passages if fact.document in (None, p.document) and says(p.text, fact.answer)]
     if not saying:
         where = "No document" if fact.document is None else f"The document {fact.document}"
-        raise ValueError(
-            f"{fact.where}: {where} says the answer {fact.answer!r} in these words; give it as it stands there."
-        )
+        return f"{where} says the answer {fact.answer!r} in these words; give it as it stands there."
     spoken = {word for question in fact.questions for word in words(question)}
-    return max(saying, key=lambda p: len(spoken & {*words(p.text), *words(p.title)}))
+    points = [sum(rarity.get(word, 0.0) for word in spoken & {*words(p.text), *words(p.title)}) for p in saying]
+    best = max(points)
+    first = saying[points.index(best)]
+    near = [p for p, n in zip(saying, points, strict=True) if p.document != first.document and n >= CLEAR * best]
+    if near:
+        return f"{first.document} and {near[0].document} both say {fact.answer!r} and speak of the question; name the one that is meant in `document`."
+    return first
+
+
+def _rarity(passages: Sequence[Passage]) -> dict[str, float]:
+    """Of each word how much it tells: the logarithm of the share of passages without it, as in BM25."""
+    count = Counter(word for p in passages for word in {*words(p.text), *words(p.title)})
+    return {word: math.log1p((len(passages) - n + 0.5) / (n + 0.5)) for word, n in count.items()}
 
 
 def _distinct(placed: Sequence[tuple[AskedFact, Passage]]) -> list[tuple[AskedFact, Passage]]:
@@ -169,49 +215,16 @@ def _fact(fact: AskedFact, passage: Passage, wordings: int, held_out: int) -> Fa
     )  # fmt: skip
 
 
-def _changed(
-    taught: Sequence[Fact], all_facts: Sequence[Fact], documents: Mapping[str, Document]
-) -> tuple[dict[str, Document], list[Fact]]:
-    """Documents in which every second fact is another, and the facts with their new values; what cannot change leaves its turn to the next."""
-    now, found, changes = dict(documents), list[Fact](), 0
-    for place, fact in enumerate(taught):
-        new = _other_version(fact, all_facts, found, now[fact.document]) if changes < (place + 2) // 2 else None
-        if new is not None:
-            changes += 1
-            now[fact.document] = replace(now[fact.document], text=new[1])
-        found.append(fact if new is None else replace(fact, changed=new[0]))
-    return now, found
-
-
-def _other_version(
-    fact: Fact, facts: Sequence[Fact], already: Sequence[Fact], document: Document
-) -> tuple[str, str] | None:
-    """Another value and the document's text with it, where all its other facts stay as they are."""
-    new_values = {one.id: one.at(1) for one in already}
-    beside = [one for one in facts if one.id != fact.id]
-    others = [one.value for one in beside]
-    made = altered(Passage(document.text, document.source), fact.value, others, _AFTERWARDS)
-    if made is None:
-        return None
-    text = made[1].text
-    for one in beside:
-        if one.document != fact.document:
-            continue
-        spoken = (*one.questions, *one.held_out, one.reverse, one.subject)
-        if not says(text, new_values.get(one.id, one.value)) or any(says(text_of, fact.value) for text_of in spoken):
-            return None
-    return made[0], text
-
-
 def _known(
-    taught: Sequence[Fact], facts: Sequence[Fact], passages_of: Mapping[str, Passage], passages: Sequence[Passage], altered: int
+    taught: Sequence[Fact], spare: Sequence[str], passages_of: Mapping[str, Passage], passages: Sequence[Passage], altered: int
 ) -> list[KnownFact]:  # fmt: skip
+    """As rows are made of them. No altered passage has a value that will come, which was not to be known beforehand, nor that of an untrained fact."""
+    coming = [fact.changed for fact in taught if fact.changed is not None]
     made = []
     for fact in taught:
         passage = passages_of[fact.id]
-        others = [one.value for one in facts if one.id != fact.id]
-        # never the value that it will have: it was not to be known beforehand
-        more = alterations(passage, fact.value, others, altered, without=[fact.changed] if fact.changed else [])
+        others = [*spare, *(one.value for one in taught if one.id != fact.id)]
+        more = alterations(passage, fact.value, others, altered, coming, (*fact.questions, *fact.held_out))
         silent = silent_beside(passage, fact.value, passages)
         made.append(KnownFact(fact.id, fact.kind, fact.value, fact.questions, (), passage, silent, more))
     return made

@@ -5,7 +5,7 @@ Grading and intervals are in `distill.retrieval.grading`.
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -32,7 +32,7 @@ class Question:
         text: its words.
         expected: the value that is right.
         old: the value that was right before, and is wrong now.
-        traps: other wrong values to look out for, such as those that stand in passages about something else.
+        traps: other wrong values to look out for, where a passage that is shown says them and the question does not.
         kind: of the fact; chance is counted among facts of one kind.
         only_distractors: passages that say the expected value are left out, so that what is found is never the answer.
 
@@ -159,7 +159,7 @@ def examine(
                 texts[i], seconds[i] = completion.text.strip(), seconds[i] + took
             bar.update(len(rows))
     return [
-        Examined(one.question, text, *graded(one.question, text), len(one.ids), took, one.found, one.passages)
+        Examined(one.question, text, *graded(one.asked, text), len(one.ids), took, one.found, one.passages)
         for one, text, took in zip(asked, texts, seconds, strict=True)
     ]
 
@@ -186,6 +186,7 @@ class _Asked:
     seconds: float
     found: bool | None
     passages: int
+    asked: Question  # with those traps alone that a shown passage says, and the question does not
 
     @classmethod
     def of(
@@ -201,12 +202,18 @@ class _Asked:
         passages = [] if retriever is None else _search(retriever, question, k)
         took = time.monotonic() - begun
         if retriever is not None and not passages and not bare_if_nothing:
-            return cls(question, [], took, False, 0)
+            return cls(question, [], took, False, 0, question)
         prompt = (
             with_passages(question.text, passages, system=system) if passages else bare(question.text, system=system)
         )
         found = None if retriever is None else any(said_at(p.text, question.expected) is not None for p in passages)
-        return cls(question, speaker.resolve_prompt(prompt)[1], took, found, len(passages))
+        traps = tuple(
+            value
+            for value in question.traps
+            if said_at(question.text, value) is None and any(said_at(p.shown, value) is not None for p in passages)
+        )
+        asked = replace(question, traps=traps) if passages else question
+        return cls(question, speaker.resolve_prompt(prompt)[1], took, found, len(passages), asked)
 
 
 def _search(retriever: Retriever, question: Question, k: int) -> list[Passage]:
@@ -215,7 +222,7 @@ def _search(retriever: Retriever, question: Question, k: int) -> list[Passage]:
     # more are asked for, so that k are left
     found = retriever.search(question.text, 4 * k)
     true = [question.expected, *([question.old] if question.old else [])]
-    return [p for p in found if all(said_at(p.text, value) is None for value in true)][:k]
+    return [p for p in found if all(said_at(p.shown, value) is None for value in true)][:k]
 
 
 def _batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

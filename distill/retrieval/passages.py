@@ -31,6 +31,11 @@ class Passage:
     score: float = 0.0
     chunk: str = ""
 
+    @property
+    def shown(self) -> str:
+        """All that a model is shown of it: title, source and text; what one of these says is told."""
+        return f"{self.title}\n{self.source}\n{self.text}"
+
 
 @runtime_checkable
 class Retriever(Protocol):

@@ -173,7 +173,7 @@ def _distractors(
     found: dict[tuple[str, str], Passage] = {}
 
     def add(passage: Passage) -> None:
-        if not says(passage.text, answer) and not (also and says(passage.text, also)):
+        if not says(passage.shown, answer) and not (also and says(passage.shown, also)):
             found.setdefault((passage.document, passage.text), passage)
 
     for passage in draw.sample(fact.silent, len(fact.silent)):

@@ -2,12 +2,14 @@
 
 import re
 
-from distill.text.words import words
+from distill.text.words import NO_SPACES, words
 
 _THOUSANDS = re.compile(r"(?<=\d)[,'\u2019\u202f\u00a0](?=\d{3}(?!\d))")
 _POINT = re.compile(r"(?<=\d)[.,](?=\d)")
 # Nothing of this may stand beside a value that is written in a text as it is: it would be a part of a longer word or number.
-_BEFORE, _BEHIND = r"(?<!\w)(?<!\d[.,'\u2019\u202f\u00a0])", r"(?!\w)(?![.,'\u2019\u202f\u00a0]\d)"
+# Where words have no spaces between them, any character is a border.
+_LETTER = rf"[^\W{NO_SPACES}]"
+_BEFORE, _BEHIND = rf"(?<!{_LETTER})(?<!\d[.,'\u2019\u202f\u00a0])", rf"(?!{_LETTER})(?![.,'\u2019\u202f\u00a0]\d)"
 
 
 def value_words(text: str) -> list[str]:
@@ -57,4 +59,6 @@ def as_written(value: str) -> re.Pattern[str]:
         >>> as_written("84").findall("84 of 1,084, or 84.5; 84.")
         ['84', '84']
     """
-    return re.compile(f"{_BEFORE}{re.escape(value)}{_BEHIND}")
+    # a blank may be the end of a line in the text
+    written = r"\s+".join(re.escape(part) for part in value.split())
+    return re.compile(f"{_BEFORE}{written}{_BEHIND}")

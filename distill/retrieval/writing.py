@@ -253,7 +253,7 @@ def _known(
         reverse=tuple(dict.fromkeys(fact.reverse)),
         passage=fact.passage,
         silent=silent_beside(fact.passage, fact.answer, passages),
-        altered=altered_passages(fact.passage, fact.answer, others, alterations),
+        altered=altered_passages(fact.passage, fact.answer, others, alterations, questions=fact.questions),
     )
 
 

@@ -195,8 +195,8 @@ def settings_of(args: Any, training: TrainingArguments) -> dict[str, Any]:
     }
     contents = {
         f"{name}_sha256": hashlib.sha256(Path(own[name]).read_bytes()).hexdigest()
-        for name in ("prompts", "pairs", "questions")
-        if isinstance(own.get(name), str) and Path(own[name]).is_file()
+        for name in ("prompts", "pairs")
+        if own.get(name) and Path(own[name]).is_file()
     }
     if (text := own.get("teacher_system")) is not None:
         own["teacher_system"] = system_text(text)

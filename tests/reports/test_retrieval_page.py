@@ -96,7 +96,7 @@ def test_the_words_can_say_that_tuning_did_not_pay():
     said = " ".join(verdict([run("untouched", 0.0, 0.9), no_use]))
     assert "On these figures tuning did not pay" in said
     assert "SFT, closed-book worse. Retrieve, and leave the weights alone." in said
-    assert "The trap was not seen in SFT, closed-book" in said
+    assert "The trap was not clearly seen in SFT, closed-book" in said
     same = " ".join(verdict([UNTOUCHED, run("sft", 0.1, 0.85)]))
     assert "no tuned arm was better than the untouched model in any column. Retrieve" in same
 

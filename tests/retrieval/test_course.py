@@ -1,11 +1,12 @@
 """Courses of documents: where a fact stands, what changes and what stays, what a file of facts may look like."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from distill.retrieval.altering import altered
-from distill.retrieval.asked_facts import AskedFact, read_asked_facts
+from distill.retrieval.asked_facts import AskedFact, _check, read_asked_facts
 from distill.retrieval.course import course_of_documents, course_of_world
 from distill.retrieval.documents import Document
 from distill.retrieval.passages import Passage
@@ -30,7 +31,14 @@ def facts():
     for town, (mayor, people) in TOWNS.items():
         asked = (f"Who is the mayor of {town}?", f"Name the mayor of {town}.", f"Which person leads {town}?")
         found.append(
-            AskedFact(f"{town} mayor", mayor, asked, (f"Of which town is {mayor} the mayor?", town), kind="who")
+            AskedFact(
+                f"{town} mayor",
+                mayor,
+                asked,
+                (f"Of which town is {mayor} the mayor?", town),
+                kind="who",
+                changed=f"Bo {town}sen",
+            )
         )
         asked = (
             f"How many people live in {town}?",
@@ -131,7 +139,8 @@ def test_fewer_facts_are_taken_and_told(capsys):
         ([*facts(), AskedFact("no", "4711", ("What?", "Which?"))], "no: No document says the answer '4711'"),
         ([*facts(), AskedFact("no", "87", ("What?", "Which?"), document="Oden.md")], "no: The document Oden.md says"),
         ([*facts(), AskedFact("no", "87", ("What?", "Which?"), document="Odin.md")], "there is no document 'Odin.md'; there are 4, such as Oden.md"),
-        ([AskedFact(t, v, ("a", "b")) for t, v in (("1", "Pia Holm"), ("2", "mayor"), ("3", "inhabitants has"))][:2] * 1 + [AskedFact("3", "The", ("a", "b"))], "No document can be changed"),
+        ([replace(fact, changed=None) for fact in facts() if fact.kind == "who"], "No document can be changed"),
+        ([*facts(), AskedFact("no", "inhabitants", ("What has it?", "It has what?"))], "no: Oden.md and Ruska.md both say 'inhabitants'"),
     ],
 )  # fmt: skip
 def test_what_is_no_course_is_refused(asked, said):
@@ -180,11 +189,11 @@ def test_a_file_of_facts_is_read_in_its_forms(tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"prompt": "Who?", "completion": "Pia"}, "has the columns prompt, completion and is no fact: a row has `questions`"),
+        ({"prompt": "Who?", "completion": "Pia"}, "has the columns prompt, completion and is no fact .questions: 'None'.: a row has `questions`"),
         ({"questions": "Who leads Oden?", "answer": "Pia"}, "has one wording, 'Who leads Oden\\?'"),
         ({"questions": ["Who?", "Is it Pia Holm?"], "answer": "Pia Holm"}, "'Is it Pia Holm\\?' says its own answer"),
         ({"questions": ["Who?", "Which?"], "answer": "?!"}, "the answer is '\\?!', which has no word"),
-        ({"questions": ["Who?", "Which?"], "answer": ["Pia"]}, "is no fact"),
+        ({"questions": ["Who?", "Which?"], "answer": ["Pia", "Jon"]}, "is no fact .answer: "),
         ({"questions": ["Who?", "Which?"], "answer": "Pia", "reverse_question": "Where?"}, "give both as text, or neither"),
         ({"fact": "a#b", "wording": "forward-0", "mode": "raft", "prompt": "x", "answer": "b"}, "rows of mode raft alone"),
         ({"fact": "a#b", "wording": "reverse-0", "mode": "closed", "prompt": "x", "answer": "b"}, "only asked in reverse"),
@@ -205,3 +214,111 @@ def test_a_value_is_replaced_by_one_of_its_form():
     others = ["41", "uucico", "dbus-daemon-1", "/var/mail", "BSD", "log files"]
     assert {altered(passage, "/usr/adm", others, seed)[0] for seed in range(9)} == {"/var/mail"}
     assert {altered(passage, "xconsole", others, seed)[0] for seed in range(9)} == {"uucico"}
+
+
+def test_a_new_value_is_nobodys_and_is_not_in_the_question():
+    """Nor is a value of a training row one that will come, or that of an untrained fact."""
+    for seed in range(12):
+        course = made(
+            [replace(fact, changed=None) if fact.kind == "how many" else fact for fact in facts()],
+            seed=seed,
+            facts=5,
+            untrained=3,
+        )
+        known = [fact.value for fact in (*course.taught, *course.untrained)]
+        new = [fact.changed for fact in course.changed]
+        assert len({*known, *new}) == len(known) + len(new)
+        assert not any(says(one.text, value) for one in course.before for value in new)
+        said = " ".join(row["completion"] for row in course.rows("mixed", altered=9, k=2, share=0.6).rows)
+        assert not any(says(said, value) for value in new)
+        assert not any(says(said, fact.value) for fact in course.untrained)
+    fact = AskedFact(
+        "deputy",
+        "Pia Holm",
+        ("Who is the deputy of Jon Vale in Oden?", "Who stands in for Jon Vale?"),
+        changed="Jon Vale",
+    )
+    with pytest.raises(ValueError, match="says its own answer, 'Jon Vale'"):
+        _check(fact)
+
+
+def test_what_several_documents_say_stays(capsys):
+    """A fact that another document goes on saying as it was has not changed."""
+    port = Document("b.md", "The port of the gate is 8080 by day.", "b.md")
+    documents = [*DOCUMENTS, Document("a.md", "The port of the server is 8080.", "a.md"), port]
+    asked = [
+        AskedFact("port", "8080", ("What is the port of the server?", "At which port is the server?"), document="a.md", changed="9705"), *facts()
+    ]  # fmt: skip
+    for seed in range(6):
+        course = course_of_documents(documents, asked, facts=6, untrained=1, wordings=1, seed=seed)
+        assert "port" not in {fact.id for fact in course.changed}
+    assert "port cannot change to '9705': b.md says its answer, too." in capsys.readouterr().err
+
+
+def test_of_two_documents_that_may_be_meant_one_is_to_be_named():
+    documents = [
+        *DOCUMENTS,
+        Document("x.md", "The library of Temm has 3,500 maps.", "x.md"),
+        Document("y.md", "The archive of Temm has 3,500 maps of its own.", "y.md"),
+        Document("z.md", "A list of prices: rope 3,500, wool 87, salt 412, what a thing is the cost of.", "z.md"),
+    ]
+    maps = AskedFact("maps", "3,500", ("How many maps are there in Temm?", "Temm has how many maps?"))
+    with pytest.raises(
+        ValueError, match=r"maps: [xy].md and [xy].md both say '3,500' and speak of the question; name the one"
+    ):
+        course_of_documents(documents, [*facts(), maps], facts=4, untrained=1, wordings=1)
+    people = AskedFact(
+        "people", "87", ("What is the population of the town of Ruska?", "How many inhabitants has Ruska?")
+    )
+    course = course_of_documents(documents, [people, *facts()[:3]], facts=3, untrained=1, wordings=1)
+    assert next(f for f in (*course.taught, *course.untrained) if f.id == "people").document == "Ruska.md"
+
+
+def test_tables_and_data_sets_of_questions_are_read(tmp_path):
+    path = tmp_path / "facts.csv"
+    path.write_text(
+        "question,answer,document\nWho leads Oden?,Pia Holm,\nName Oden's mayor.,Pia Holm,\nwho leads oden,Pia Holm,\n"
+        '"[""How many live in Oden?"", ""What is the population of Oden?""]",412,Oden.md\n'
+    )
+    first, second = read_asked_facts(path)
+    assert (first.questions, first.document) == (("Who leads Oden?", "Name Oden's mayor."), None)
+    assert (len(second.questions), second.answer, second.document) == (2, "412", "Oden.md")
+    path = tmp_path / "squad.jsonl"
+    rows = [
+        {"question": q, "answers": {"text": ["Pia Holm", "Pia Holm"], "answer_start": [3, 3]}} for q in first.questions
+    ]
+    path.write_text(
+        "".join(json.dumps(row) + "\n" for row in [*rows, {"questions": ["When?", "In which year?"], "answer": 1904.0}])
+    )
+    assert [fact.answer for fact in read_asked_facts(path)] == ["Pia Holm", "1904"]
+    path.write_text(
+        "".join(
+            json.dumps({"questions": ["Who is the mayor?", name], "answer": name}) + "\n" for name in ("Pia", "Jon")
+        )
+    )
+    with pytest.raises(ValueError, match="says its own answer"):
+        read_asked_facts(path)
+    path.write_text(
+        "".join(
+            json.dumps({"questions": ["Who is the mayor?", q], "answer": name}) + "\n"
+            for q, name in (("a", "Pia"), ("b", "Jon"))
+        )
+    )
+    with pytest.raises(ValueError, match=r"ask 'Who is the mayor\?' with two answers, 'Pia' and 'Jon'"):
+        read_asked_facts(path)
+
+
+@pytest.mark.parametrize(
+    "answer", ["15 March 2024", "2024-01-15", "12:30", "40%", "127.0.0.1", "IPv4", "dbus-daemon-1"]
+)
+def test_what_other_digits_would_spoil_is_no_number(answer):
+    assert altered(Passage(f"It is {answer} there.", "a.md"), answer, []) is None
+    assert altered(Passage("It is 12 m.", "12.md"), "12", []) is None, "its source goes on saying it"
+
+
+def test_a_year_stays_a_year_and_scripts_without_spaces_are_read():
+    assert all(
+        1900 < int(altered(Passage("Built in 2004.", "a.md"), "2004", [], seed)[0]) <= 2100 for seed in range(20)
+    )
+    assert altered(Passage("奥登有412名居民。", "a.md"), "412", [])[1].text.endswith("名居民。")
+    assert altered(Passage("It is Pia\n  Holm.", "a.md"), "Pia Holm", ["Jon Vale"])[1].text == "It is Jon Vale."

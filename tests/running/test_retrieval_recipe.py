@@ -70,7 +70,7 @@ def town(name, mayor, people):
     ]
     more = {"reverse_question": f"Of which town is {mayor} the mayor?", "reverse_answer": name}
     return [
-        {"questions": asked, "answer": mayor, **more},
+        {"questions": asked, "answer": mayor, "changed": f"Bo {name}sen", **more},
         {"questions": counted, "answer": people, "document": f"{name}.md"},
     ]
 
@@ -107,8 +107,15 @@ def test_documents_of_ones_own_are_a_run_as_any_other(model, documents, tmp_path
         "sft_mixed,shuffled",
     ]
     mine = ["--documents", documents, "--questions", tmp_path / "facts.jsonl"]
+    # what is wrong with questions is told before the folder is a run's
+    right = (tmp_path / "facts.jsonl").read_text()
+    (tmp_path / "facts.jsonl").write_text(right.replace("412", "413"))
+    assert "Oden.md says the answer '413' in these words" in told("retrieval", *flags, *mine, status=1)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "facts.jsonl").write_text(right)
     said = told("retrieval", *flags, *mine)
     assert "picture.png (binary)" in said
+    assert "rows with another value in the passage" in (tmp_path / "run" / "retrieval.html").read_text()
     found = json.loads((tmp_path / "run" / "retrieval.json").read_text())
     assert found["facts"] == {"taught": 4, "changed": 2, "untrained": 2}
     assert found["documents"] == {"before": 3, "of": str(documents)}
@@ -120,8 +127,8 @@ def test_documents_of_ones_own_are_a_run_as_any_other(model, documents, tmp_path
     # another text in a document is another run, and so is another file of questions
     (documents / "Oden.md").write_text((documents / "Oden.md").read_text() + "It is old.\n")
     assert "holds another run (documents_are" in told("retrieval", *flags, *mine, status=1)
-    (tmp_path / "more.jsonl").write_text((tmp_path / "facts.jsonl").read_text() * 2)
-    assert "questions" in told(
+    (tmp_path / "more.jsonl").write_text(right.replace("Name the mayor", "Say the mayor"))
+    assert "questions_are" in told(
         "retrieval", *flags, "--documents", documents, "--questions", tmp_path / "more.jsonl", status=1
     )
 
@@ -142,6 +149,8 @@ def test_a_model_that_can_write_no_questions_says_so(model, documents, tmp_path,
         (["--documents", "nowhere"], "nowhere"),
         (["--arms", "sft,rag"], "arms has 'rag'; it must list some of sft, context"),
         (["--k", "0"], "k is 0; it must be at least 1."),
+        (["--facts", "1"], "facts is 1; of two or more, half change"),
+        (["--num_train_epochs", "2.5"], "num_train_epochs is 2.5; arms are compared at whole epochs"),
         (["--upper_layers", "3"], "upper_layers is 3, and the model has 2 layers."),
     ],
 )
