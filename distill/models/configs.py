@@ -13,6 +13,19 @@ def text_config_of(model: Any) -> Any:
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 
 
+def set_cache(model: Any, value: bool) -> None:
+    """Say whether a model keeps keys and values where nothing else is said, in its config and in the part about its text, which its layers read.
+
+    With a cache transformers makes no mask that keeps packed pairs apart; `transformers.Trainer` sets the whole config alone.
+
+    Args:
+        model: without an adapter around it.
+    """
+    for config in (getattr(model, "config", None), text_config_of(model)):
+        if config is not None:
+            config.use_cache = value
+
+
 def values_of_config(config: Any) -> dict[str, Any]:
     """All that a config says, by name; nothing of None."""
     if hasattr(config, "to_dict"):

@@ -74,6 +74,9 @@ class PairTrainer(Trainer):
     """
 
     collated: Mapping[str, Any] = {}  # settings of a `PairCollator` that this kind of trainer needs, whoever made it
+    use_cache: bool | None = (
+        None  # what this kind of trainer calls its student with; None: with nothing, so that its config decides
+    )
 
     def __init__(
         self,
@@ -102,6 +105,9 @@ class PairTrainer(Trainer):
                 setattr(kwargs["data_collator"], name, value)
         check_kind(train_dataset, "train_dataset")
         check_parallelism(args, model)
+        self.processing_class = processing_class
+        if model is not None:
+            check_config(model, processing_class, args)
         self._text: TextRows | None = None
         if isinstance(kwargs["data_collator"], PairCollator):  # another one reads the rows as they are
             shown = kwargs["data_collator"].teacher_rows
@@ -130,7 +136,7 @@ class PairTrainer(Trainer):
         self._changed = ChangedSettings(self)
         self._check_student(self.model)
         if packing:
-            self._packing, self.train_dataset = packing, packed(self)
+            self._packing, self.train_dataset = packing, packed(self, self.train_dataset)
             self._check_packing(self.model)
         self._made = self.train_dataset, self.eval_dataset
 
@@ -141,7 +147,6 @@ class PairTrainer(Trainer):
 
     def _check_student(self, model: Any) -> None:
         """Whatever is asked of a student; asked anew of each that `model_init` makes."""
-        check_config(model, self.processing_class)
         # those of another student are not its own
         self.row_limits: RowLimits | None = None
         self.teacher_limits: RowLimits | None = None
@@ -168,7 +173,7 @@ class PairTrainer(Trainer):
             self.data_collator.flatten_bins = "flash" in str(
                 getattr(text_config_of(base_of(model)), "_attn_implementation", None)
             )
-        check_packing(self, model)
+        check_packing(self, model, use_cache=self.use_cache)
 
     def call_model_init(self, trial: Any = None) -> Any:
         """As Trainer's, with all that is done to a model that is given; it is called again by every `train`, and for each trial of a search."""
@@ -177,11 +182,9 @@ class PairTrainer(Trainer):
         if isinstance(model, str | os.PathLike):
             model = load_model(model, dtype=torch.float32)
         check_parallelism(self.args, model)
+        check_config(model, self.processing_class, self.args)
         if self._peft_config is not None:
             model = add_adapter(model, self._peft_config, self.args.seed)
-        if (config := getattr(model, "config", None)) is not None:
-            # Trainer does it for the first one alone; with a cache transformers makes no mask that keeps packed pairs apart
-            config.use_cache = self.args.use_cache
         if hasattr(self, "finite"):  # not the first one, which is looked at when the trainer is made
             if self.place_model_on_device:
                 model.to(self.args.device)
@@ -243,7 +246,7 @@ class PairTrainer(Trainer):
             self.train_dataset = text.train
             self._check_rows(say_what_is_cut=False)
             if self._packing:
-                self.train_dataset = packed(self)
+                self.train_dataset = packed(self, self.train_dataset)
         self._made = self.train_dataset, self.eval_dataset
 
     def hyperparameter_search(
@@ -280,16 +283,16 @@ class PairTrainer(Trainer):
         super()._hp_search_setup(trial)
         self._trial_is_set_up = True
         self.rates.accelerator = self.accelerator  # a trial has one of its own
-        changed = self._changed.take()
+        changed = self._changed.look()
         self._check_settings()
         if changed and self.model_init is None:
             self._check_loss(self.model)
         rows: Any = self.train_dataset
         packs = self._packing and isinstance(rows, PackedPairs) and rows is self._made[0]
-        if packs and "order" in changed:
-            self.train_dataset = rows.pairs
-            self.train_dataset = packed(self)
+        if packs and changed & {"order", "sampling"}:
+            self.train_dataset = packed(self, rows.pairs)
             self._made = self.train_dataset, self.eval_dataset
+        self._changed.take()  # nothing is refused any more
 
     def create_accelerator_and_postprocess(self) -> None:
         """As Trainer's, and FSDP2 also on CPUs."""

@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from distill.models.adapters import base_of
+from distill.models.configs import set_cache
 from distill.models.positions import positions_of
 from distill.models.probing import embeddings_of
 from distill.pairs.collate import PairCollator
@@ -36,18 +37,36 @@ def limits_of(model: Any, whose: str = "the model") -> RowLimits:
     return RowLimits(positions_of(model), vocabulary, None, whose)
 
 
-def check_config(model: Any, processing_class: Any) -> None:
-    """Refuse a config with which Trainer would end in an AttributeError when training begins.
+def check_config(model: Any, processing_class: Any, args: TrainingArguments | None) -> None:
+    """Refuse a config with which Trainer would end in an AttributeError when it is made, or when training begins.
+
+    Args:
+        model: as it was given, perhaps with an adapter.
+        processing_class, args: of the trainer.
 
     Raises:
-        ValueError: it is none of `transformers`, and there is a tokenizer, whose special tokens Trainer would put into it.
+        ValueError: it is none of `transformers`, and there is a tokenizer, whose special tokens Trainer would put into it; nothing can be set
+            in it; there is none, which Trainer asks whether labels may be smoothed.
     """
-    config = getattr(base_of(model), "config", None)
-    if config is not None and processing_class is not None and not hasattr(config, "get_text_config"):
+    base = base_of(model)
+    name, config = type(base).__name__, getattr(base, "config", None)
+    if hasattr(base, "config") and processing_class is not None and not hasattr(config, "get_text_config"):
         raise ValueError(
-            f"{type(base_of(model)).__name__} has a config of class {type(config).__name__}, into which transformers.Trainer cannot put the tokenizer's "
+            f"{name} has a config of class {type(config).__name__}, into which transformers.Trainer cannot put the tokenizer's "
             "special tokens. Make it a transformers.PreTrainedConfig; or leave processing_class out and give data_collator=PairCollator(tokenizer)."
         )
+    if not hasattr(base, "config") and args is not None and args.label_smoothing_factor:
+        raise ValueError(
+            f"{name} has no config, which transformers.Trainer asks whether its labels may be smoothed. Leave label_smoothing_factor out, or "
+            "give the model a config (None will do)."
+        )
+    try:
+        set_cache(base, False if args is None else args.use_cache)  # Trainer does so, too
+    except (AttributeError, TypeError, ValueError) as error:  # a frozen pydantic model raises the last
+        raise ValueError(
+            f"{name} has a config of class {type(config).__name__}, in which use_cache cannot be set, as transformers.Trainer does ({error}). Make it "
+            "something with attributes: a transformers.PreTrainedConfig, a dataclass that is not frozen, a types.SimpleNamespace."
+        ) from error
 
 
 def check_kind(rows: Any, name: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from transformers import TrainingArguments
 
 from distill.models.adapters import base_of
+from distill.models.configs import text_config_of
 from distill.models.evaluating import evaluating
 from distill.models.probing import logits_of, place_of, probed_before
 from distill.pairs.collate import PairCollator, document_tokens
@@ -23,13 +24,13 @@ logger = logging.getLogger(__name__)
 _CUTS_LOGITS = ("logits_to_keep", "shift_labels")  # arguments of models; here the logits of all tokens are wanted
 
 
-def packed(trainer: Any) -> PackedPairs:
-    """The training pairs of a `PairTrainer` in bins; how full they are is logged. Its student is not asked here (`check_packing`).
+def packed(trainer: Any, pairs: Any) -> PackedPairs:
+    """Training pairs in bins, as a `PairTrainer` packs them; how full they are is logged. Its student is not asked here (`check_packing`).
 
     Raises:
         ValueError: no length, another collator or dataset, padding at the left, grouping by length as well.
     """
-    collator, pairs, args = trainer.data_collator, trainer.train_dataset, trainer.args
+    collator, args = trainer.data_collator, trainer.args
     if not isinstance(collator, PairCollator) or collator.max_length is None or collator.padding_side != "right":
         raise ValueError(
             "packing=True needs max_length=, the length of a packed row, and the collator of "
@@ -123,7 +124,7 @@ def check_keeps_documents_apart(
     error, scale = (together - expected).abs().max().item(), expected.abs().max().item()
     # Apart, only rounding is left. The smallest leak seen was 8e-4, in a random hybrid of attention and state space.
     if not error <= (1e-4 if exact else 3e-2) * scale:
-        if getattr(getattr(base, "config", None), "use_cache", False) if use_cache is None else use_cache:
+        if getattr(text_config_of(base), "use_cache", False) if use_cache is None else use_cache:
             way_out = "With use_cache=True transformers keeps no packed pairs apart: leave it False."
         raise ValueError(
             f"{name} does not keep packed pairs apart: the logits of a document of 5 or 7 tokens change by {error:.2g} (of "

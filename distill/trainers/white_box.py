@@ -81,6 +81,7 @@ class WhiteBoxTrainer(PairTrainer):
 
     # compute_loss divides by the supervised positions of the whole window itself
     loss_is_scaled_for_ga = True
+    use_cache = False  # whatever its config says, see `distill.signals.requests`
     collated: Mapping[str, Any] = {
         "with_ids": True,
         "teacher_rows": True,

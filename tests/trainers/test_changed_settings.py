@@ -16,6 +16,7 @@ PACKED = {"train_dataset": build_pairs(24, seed=2), "packing": True, "max_length
 CHANGES = {
     "rows a batch": ({"per_device_train_batch_size": 4}, {}),
     "order of packed rows": ({"seed": 11}, PACKED),
+    "order of rows": ({"data_seed": 11}, {}),
     "noise": ({"neftune_noise_alpha": 5.0}, {}),
     "smoothed labels": ({"label_smoothing_factor": 0.2}, {}),
     "accumulation": ({"gradient_accumulation_steps": 2}, {}),
@@ -94,7 +95,7 @@ def test_the_best_trial_is_taken_up_when_the_last_had_other_settings(arguments, 
         assert tensor.equal(trials[int(best.run_id)][name]), name
 
 
-READ_ONCE = ["bf16", "torch_compile"]
+READ_ONCE = ["bf16", "torch_compile", "label_names"]
 
 
 @pytest.mark.parametrize("setting", READ_ONCE)
@@ -127,17 +128,96 @@ def test_an_optimiser_by_its_word_is_looked_at_for_projections(arguments):
         run.train()
 
 
-def test_a_change_that_the_loss_does_not_take_is_refused_for_a_given_model_too(arguments):
+@pytest.mark.parametrize("part", ["even_batches", "use_seedable_sampler", "split_batches", "dispatch_batches"])
+def test_what_accelerate_reads_once_is_refused_by_its_name(arguments, part):
+    """Written down and not used, changed in place or as a whole."""
+    run = searching(arguments, "black box")
+    value = not getattr(run.args.accelerator_config, part)
+    setattr(run.args.accelerator_config, part, value)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"accelerator_config.{part} was .* and is {value} now"):
+            run.train()
+    run.args.accelerator_config = {part: value}
+    with pytest.raises(ValueError, match=rf"accelerator_config.{part} was .* and is {value} now"):
+        run.train()
+    run.args.accelerator_config = {}
+    run.train()
+
+
+GIVEN = {"seed": 11, "use_cache": True, "full_determinism": True}
+
+
+@pytest.mark.parametrize("setting", GIVEN)
+def test_what_is_read_with_a_student_is_refused_where_it_was_given(arguments, setting):
+    """An adapter kept the draw of the old seed, rows their order, a config its cache; the record said otherwise."""
+    given = {"model": build_model(seed=7), "model_init": None}
+    for own in ({}, {"peft_config": lora_config(4)}):
+        run = searching(arguments, "black box", own={**given, **own})
+        setattr(run.args, setting, GIVEN[setting])
+        for _ in range(2):
+            with pytest.raises(
+                ValueError, match=rf"{setting} was .* when the trainer was made and is {GIVEN[setting]} now"
+            ):
+                run.train()
+        assert run.state.global_step == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["order of rows", "noise", "smoothed labels", "order of given packed rows", "rows a batch"]
+)
+def test_what_is_changed_by_hand_is_used_with_a_given_model(arguments, tmp_path, name):
+    changes, own = ({"data_seed": 11}, PACKED) if "given" in name else CHANGES[name]
+
+    def make(folder, **settings):
+        given = {"model": build_model(seed=7), "model_init": None, **own}
+        return searching(arguments, "black box", own=given, output_dir=tmp_path / folder, seed=3, **settings)
+
+    run = make("run")
+    for setting, value in changes.items():
+        setattr(run.args, setting, value)
+    run.train()
+    alone = make("alone", **changes)
+    alone.train()
+    same_run(run, alone, tmp_path / "run", tmp_path / "alone")
+
+
+def test_a_change_that_the_loss_does_not_take_is_refused_each_time(arguments):
+    """The first refusal counted the change as taken, and the second `train` went on with it."""
     settings = {"train_dataset": build_pairs(8), "processing_class": build_tokenizer()}
     run = BlackBoxTrainer(model=build_model(), args=arguments(), supervised_only=True, **settings)
     run.args.label_smoothing_factor = 0.1
-    with pytest.raises(ValueError, match="does not go together with label_smoothing_factor"):
-        run.train()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="does not go together with label_smoothing_factor"):
+            run.train()
+    run.args.label_smoothing_factor = 0.0
+    run.train()
+    assert run.label_smoother is None
     for way, own in (("black box", {}), ("white box", {"objectives": [Logits()]})):
         run = searching(arguments, way, own={**own, "model": moe(0.1), "model_init": None})
         run.args.gradient_accumulation_steps = 2
-        with pytest.raises(ValueError, match="has output_router_logits=True"):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="has output_router_logits=True"):
+                run.train()
+        assert run.state.global_step == 0
+
+
+def test_rows_are_packed_anew_once_a_refusal_is_put_right(arguments, tmp_path):
+    """They stayed those of the old seed, and the record named the new one; without any bins where these were what was refused."""
+    own = {**PACKED, "objectives": [Logits()], "model": build_model(seed=7), "model_init": None}
+    run = searching(arguments, "white box", own=own, output_dir=tmp_path / "run", data_seed=3)
+    run.args.data_seed, run.args.label_smoothing_factor = 11, 0.1
+    with pytest.raises(ValueError, match="label_smoothing_factor belongs to cross-entropy"):
+        run.train()
+    run.args.label_smoothing_factor, run.args.train_sampling_strategy = 0.0, "group_by_length"
+    for _ in range(2):
+        with pytest.raises(ValueError, match="group_by_length' saves padding, as packing does"):
             run.train()
+    run.args.train_sampling_strategy = "random"
+    run.train()
+    own["model"] = build_model(seed=7)
+    alone = searching(arguments, "white box", own=own, output_dir=tmp_path / "alone", data_seed=11)
+    alone.train()
+    same_run(run, alone, tmp_path / "run", tmp_path / "alone")
 
 
 @pytest.mark.parametrize("way", ["black box", "white box"])

@@ -90,6 +90,60 @@ def test_a_config_that_trainer_cannot_write_into_is_refused_before_the_first_ste
         run.train()
 
 
+@dataclass(frozen=True)
+class Frozen:
+    vocab_size: int = 320
+
+
+@dataclass(slots=True)
+class Slots:
+    """Without one for use_cache."""
+
+    vocab_size: int = 320
+    max_position_embeddings: int = 64
+
+
+def in_turn(*students):
+    left = list(students)
+    return lambda: left.pop(0)
+
+
+UNSET = {"a mapping": lambda: {"vocab_size": 320}, "frozen": Frozen, "slots": Slots}
+
+
+@pytest.mark.parametrize("made", ["model", "model_init", "the second of model_init"])
+@pytest.mark.parametrize("way", ["black box", "white box"])
+def test_a_config_in_which_nothing_can_be_set_is_refused_by_its_class(arguments, way, made):
+    """It was a bare error of Trainer's."""
+    kind, own = (BlackBoxTrainer, {}) if way == "black box" else (WhiteBoxTrainer, {"teacher": build_model(), "objectives": [Logits()]})  # fmt: skip
+    for make in UNSET.values():
+        settings = {"args": arguments(), "train_dataset": build_pairs(8), "data_collator": PairCollator(build_tokenizer()), **own}  # fmt: skip
+        words = f"Own has a config of class {type(make()).__name__}, in which use_cache cannot be set"
+        if made == "the second of model_init":
+            run = kind(model_init=in_turn(build_model(), Own(make())), **settings)
+            with pytest.raises(ValueError, match=words):
+                run.train()
+            continue
+        student = Own(make())
+        with pytest.raises(ValueError, match=words):
+            kind(**{made: student if made == "model" else in_turn(student)}, **settings)
+
+
+def test_no_config_is_refused_where_trainer_asks_for_one(arguments):
+    """Beside a tokenizer where the attribute is there and empty; for smoothed labels where it is not there."""
+    settings = {"train_dataset": build_pairs(8), "processing_class": build_tokenizer()}
+    empty = Own()
+    empty.config = None
+    with pytest.raises(ValueError, match="Own has a config of class NoneType, into which"):
+        BlackBoxTrainer(model=empty, args=arguments(), **settings)
+    smoothed = {**settings, "args": arguments(label_smoothing_factor=0.1)}
+    with pytest.raises(ValueError, match="Own has no config, which transformers.Trainer asks whether its labels"):
+        BlackBoxTrainer(model=Own(), **smoothed)
+    BlackBoxTrainer(model=Own(), args=arguments(), **settings).train()
+    without = {**smoothed, "processing_class": None, "data_collator": PairCollator(build_tokenizer())}
+    BlackBoxTrainer(model=empty, **without).train()
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_white_box_needs_a_config_of_transformers(arguments, name):
     settings = {"args": arguments(), "train_dataset": build_pairs(8), "data_collator": PairCollator(build_tokenizer())}

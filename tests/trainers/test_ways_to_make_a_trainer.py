@@ -9,7 +9,15 @@ from process_runs import in_folder
 from processes import run_processes
 from test_router_loss import moe
 from test_supervised_only import Short, tiny
-from transformers import MambaConfig, MambaForCausalLM, TrainerCallback
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    MambaConfig,
+    MambaForCausalLM,
+    TrainerCallback,
+)
 from white_box_runs import black_box_trainer, trainer, weights_of
 
 from distill import AttentionMaps, BlackBoxTrainer, HiddenStates, Logits, WhiteBoxTrainer
@@ -181,6 +189,34 @@ def test_packed_pairs_of_a_new_student_do_not_see_each_other(arguments, way):
     for packed in both:
         for name, gradient in alone.items():
             assert (packed[name] - gradient).norm() <= 1e-5 * scale, name
+
+
+def llava():
+    """Its layers read the config of its text, which Trainer leaves as it is."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = LlamaConfig(vocab_size=320, max_position_embeddings=128, **sizes)
+    vision = CLIPVisionConfig(image_size=28, patch_size=14, **sizes)
+    torch.manual_seed(0)
+    return LlavaForConditionalGeneration(LlavaConfig(text_config=text, vision_config=vision, image_token_index=319))
+
+
+@pytest.mark.parametrize("way", ["black box", "white box"])
+@pytest.mark.parametrize("made", ["model", "model_init"])
+def test_a_student_with_a_config_of_its_text_is_packed(arguments, way, made):
+    """It was refused: its text kept a cache, and transformers made no mask."""
+    kind, own = (BlackBoxTrainer, {}) if way == "black box" else (WhiteBoxTrainer, {"teacher": build_model(seed=1), "objectives": [Logits()]})  # fmt: skip
+    for adapter in ({}, {"peft_config": lora_config(4)}):
+        run = kind(
+            **{made: llava() if made == "model" else llava}, packing=True, max_length=64, **common(arguments), **own, **adapter
+        )  # fmt: skip
+        run.train()
+        assert not run.model.config.get_text_config().use_cache
+    settings = {**common(arguments, use_cache=True), **own}
+    if way == "white box":  # which calls its student without one
+        kind(**{made: llava() if made == "model" else llava}, packing=True, max_length=64, **settings)
+        return
+    with pytest.raises(ValueError, match="With use_cache=True transformers keeps no packed pairs apart"):
+        run = kind(**{made: llava() if made == "model" else llava}, packing=True, max_length=64, **settings)
 
 
 def test_a_new_student_that_has_a_cache_is_asked_with_it(arguments):
