@@ -11,15 +11,27 @@ _ROLES = ("user", "assistant")
 
 
 def has_turns_before(rows: Sequence[Row], asked: str) -> bool:
-    """Whether rows have a history that is asked before their question: lists. A text, say, is the user's own.
+    """Whether a history is asked before a question: where it is lists, or nothing so far. A text, say, is the user's own.
 
     Args:
-        rows: the first of a file.
+        rows: the first of a file; a later one may well be the first that has a history.
         asked: the column of the question; before one that is messages itself, nothing is put.
     """
-    values = [row[HISTORY] for row in rows if row.get(HISTORY) is not None and isinstance(row.get(asked), str)]
-    filled = [value for value in values if not _is_empty(value)]
-    return any(isinstance(_read(value), list) for value in filled) if filled else bool(values)
+    filled = [row for row in rows if not _is_empty(row.get(HISTORY))]
+    return not filled or any(_is_list(row[HISTORY]) and isinstance(row.get(asked), str) for row in filled)
+
+
+def check_no_turns(history: Any) -> None:
+    """Of rows whose history is a column of the user's own, one with turns would be asked without them.
+
+    Raises:
+        ValueError: it has some.
+    """
+    if not _is_empty(history) and _is_list(history):
+        raise ValueError(
+            f"{HISTORY} is {str(history)[:60]!r}, which would not be asked, because in the first rows it is no list before a text. "
+            f"{OWN_HISTORY}"
+        )
 
 
 def turns_before(history: Any) -> list[Row]:
@@ -46,5 +58,11 @@ def _read(history: Any) -> Any:
     return turns_of(history) if isinstance(history, str) else history
 
 
+def _is_list(history: Any) -> bool:
+    return isinstance(_read(history), list)
+
+
 def _is_empty(history: Any) -> bool:
-    return not history or (isinstance(history, str) and (not history.strip() or not turns_of(history)))
+    if isinstance(history, str):
+        return not history.strip() or not turns_of(history)
+    return history is None or (isinstance(history, list | tuple | dict) and not history)

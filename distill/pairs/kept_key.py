@@ -27,11 +27,11 @@ def key_of(paths: Sequence[Path | None], tokenizer: Any, settings: list[Any]) ->
     if sum(size for _, size, _ in facts) < LARGE:
         return None
     told = None if tokenizer is None else tokenizer_state(tokenizer)
-    return fingerprint(facts, told, settings, _program())
+    return fingerprint(facts, told, settings, program())
 
 
 @lru_cache(maxsize=1)
-def _program() -> str:
+def program() -> str:
     """A hash of the code that makes rows of files: other code keeps other rows."""
     package = Path(__file__).parent.parent
     code = b"".join(file.read_bytes() for room in _ROOMS for file in sorted((package / room).rglob("*.py")))

@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distill.basics.fingerprint import fingerprint
 from distill.basics.processes import say
 from distill.pairs.data_set_forms import formatted_as
+from distill.pairs.kept_key import program
 from distill.text.messages import MARKS
 
 LEFT_OUT = "are left out, because they are marked as not to be trained on (weight 0, or false under train and the like)"
@@ -95,7 +97,10 @@ def without_marked(rows: Any, name: str) -> Any:
         if not (marks := marks_in(rows.column_names)):
             return rows
         # of an array or a table nothing is false itself
-        kept = rows.with_format(None).filter(_is_kept, input_columns=marks, fn_kwargs={"names": marks})
+        plain = rows.with_format(None)
+        # of a function `datasets` knows the name alone: rows that other code left in are not found again
+        key = fingerprint(plain._fingerprint, "without marked rows", marks, program())
+        kept = plain.filter(_is_kept, input_columns=marks, fn_kwargs={"names": marks}, new_fingerprint=key)
         kept = formatted_as(rows, kept)
     else:
         return rows

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from distill.pairs.cells import cells_of
-from distill.pairs.histories import OWN_HISTORY, has_turns_before, turns_before
+from distill.pairs.histories import OWN_HISTORY, check_no_turns, has_turns_before, turns_before
 from distill.pairs.row_names import (
     ASKED,
     ASKED_AND_ANSWERED,
@@ -104,11 +104,11 @@ def _pairs_of(names: Sequence[str], rows: Sequence[Row], rename: Callable[[Row],
     for asked, answered in ASKED_AND_ANSWERED[1:]:
         if asked in names and answered in names:
             context = next((n for n in CONTEXT if n in names and asked == "instruction"), None)
-            history = (HISTORY,) if has_turns_before(rows, asked) else ()
-            used = (*history, *(n for n in (asked, context, answered) if n))
+            history = has_turns_before(rows, asked)
+            used = ((HISTORY,) if history else ()) + tuple(n for n in (asked, context, answered) if n)
             covered = tuple(n for n in MADE if n in names and n not in used)
-            said = "/".join(used) + (" (Alpaca)" if asked == "instruction" and answered == "output" else "")
-            make = _asked(asked, context, answered, bool(history), covered)
+            said = _said(used, rows) + (" (Alpaca)" if asked == "instruction" and answered == "output" else "")
+            make = _asked(asked, context, answered, history, covered)
             return Shape(said, False, used, covered, _then(rename, make, with_system))
     return None
 
@@ -135,10 +135,15 @@ def shape_of_prompts(rows: Sequence[Row], columns: Mapping[str, str], file: str,
         )
     context = next((n for n in CONTEXT if n in names and name == "instruction"), None)
     # a prompt beside its completion is whole, as it is for a training
-    history = (HISTORY,) if has_turns_before(good, name) and not {"prompt", "completion"} <= {*names} else ()
-    used = (*history, *(n for n in (name, context) if n))
-    said = "lines" if name == "text" and names == ["text"] else "/".join(used)
-    return Shape(said, False, used, (), _then(rename, _asked(name, context, None, bool(history), ()), asked_of))
+    history = None if {"prompt", "completion"} <= {*names} else has_turns_before(good, name)
+    used = ((HISTORY,) if history else ()) + tuple(n for n in (name, context) if n)
+    said = "lines" if name == "text" and names == ["text"] else _said(used, good)
+    return Shape(said, False, used, (), _then(rename, _asked(name, context, None, history, ()), asked_of))
+
+
+def _said(used: Sequence[str], rows: Sequence[Row]) -> str:
+    """Columns for people; the rows need not have a history so far."""
+    return "/".join(name for name in used if name != HISTORY or any(HISTORY in row for row in rows))
 
 
 def _renamer(there: Sequence[str], columns: Mapping[str, str], file: str, kind: str) -> Callable[[Row], Row]:
@@ -173,8 +178,9 @@ def _then(*steps: Callable[[Row], Row]) -> Callable[[Row], Row]:
 
 
 def _asked(
-    asked: str, context: str | None, answered: str | None, history: bool, covered: Sequence[str]
+    asked: str, context: str | None, answered: str | None, history: bool | None, covered: Sequence[str]
 ) -> Callable[[Row], Row]:
+    """What makes a prompt of a row; `history`: whether one is asked before it, None: a prompt that is whole takes none."""
     used = [name for name in (asked, context, answered) if name]
 
     def translate(row: Row) -> Row:
@@ -192,6 +198,8 @@ def _asked(
         if answered:
             made["completion"] = row[answered]
         others = {name: value for name, value in row.items() if name not in used and name not in covered}
+        if history is False and isinstance(row[asked], str):
+            check_no_turns(others.get(HISTORY))
         if history and HISTORY in others and (turns := turns_before(others.pop(HISTORY))):
             if not isinstance(made["prompt"], str):
                 raise ValueError(

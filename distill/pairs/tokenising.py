@@ -12,6 +12,7 @@ from distill.basics.fingerprint import fingerprint
 from distill.basics.processes import say
 from distill.pairs.arrows_nulls import filled_columns
 from distill.pairs.data_set_forms import columns_of, formatted_as
+from distill.pairs.kept_key import program
 from distill.pairs.row_marks import without_marked
 from distill.pairs.row_names import SYSTEM
 from distill.pairs.schema import beside
@@ -23,7 +24,6 @@ from distill.text.teacher_prompts import with_shown_ids
 
 ROWS_AT_ONCE = 1000
 _LOOKED_AT = 100  # first rows, which decide the shape of them all
-_VERSION = 6  # of what is made of a row: part of the key under which it is kept
 _IDS = ("prompt_ids", "completion_ids")
 _SHOWN = "teacher_prompt_ids"
 _TOLD = tuple(dict.fromkeys((*SAYS_A_ROW, *SYSTEM)))  # columns that a row of text is made of
@@ -219,7 +219,7 @@ def _mapped(
             kept["finish_reason"] = datasets.Value("string")
         settings["features"] = datasets.Features(kept | made_of)
     if of_dataset:
-        settings |= {"desc": f"tokenising {name}", "new_fingerprint": _key(rows, tokenizer, turns, shown)}
+        settings |= {"desc": f"tokenising {name}", "new_fingerprint": _key(rows, tokenizer, turns, shown, shape)}
     encode = _Encode(
         tokenizer,
         turns,
@@ -231,7 +231,7 @@ def _mapped(
         shape,
     )
     made = rows.map(encode, **settings)
-    return formatted_as(given, made)
+    return formatted_as(given, made, made_of)
 
 
 @dataclass
@@ -332,6 +332,7 @@ def _with_ids(row: Mapping[str, Any], tokenizer: Any) -> list[dict[str, Any]] | 
     return [{column: whole[column] for column in (*_MADE, _SHOWN, "finish_reason") if whole.get(column) is not None}]
 
 
-def _key(rows: datasets.Dataset, tokenizer: Any, turns: str, shown: bool) -> str:
-    """What decides the tokens."""
-    return fingerprint(rows._fingerprint, *tokenizer_state(tokenizer), turns, shown, _VERSION)
+def _key(rows: datasets.Dataset, tokenizer: Any, turns: str, shown: bool, shape: Shape | None) -> str:
+    """What decides the tokens, this package's code among it: columns that other code made are not found again."""
+    read = shape and (shape.name, shape.made_of, shape.covered)
+    return fingerprint(rows._fingerprint, *tokenizer_state(tokenizer), turns, shown, read, program())

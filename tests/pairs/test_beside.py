@@ -337,6 +337,50 @@ def test_a_history_of_any_form_is_asked_before_any_question(
         assert [row["prompt_ids"] for row in tokenised(given, tokenizer)] == pairs["prompt_ids"][:]
 
 
+@pytest.mark.parametrize("first", ["null", "empty", "missing"])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
+@pytest.mark.parametrize(("asked", "answered"), ANSWERED[:2])
+def test_a_history_may_begin_behind_the_rows_that_decide(tmp_path, tokenizer, capsys, asked, answered, kind, first):
+    """Behind a hundred rows with null all of a file was read without what came before, and nothing said so."""
+    none = {"null": {"history": None}, "empty": {"history": []}, "missing": {}}[first]
+    pair = {asked: "what is a cat", answered: "the dog"}
+    rows = [{**pair, **none}] * 100 + [{**pair, "history": BEFORE}]
+    path = tmp_path / f"p.{kind}"
+    if kind == "jsonl":
+        json_lines(path, rows)
+    elif kind == "csv":
+        table = [{**pair, "history": json.dumps(row["history"]) if row.get("history") else ""} for row in rows]
+        datasets.Dataset.from_list(table).to_csv(str(path))
+    else:
+        datasets.Dataset.from_list(rows[::-1]).select(range(100, -1, -1)).to_parquet(str(path))
+    pairs = load_pairs(path, tokenizer)
+    assert (pairs["prompt"][0], pairs["prompt"][100]) == ([USER], [*TURNS, USER])
+    assert "history" not in pairs.column_names
+    assert read_prompts(path)[99:] == ["what is a cat", [*TURNS, USER]]
+    said = capsys.readouterr().out
+    assert said.count(f" history/{asked}") == (0 if first == "missing" and kind == "jsonl" else 2)
+    given = [rows, datasets.IterableDataset.from_generator(lambda: iter(rows))]
+    if first != "missing":
+        given.append(datasets.Dataset.from_list(rows))
+    for one in given:
+        assert [row["prompt_ids"] for row in tokenised(one, tokenizer)] == pairs["prompt_ids"][:]
+
+
+@pytest.mark.parametrize("own", ["of Rome", {"a": "b"}, 3, 0, False])
+def test_turns_behind_a_history_of_ones_own_are_not_lost(tmp_path, tokenizer, own):
+    """They would not be asked; a column of zeros was left away."""
+    rows = [{**ALPACA, "history": own}] * 100
+    path = json_lines(tmp_path / "p.jsonl", rows)
+    assert load_pairs(path, tokenizer)["history"][0] == own
+    json_lines(path, [*rows, {**ALPACA, "history": BEFORE}])
+    for read in (lambda: load_pairs(path, tokenizer), lambda: read_prompts(path)):
+        with pytest.raises(
+            ValueError, match=r"p\.jsonl:101: history is .*, which would not be asked.*--columns own_hist"
+        ):
+            read()
+    assert len(read_prompts(path, columns="own_history=history")) == 101
+
+
 def test_a_history_before_messages_is_a_column_of_ones_own(tmp_path, tokenizer, capsys):
     path = json_lines(tmp_path / "p.jsonl", [{"query": [USER], "response": "the dog", "history": BEFORE}])
     assert load_pairs(path, tokenizer)["prompt"][0] == [USER]

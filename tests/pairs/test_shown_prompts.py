@@ -468,3 +468,29 @@ def test_a_stream_of_pairs_says_it_from_a_later_row_on():
     given = datasets.IterableDataset.from_generator(lambda: iter([row, {**row, "teacher_prompt": "mat"}]))
     found = list(tokenised(given, TOKENIZER, teacher_rows=True))
     assert [one.get("teacher_prompt_ids") for one in found] == [None, asked("mat")[1]]
+
+
+@pytest.mark.parametrize("format", ["torch", "numpy", None])
+@pytest.mark.parametrize("made", [{}, {"loss_mask": [1, 0]}, {"teacher_prompt_ids": None}], ids=str)
+def test_what_was_made_is_seen_where_a_format_chooses_columns(format, made):
+    """The columns that were chosen hid it, and a collator showed the teacher the student's own prompt."""
+    pair = {"id": "a", "prompt": "why", "completion": "so", "prompt_ids": asked("why")[1], "completion_ids": [9, 2]}
+    rows = [{**pair, "teacher_prompt": "the mat", **made}, {**pair, "teacher_prompt": "a cat", **made}]
+    if "teacher_prompt_ids" in made:  # some have it
+        rows[1] |= {"teacher_prompt_ids": asked("a cat")[1]}
+    given = datasets.Dataset.from_list(rows)
+    chosen = tokenised(
+        given.with_format(format, columns=["completion_ids", "prompt_ids"]), TOKENIZER, teacher_rows=True
+    )
+    assert list(chosen.format["columns"]) == ["completion_ids", "prompt_ids", "loss_mask", "teacher_prompt_ids"]
+    assert list(chosen[0]["teacher_prompt_ids"]) == asked("the mat")[1]
+    assert chosen[0]["loss_mask"] is None or list(chosen[0]["loss_mask"]) == made["loss_mask"]
+    collator = PairCollator(TOKENIZER, teacher_rows=True)
+    batch, wanted = (collator(list(one)) for one in (chosen, tokenised(given, TOKENIZER, teacher_rows=True)))
+    assert batch["teacher_input_ids"].tolist() == wanted["teacher_input_ids"].tolist() != batch["input_ids"].tolist()
+    assert batch["labels"].tolist() == wanted["labels"].tolist()
+
+
+def test_a_format_that_chose_columns_of_text_sees_their_tokens():
+    rows = datasets.Dataset.from_list(ROWS).with_format("numpy", columns=["prompt", "completion"])
+    assert {*tokenised(rows, TOKENIZER)[0]} == {"prompt_ids", "completion_ids", "loss_mask", "teacher_prompt_ids"}

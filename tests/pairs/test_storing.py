@@ -50,15 +50,15 @@ def test_all_that_decides_the_rows_is_in_the_key(file, monkeypatch):
     with on_day("2026-11-28"):
         keys.append(key_of([file], other, []))
     for library in ("transformers", "tokenizers", "datasets"):
-        kept_key._program.cache_clear()
+        kept_key.program.cache_clear()
         monkeypatch.setattr(kept_key, "version", lambda name, one=library: "0" if name == one else "1")
         keys.append(key_of([file], tokenizer, []))
-    kept_key._program.cache_clear()
+    kept_key.program.cache_clear()
     monkeypatch.setattr(kept_key, "version", lambda name: "1")
     before = key_of([file], tokenizer, [])
     read = Path.read_bytes
     for room in ("basics", "text", "pairs"):  # a change of the code of a room
-        kept_key._program.cache_clear()
+        kept_key.program.cache_clear()
         with monkeypatch.context() as patch:
             patch.setattr(
                 Path,
@@ -66,7 +66,7 @@ def test_all_that_decides_the_rows_is_in_the_key(file, monkeypatch):
                 lambda path, room=room: read(path) + b"#" * (path.name == "__init__.py" and path.parent.name == room),
             )
             keys.append(key_of([file], tokenizer, []))
-    kept_key._program.cache_clear()
+    kept_key.program.cache_clear()
     assert len({*keys, before}) == len(keys) + 1
     monkeypatch.setattr(kept_key, "LARGE", 10**6)
     assert key_of([file], tokenizer, []) is None

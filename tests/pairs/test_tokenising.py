@@ -6,7 +6,7 @@ from conftest import TEMPLATE, build_tokenizer, json_lines
 from tokenizers.processors import TemplateProcessing
 from tool_chats import ASK, CALL, SAY, chat_tokenizer
 
-from distill.pairs import load_pairs
+from distill.pairs import kept_key, load_pairs
 from distill.pairs.tokenising import tokenised
 from distill.pairs.tokenizer_state import tokenizer_state
 from distill.text import dates
@@ -127,6 +127,31 @@ def test_all_that_decides_the_tokens_is_in_the_key(monkeypatch):
         with dates.on_day(day):
             states[day] = changed(dated)
     assert len({plain, *states.values()}) == len(states) + 1
+
+
+@pytest.mark.parametrize("form", ["text", "question", "ids"])
+def test_what_other_code_made_of_a_data_set_is_not_found_again(tmp_path, monkeypatch, form):
+    """Tokens of older code were taken up, with its columns; and so were rows of before marks were read."""
+    beside = {"weight": [1, 0]}
+    made = {
+        "text": {"prompt": ["a", "b"], "completion": ["a", "b"]},
+        "question": {"question": ["a", "b"], "answer": ["a", "b"], "history": [None, None]},
+        "ids": {"prompt_ids": [[1], [2]], "completion_ids": [[3], [4]]},
+    }[form]
+    datasets.Dataset.from_dict(made | beside).save_to_disk(tmp_path / "rows")
+
+    def kept():
+        kept_key.program.cache_clear()
+        found = tokenised(datasets.load_from_disk(tmp_path / "rows"), build_tokenizer(TEMPLATE))
+        assert len(found) == 1
+        return [file["filename"] for file in found.cache_files]
+
+    first = kept()
+    assert kept() == first, "found again"
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_key, "version", lambda name: "another")
+        assert not {*kept()[form == "ids" :]} & {*first}
+    kept_key.program.cache_clear()
 
 
 def test_a_slow_tokenizers_key_holds_more_than_its_words():
