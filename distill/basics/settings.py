@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -37,6 +38,8 @@ INCIDENTAL = (
     "_n_gpu",
 )
 
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
 
 def training_settings(training: TrainingArguments) -> dict[str, Any]:
     """The settings of `TrainingArguments` that decide the result."""
@@ -44,7 +47,10 @@ def training_settings(training: TrainingArguments) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON holds it: sets in order, tuples as lists, dataclasses as mappings, the rest by its name or text."""
+    """A value as JSON holds it: sets in order, tuples as lists, dataclasses as mappings, the rest by its name or text.
+
+    What has an address in its text, another one in every process, is told by its class alone.
+    """
     if isinstance(value, Mapping):
         return {str(name): plain(part) for name, part in value.items()}
     if isinstance(value, (set, frozenset)):
@@ -55,7 +61,8 @@ def plain(value: Any) -> Any:
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if callable(value):
         return getattr(value, "__qualname__", type(value).__qualname__)
-    return json.loads(json.dumps(value, default=str))
+    found = json.loads(json.dumps(value, default=str))
+    return type(value).__qualname__ if found != value and _ADDRESS.search(str(found)) else found
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any], allowed: Collection[str] = ()) -> list[str]:

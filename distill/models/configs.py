@@ -1,5 +1,6 @@
 """Configs of models, which may be a user's own: a dataclass, a namespace."""
 
+from types import MemberDescriptorType
 from typing import Any
 
 
@@ -27,7 +28,14 @@ def set_cache(model: Any, value: bool) -> None:
 
 
 def values_of_config(config: Any) -> dict[str, Any]:
-    """All that a config says, by name; nothing of None."""
-    if hasattr(config, "to_dict"):
+    """All that a config says, by name, in whatever way it says it: with values of its own, slots, values of its class; nothing of None."""
+    if hasattr(config, "to_dict") and not isinstance(config, type):
         return dict(config.to_dict())
-    return dict(vars(config)) if hasattr(config, "__dict__") else {}
+    classes = reversed((config if isinstance(config, type) else type(config)).__mro__)
+    found: dict[str, Any] = {}
+    for one in classes:
+        for name, value in vars(one).items():
+            if not name.startswith("_") and (isinstance(value, MemberDescriptorType) or not hasattr(value, "__get__")):
+                found[name] = value
+    found = {name: getattr(config, name) for name in found if hasattr(config, name)}
+    return found if isinstance(config, type) else found | getattr(config, "__dict__", {})

@@ -3,7 +3,9 @@
 from enum import Enum
 from typing import Any
 
+from transformers import IntervalStrategy, SchedulerType, TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig, LabelSmoother
+from transformers.trainer_utils import SaveStrategy
 
 from distill.basics.settings import plain
 from distill.trainers.packing_check import order_seed
@@ -67,8 +69,7 @@ class ChangedSettings:
     def _to_read_once(self) -> dict[str, Any]:
         """By name, as plain values, which no change in place reaches; parts of `accelerator_config` by theirs."""
         args = self.trainer.args
-        names = READ_ONCE if self.trainer.model_init is not None else READ_ONCE + READ_WITH_A_STUDENT
-        found = {name: plain(getattr(args, name, None)) for name in names}
+        found = {name: plain(getattr(args, name, None)) for name in READ_ONCE + READ_WITH_A_STUDENT}
         parts = found.pop("accelerator_config")
         return found | {f"accelerator_config.{name}": value for name, value in parts.items()}
 
@@ -81,14 +82,21 @@ class ChangedSettings:
         Raises:
             ValueError: a setting that is read once was changed; a word that names none of a setting's choices.
         """
-        args = self.trainer.args
+        trainer, args = self.trainer, self.trainer.args
         for name, kind in self._choices.items():
             if isinstance(value := getattr(args, name), str) and not isinstance(value, kind):
                 setattr(args, name, kind(value))
+        derive(args)
+        if str(args.eval_strategy.value) != "no" and trainer.eval_dataset is None:
+            raise ValueError(
+                f"eval_strategy={args.eval_strategy.value!r}, and there is no eval_dataset. Give one when the trainer is made."
+            )
         if isinstance(args.accelerator_config, dict):
             args.accelerator_config = AcceleratorConfig(**args.accelerator_config)
         for name, now in self._to_read_once().items():
-            if now != (before := self._read_once.get(name)):
+            if trainer.model_init is not None and name in READ_WITH_A_STUDENT:
+                continue
+            if now != (before := self._read_once[name]):
                 raise ValueError(
                     f"{name} was {before!r} when the trainer was made and is {now!r} now, and it is read only then: it would be written down "
                     f"and not be used. Leave it out of the search; make a trainer with {name}={now!r}."
@@ -103,7 +111,7 @@ class ChangedSettings:
     def take(self) -> None:
         """Take what was changed; what was not is left as it is, since `auto_find_batch_size` may have found fewer rows a batch."""
         trainer, changed = self.trainer, self.look()
-        self._taken = self._to_take()
+        self._taken, self._read_once = self._to_take(), self._to_read_once()
         trainer.accelerator.dataloader_config.data_seed = trainer.args.data_seed
         if "rows" in changed:
             trainer._train_batch_size = self._taken["rows"]
@@ -112,3 +120,26 @@ class ChangedSettings:
         if "smoothing" in changed:
             factor = self._taken["smoothing"]
             trainer.label_smoother = LabelSmoother(epsilon=factor) if factor else None
+
+
+def derive(args: TrainingArguments) -> None:
+    """Settings that `TrainingArguments` derives from others when it is made, where these were changed since; and its own refusals.
+
+    Raises:
+        ValueError: settings that do not go together.
+    """
+    if args.eval_strategy == IntervalStrategy.STEPS and not args.eval_steps:
+        if not args.logging_steps > 0:
+            raise ValueError("eval_strategy='steps' needs eval_steps= or logging_steps= above 0.")
+        args.eval_steps = args.logging_steps
+    tracks = args.load_best_model_at_end or args.lr_scheduler_type in (
+        SchedulerType.REDUCE_ON_PLATEAU,
+        SchedulerType.GREEDY,
+    )
+    if args.metric_for_best_model is None and tracks:
+        args.metric_for_best_model = "loss"
+    if args.metric_for_best_model is None and args.save_strategy == SaveStrategy.BEST:
+        raise ValueError("save_strategy='best' needs metric_for_best_model=, e.g. 'loss'.")
+    if args.metric_for_best_model is not None and args.greater_is_better is None:
+        args.greater_is_better = not args.metric_for_best_model.endswith("loss")
+    args._validate_args()

@@ -68,6 +68,10 @@ MEMBERS = {
         ("max_steps", "train_dataloader", "resume_from_checkpoint"),
         "wraps the model, makes the optimiser, loads a checkpoint; leaves both in the trainer",
     ),
+    "_validate_args": Member(
+        (),
+        "that of TrainingArguments, which bears the same name as Trainer's: refuses settings that do not go together, and makes steps whole numbers",
+    ),
     "_remove_unused_columns": Member(("dataset", "description"), "a dataset with the signature columns only"),
     # read and set
     "_created_lr_scheduler": Member(

@@ -21,9 +21,15 @@ CHANGES = {
     "smoothed labels": ({"label_smoothing_factor": 0.2}, {}),
     "accumulation": ({"gradient_accumulation_steps": 2}, {}),
     "choices as words": ({"optim": "sgd", "lr_scheduler_type": "cosine", "eval_strategy": "steps", "eval_steps": 1}, {}),
+    "steps of evaluation": ({"eval_strategy": "steps"}, {}),
+    "the best model": ({"load_best_model_at_end": True, "eval_strategy": "steps"}, {}),
+    "a schedule by the loss": ({"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps"}, {}),
     "checkpoints of activations": ({"activation_checkpointing": True}, {"peft_config": lora_config(4)}),
     "checkpoints by their old word": ({"gradient_checkpointing": True}, {"peft_config": lora_config(4)}),
 }  # fmt: skip
+
+
+WRITTEN_ONLY = ("checkpoints", "steps of evaluation", "the best model", "a schedule by the loss")  # the same weights
 
 
 def same_run(run, alone, folder, other):
@@ -32,6 +38,11 @@ def same_run(run, alone, folder, other):
         assert tensor.equal(expected[part]), part
     settings = [json.loads((one / "checkpoint-2/checkpoint.json").read_text())["settings"] for one in (folder, other)]
     assert settings[0] == settings[1]
+    evaluations, others = (
+        [one["step"] for one in each.state.log_history if "eval_loss" in one] for each in (run, alone)
+    )
+    assert evaluations == others
+    assert run.state.best_global_step == alone.state.best_global_step
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -48,7 +59,7 @@ def test_what_is_changed_by_hand_is_used(arguments, tmp_path, name):
     assert run.model.is_activation_checkpointing == alone.model.is_activation_checkpointing == ("checkpoints" in name)
     plain = searching(arguments, "black box", own=own, output_dir=tmp_path / "plain", seed=3)
     plain.train()
-    if "checkpoints" not in name:
+    if not name.startswith(WRITTEN_ONLY):
         assert any(not tensor.equal(weights_of(plain)[name]) for name, tensor in weights_of(run).items())
 
 
@@ -113,6 +124,27 @@ def test_what_is_read_once_is_refused_by_its_name(arguments, backend, setting): 
     assert run.state.global_step == 0
 
 
+TOGETHER = {
+    "nothing to evaluate": ({"eval_strategy": "steps"}, {"eval_dataset": None}, "there is no eval_dataset"),
+    "best of what": ({"save_strategy": "best"}, {}, "save_strategy='best' needs metric_for_best_model"),
+    "no steps": ({"eval_strategy": "steps", "logging_strategy": "no", "logging_steps": 0}, {}, "needs eval_steps"),
+    "best of nothing": ({"load_best_model_at_end": True}, {}, "requires the save and eval strategy to match"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_settings_that_do_not_go_together_are_refused_when_they_are_changed_by_hand(arguments, name):
+    """As TrainingArguments and Trainer do when they are made."""
+    changes, own, words = TOGETHER[name]
+    run = searching(arguments, "black box", own=own)
+    for setting, value in changes.items():
+        setattr(run.args, setting, value)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=words):
+            run.train()
+    assert run.state.global_step == 0
+
+
 def test_an_optimiser_by_its_word_is_looked_at_for_projections(arguments):
     """It was an AttributeError."""
     own = {"objectives": [HiddenStates()]}
@@ -163,7 +195,15 @@ def test_what_is_read_with_a_student_is_refused_where_it_was_given(arguments, se
 
 
 @pytest.mark.parametrize(
-    "name", ["order of rows", "noise", "smoothed labels", "order of given packed rows", "rows a batch"]
+    "name",
+    [
+        "order of rows",
+        "noise",
+        "smoothed labels",
+        "order of given packed rows",
+        "rows a batch",
+        "checkpoints of activations",
+    ],
 )
 def test_what_is_changed_by_hand_is_used_with_a_given_model(arguments, tmp_path, name):
     changes, own = ({"data_seed": 11}, PACKED) if "given" in name else CHANGES[name]
@@ -179,6 +219,17 @@ def test_what_is_changed_by_hand_is_used_with_a_given_model(arguments, tmp_path,
     alone = make("alone", **changes)
     alone.train()
     same_run(run, alone, tmp_path / "run", tmp_path / "alone")
+
+
+def test_a_student_of_model_init_that_is_kept_was_made_with_the_last_settings(arguments):
+    run = searching(arguments, "black box", seed=3)
+    run.args.seed = 11
+    run.train()
+    run.model_init = None
+    run.train()
+    run.args.seed = 3
+    with pytest.raises(ValueError, match="seed was 11 when the trainer was made and is 3 now"):
+        run.train()
 
 
 def test_a_change_that_the_loss_does_not_take_is_refused_each_time(arguments):

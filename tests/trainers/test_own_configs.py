@@ -90,6 +90,58 @@ def test_a_config_that_trainer_cannot_write_into_is_refused_before_the_first_ste
         run.train()
 
 
+class Rope:
+    """Its text is where it lies."""
+
+
+@dataclass(slots=True)
+class Cached:
+    vocab_size: int = 320
+    use_cache: bool = False
+    rope: object = None
+
+
+class OfItsClass:
+    vocab_size = 320
+
+    def method(self):
+        """No value."""
+
+
+def with_an_object():
+    return SimpleNamespace(vocab_size=320, rope=Rope(), within=SimpleNamespace(rope=Rope()), several=[Rope()])
+
+
+SAYS = {
+    "an object": with_an_object, "slots": lambda: Cached(rope=Rope()), "of its class": OfItsClass,
+    "a class": lambda: type("Mine", (OfItsClass,), {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_whatever_a_config_says_is_held_against_a_checkpoint(arguments, name):
+    """An object's text is its address, so that no run could go on; of slots, and of values of a class, nothing was held."""
+
+    def make():
+        return BlackBoxTrainer(
+            model=Own(SAYS[name]()), args=arguments(save_strategy="steps", save_steps=2), train_dataset=build_pairs(8),
+            data_collator=PairCollator(build_tokenizer()),
+        )  # fmt: skip
+
+    whole = make()
+    whole.train()
+    make().train(resume_from_checkpoint=True)
+    other = make()
+    other.model.config.vocab_size = 384
+    with pytest.raises(ValueError, match=r"student.config.vocab_size: 320 there, 384 now"):
+        other.train(resume_from_checkpoint=True)
+    if name in ("an object", "slots"):
+        other = make()
+        other.model.config.rope = OfItsClass()
+        with pytest.raises(ValueError, match=r"student.config.rope: 'Rope' there, 'OfItsClass' now"):
+            other.train(resume_from_checkpoint=True)
+
+
 @dataclass(frozen=True)
 class Frozen:
     vocab_size: int = 320
