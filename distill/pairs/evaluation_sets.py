@@ -125,19 +125,29 @@ def _words(value: Any) -> str:
         return _said(value)
     if str(value.get("type")).startswith(_NO_TEXT):
         return joined([value])  # which says so
-    held = [value["text"]] if value.get("text") is not None else [one for one in value.values() if one is not None]
-    return "\n".join(filter(None, map(_words, held)))
+    held = {name: one for name, one in value.items() if one is not None}
+    if "text" in held:
+        if (said := _words(held.pop("text"))).strip():
+            return said
+        held.pop("type", None)  # beside an empty text, the type of a part is none of its words
+    return "\n".join(filter(None, map(_words, held.values())))
 
 
 def _said(turn: Mapping[str, Any]) -> str:
     """The words of a turn; one that only calls a tool has none."""
-    said = next((turn[name] for name in ("content", "value", "text") if turn.get(name) is not None), None)
+    there = [turn[name] for name in ("content", "value", "text") if turn.get(name) is not None]
+    said = next(filter(_is_filled, there), there[0] if there else None)
     if isinstance(said, list):
         return joined(said)
     if said is not None and not isinstance(said, str | Mapping):
         raise ValueError(f"its content is {str(said)[:60]!r}, which is no text.")
     if said is None and not turn.get("tool_calls") and not turn.get("function_call"):
-        others = [name for name in turn if name not in _WORDLESS and isinstance(turn[name], str | list | Mapping)]
+        others = [name for name in turn if name not in _WORDLESS and _is_filled(turn[name])]
         if others:
             raise ValueError(f"a turn without content has {', '.join(others)}, which nobody would compare.")
     return text_of({"content": said})
+
+
+def _is_filled(value: Any) -> bool:
+    """Whether words may stand in it: numbers of a turn are none."""
+    return bool(value.strip()) if isinstance(value, str) else isinstance(value, list | Mapping) and bool(value)

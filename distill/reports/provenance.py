@@ -307,10 +307,28 @@ def write_steps(path: str | os.PathLike[str], steps: Iterable[Step], source: str
     listed = [step.as_dict() for step in (*before.steps, *steps)]
     beside = Path(path).with_name(f"{Path(path).name}{STEPS}")
     text = json.dumps({"of": Path(path).name, "drawn": drawn, "steps": listed}, indent=1, ensure_ascii=False)
-    if beside.is_file() and _may_be_of_jsonl(Path(path), STEPS) and "of" not in _read_object(beside):
-        beside.rename(kept := beside.with_name(f"{beside.name}.earlier"))
-        say(f"{beside} did not say whose record it is; it is {kept} now.")
+    _make_room(Path(path), beside)
     beside.write_text(text + "\n", encoding="utf-8")
+
+
+def _make_room(path: Path, beside: Path) -> None:
+    """Put away what lies where steps are written, or where an earlier version wrote them, and is another's."""
+    if path.suffix == ".jsonl" and not beside.exists():
+        named = path.with_suffix(STEPS)
+        if _read_object(named).get("of") == path.name:  # its own, which would be left to `pairs`
+            named.rename(beside)
+    elif beside.is_file() and _may_be_of_jsonl(path, STEPS):
+        found = _read_object(beside)
+        if found.get("of") == f"{path.name}.jsonl":
+            beside.rename(kept := beside.with_name(f"{path.name}.jsonl{STEPS}"))
+            say(f"{beside} was the record of {found['of']}; it is {kept} now.")
+        elif "of" not in found:
+            kept, number = beside.with_name(f"{beside.name}.earlier"), 1
+            while kept.exists():
+                number += 1
+                kept = beside.with_name(f"{beside.name}.earlier.{number}")
+            beside.rename(kept)
+            say(f"{beside} did not say whose record it is; it is {kept} now.")
 
 
 def _read_beside(path: Path, ending: str) -> dict[str, Any]:
@@ -319,8 +337,12 @@ def _read_beside(path: Path, ending: str) -> dict[str, Any]:
     is_earlier = path.suffix == ".jsonl" and not whole.exists()
     named = path.with_suffix("") if is_earlier else path
     found = _read_object(path.with_suffix(ending) if is_earlier else whole)
-    if "of" in found:  # under another whole name it was renamed with its pairs
-        return {} if is_earlier and found["of"] != path.name else found
+    if "of" in found:
+        if is_earlier:
+            return found if found["of"] == path.name else {}
+        # under another whole name it was renamed with its pairs, unless these read it themselves
+        is_others = found["of"] == f"{path.name}.jsonl" and _may_be_of_jsonl(path, ending)
+        return {} if is_others else found
     if (
         ending == SETTINGS
     ):  # only a journal has them: they are those of `pairs` where that is a file, else of `pairs.jsonl`

@@ -35,6 +35,21 @@ def written(path, *rows):
         ({"question": "how many?", "answer": {"text": ["two", "2"], "answer_start": [3, 9]}}, ("how many?", "two\n2")),
         ({"question": {"stem": "hot?", "choices": [{"text": "ice", "label": "A"}]}}, ("hot?\nice",)),
         ({"question": "a", "answer": None}, ("a",)),
+        ({"question": {"text": "", "value": "two?"}}, ("two?",)),
+        ({"question": {"text": " ", "stem": "two?", "label": None}}, ("two?",)),
+        ({"question": {"text": [""], "words": ["two?"]}}, ("two?",)),
+        ({"question": "a", "answer": {"text": [], "answer_start": []}}, ("a",)),
+        ({"prompt": [{"type": "text", "text": ""}, "a"]}, ("a",)),
+        ({"messages": [{"role": "user", "content": "", "text": "two?"}]}, ("two?",)),
+        ({"messages": [{"role": "user", "content": [], "value": "", "text": "two?"}]}, ("two?",)),
+        ({"conversations": [{"from": "human", "value": " ", "text": "two?"}]}, ("two?",)),
+        *(
+            (
+                {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, name: empty}]},
+                ("a",),
+            )
+            for name, empty in (("tool_calls", []), ("function_call", {}), ("refusal", ""), ("audio", None), ("n", 3))
+        ),
     ],
 )
 def test_all_that_a_row_says_in_words_is_compared(tmp_path, row, texts):

@@ -446,6 +446,47 @@ def test_records_of_pairs_and_of_pairs_jsonl_are_not_taken_for_each_other(tmp_pa
     assert drawn_as(folder).teacher is None
 
 
+def test_a_record_that_was_given_to_pairs_jsonl_is_not_taken_by_pairs(tmp_path, capsys):
+    """What the notice tells people to write into it was read by one of the two alone."""
+    file, folder, beside = tmp_path / "pairs.jsonl", tmp_path / "pairs", tmp_path / "pairs.steps.json"
+    old, new = Step("old", 3, 2, "", {}, ()), Step("new", 2, 1, "", {}, ())
+    given = json.dumps({"of": "pairs.jsonl", "drawn": {"teacher": "t"}, "steps": [old.as_dict()]})
+    file.write_text("{}")
+    folder.mkdir()
+    beside.write_text(given)
+    assert drawn_as(file).steps == (old,)
+    assert drawn_as(folder) == (None, None, ())
+    write_steps(folder, [new], source=tmp_path / "other.jsonl")
+    assert (drawn_as(folder).steps, drawn_as(file).steps) == ((new,), (old,)), "it lies where its owner finds it"
+    assert (
+        f"{beside} was the record of pairs.jsonl; it is {tmp_path / 'pairs.jsonl.steps.json'} now"
+        in capsys.readouterr().out
+    )
+    (tmp_path / "pairs.jsonl.steps.json").rename(beside)
+    write_steps(file, [new], source=tmp_path / "other.jsonl")
+    assert drawn_as(file).steps == (new,)
+    assert drawn_as(folder).steps == (), "nor does it when the owner writes anew"
+
+
+def test_nameless_records_that_were_put_away_are_all_kept(tmp_path):
+    """The second took the place of the first."""
+    (tmp_path / "pairs.jsonl").write_text("{}")
+    for number in range(3):
+        (tmp_path / "pairs.steps.json").write_text(json.dumps({"steps": [], "number": number}))
+        write_steps(tmp_path / "pairs", [], source=tmp_path / "other.jsonl")
+    kept = [tmp_path / f"pairs.steps.json.earlier{end}" for end in ("", ".2", ".3")]
+    assert [json.loads(path.read_text())["number"] for path in kept] == [0, 1, 2]
+
+
+def test_pairs_that_were_renamed_keep_their_record_beside_new_ones_of_the_old_name(tmp_path):
+    step = Step("near", 3, 2, "", {}, ())
+    write_steps(tmp_path / "clean.jsonl", [step], source=tmp_path / "other.jsonl")
+    (tmp_path / "clean.jsonl.steps.json").rename(tmp_path / "v1.jsonl.steps.json")
+    for name in ("v1.jsonl", "clean.jsonl"):
+        (tmp_path / name).write_text("{}")
+    assert (drawn_as(tmp_path / "v1.jsonl").steps, drawn_as(tmp_path / "clean.jsonl").steps) == ((step,), ())
+
+
 @pytest.mark.parametrize("made", [True, False])
 def test_a_record_stays_its_owners(tmp_path, made):
     """The steps of an output `pairs` went to `pairs.jsonl` when that output was deleted, and those without a name when it was made."""
