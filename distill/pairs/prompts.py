@@ -10,6 +10,7 @@ from distill.basics.processes import say
 from distill.pairs.aside import Aside
 from distill.pairs.columns import COLUMNS, OPTIONAL
 from distill.pairs.kinds import TEXT
+from distill.pairs.row_marks import LEFT_OUT, is_left_out
 from distill.pairs.row_names import SPOKEN, SYSTEM, TOOLS
 from distill.pairs.shapes import Shape, parse_columns, shape_of_prompts, unasked
 from distill.pairs.sources import Part, find_parts
@@ -60,7 +61,8 @@ def read_prompts(
 def read_asked(path: str | os.PathLike[str], **reading: Any) -> list[Asked]:
     """Prompts with the columns that stand beside them (a source, a licence), which go along into the pairs made of them.
 
-    A row's `id` becomes `prompt_id`, because a pair has an id of its own. Columns that a pair fills itself are left out, and said.
+    A row's `id` becomes `prompt_id`, because a pair has an id of its own. Columns that a pair fills itself are left out, and said. So are rows
+    that are marked as not to be trained on (`weight: 0`, `train: false`): what a teacher answered to them would be paid for, and left out.
 
     Args:
         path: as of `read_prompts`.
@@ -73,7 +75,7 @@ def read_asked(path: str | os.PathLike[str], **reading: Any) -> list[Asked]:
     Raises:
         ValueError: as `read_prompts`.
     """
-    rows = (carried(row) for row in prompt_rows(path, **reading))
+    rows = (carried(row) for row in prompt_rows(path, **reading, unmarked=True))
     return [row if len(row) > 1 else row["prompt"] for row in rows]
 
 
@@ -85,7 +87,7 @@ def read_asked_and_shown(path: str | os.PathLike[str], **reading: Any) -> list[t
     Raises:
         ValueError: as `read_prompts`; a `teacher_prompt` that is no prompt, or an empty text.
     """
-    rows = prompt_rows(path, **reading, shown=True)
+    rows = prompt_rows(path, **reading, shown=True, unmarked=True)
     asked = [carried(row) for row in rows]
     return [
         (made if len(made) > 1 else made["prompt"], row.get("teacher_prompt"))
@@ -103,6 +105,7 @@ def prompt_rows(
     doing: str = CARRIED,
     whole: bool = False,
     shown: bool = False,
+    unmarked: bool = False,
 ) -> list[Row]:
     """Rows with their `prompt` and with all other columns as they stand in the file; arguments and errors as of `read_prompts`.
 
@@ -110,6 +113,7 @@ def prompt_rows(
         doing: what is said to become of the other columns.
         whole: keep those that a prompt was made of (a question), too.
         shown: the teacher is asked with their `teacher_prompt`, so it has to be a prompt.
+        unmarked: without rows that are marked as not to be trained on (see `row_marks`); how many there were, is said.
     """
     named = parse_columns(columns)
     if not shown and "teacher_prompt" in named:
@@ -119,11 +123,14 @@ def prompt_rows(
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; it must be at least 1.")
     rows: list[Row] = []
+    left_out: list[str] = []  # where they stood
     with Aside(skip_bad) as aside:
         for part in find_parts(path, split, most=limit, columns=tuple(named.values())):
-            found = _rows_of(part, named, aside, doing, shown)
+            found = _rows_of(part, named, aside, doing, shown, left_out if unmarked else None)
             some = islice(found, None if limit is None else limit - len(rows))
             rows.extend({**row, **made} if whole else made for row, made in some)
+    if left_out:
+        say(f"{path}: {len(left_out)} rows {LEFT_OUT}.")
     if not rows:
         raise ValueError(f"{path} has no prompts; it needs at least one line{aside.so_far()}.")
     return rows
@@ -174,8 +181,10 @@ def fate_of(names: Iterable[str], doing: str) -> str:
     return said + (f" Left out, because pairs have their own: {', '.join(left)}." if left else "")
 
 
-def _rows_of(part: Part, columns: dict[str, str], aside: Aside, doing: str, shown: bool) -> Iterator[tuple[Row, Row]]:
-    """Rows as they stand in the file, and as what is asked."""
+def _rows_of(
+    part: Part, columns: dict[str, str], aside: Aside, doing: str, shown: bool, left_out: list[str] | None
+) -> Iterator[tuple[Row, Row]]:
+    """Rows as they stand in the file, and as what is asked; those that are marked go to `left_out`, if that is a list."""
     shape: Shape | None = None
     spoken = frozenset((*SPOKEN, *columns.values()))
     for block in part.read():
@@ -190,6 +199,9 @@ def _rows_of(part: Part, columns: dict[str, str], aside: Aside, doing: str, show
                 if isinstance(row, ValueError):
                     raise row
                 assert shape is not None, "a good row has decided it"
+                if left_out is not None and is_left_out(row, columns):
+                    left_out.append(where)
+                    continue
                 made = shape.translate(row)
                 if shown:
                     _check_shown(made.get("teacher_prompt"), columns.get("teacher_prompt", "teacher_prompt"))

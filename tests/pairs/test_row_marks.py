@@ -8,6 +8,7 @@ from conftest import TEMPLATE, build_model, build_tokenizer, json_lines
 
 from distill import BlackBoxTrainer
 from distill.pairs import load_pairs
+from distill.pairs.prompts import prompt_rows, read_asked, read_asked_and_shown
 from distill.pairs.tokenising import tokenised
 from distill.text.messages import MARKS
 
@@ -179,6 +180,30 @@ def test_marked_rows_of_a_block_that_is_read_twice_are_counted_once(tmp_path, ca
         datasets.Dataset.from_list(rows).to_parquet(str(folder / f"{name}.parquet"))
     assert len(load_pairs(folder, skip_bad=tmp_path / "bad.jsonl")) == 2
     assert "4 rows are left out, because they are marked" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+@pytest.mark.parametrize("by", [None, "mark"])
+@pytest.mark.parametrize(("name", "no", "yes"), [("weight", 0, 1), ("train", False, True)])
+def test_a_marked_prompt_is_not_asked(tmp_path, capsys, kind, by, name, no, yes):
+    """It was, for money, and the pair was then left out of every training."""
+    marks = [yes, no, yes, no]
+    rows = [{"prompt": f"q{i}", "teacher_prompt": f"t{i}", by or name: mark} for i, mark in enumerate(marks)]
+    path = tmp_path / f"p.{kind}"
+    if kind == "csv":
+        datasets.Dataset.from_list(rows).to_csv(str(path))
+    else:
+        json_lines(path, rows)
+    columns = {name: by} if by else None
+    for read in (read_asked, lambda *a, **k: [one for one, _ in read_asked_and_shown(*a, **k)]):
+        assert [one["prompt"] for one in read(path, columns=columns)] == ["q0", "q2"]
+        assert f"{path}: 2 rows are left out, because they are marked" in capsys.readouterr().out
+        assert [one["prompt"] for one in read(path, columns=columns, limit=2)] == ["q0", "q2"]
+        assert f"{path}: 1 rows are left out" in capsys.readouterr().out
+    assert len(prompt_rows(path, columns=columns, whole=True)) == 4, "a verifier reads of all of them"
+    json_lines(path := tmp_path / "none.jsonl", rows[1:2])
+    with pytest.raises(ValueError, match=r"none\.jsonl has no prompts"):
+        read_asked(path, columns=columns)
 
 
 def test_nothing_is_left_of_a_file_whose_rows_are_all_marked(tmp_path, capsys):
