@@ -62,7 +62,9 @@ def plain(value: Any) -> Any:
     if callable(value):
         return getattr(value, "__qualname__", type(value).__qualname__)
     found = json.loads(json.dumps(value, default=str))
-    return type(value).__qualname__ if found != value and _ADDRESS.search(str(found)) else found
+    # text that it is not itself: of an object that says where it lies, which is elsewhere next time
+    is_address = isinstance(found, str) and not isinstance(value, str) and _ADDRESS.search(found)
+    return type(value).__qualname__ if is_address else found
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any], allowed: Collection[str] = ()) -> list[str]:

@@ -6,7 +6,9 @@ from typing import Any
 from distill.pairs.row_names import HISTORY
 from distill.pairs.turns import Row, read_turns, turns_of
 
-OWN_HISTORY = "If it is a column of your own, give it another name (--columns own_history=history)."
+OWN_HISTORY = (
+    "If it is a column of your own, give it another name (--columns own_history=history; of a data set, rename_column)."
+)
 _ROLES = ("user", "assistant")
 
 

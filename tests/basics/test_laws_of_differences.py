@@ -3,7 +3,7 @@
 import pytest
 from conftest import build_arguments
 
-from distill.basics.settings import differences
+from distill.basics.settings import differences, plain
 from distill.reports.provenance import describe_training
 
 THERE = {"training": {"max_steps": 4, "max_steps_a_day": 1}, "train": 1, "seed": 0}
@@ -31,3 +31,15 @@ def test_the_rows_of_a_step_are_those_of_all_its_batches_and_processes(
     training = build_arguments(tmp_path, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
     monkeypatch.setattr(type(training), "world_size", processes)
     assert describe_training(training)["rows_in_a_step"] == batch * accumulation * processes
+
+
+def test_any_value_is_plain_and_no_address_is_written():
+    """An array's text is its values; an object that only says where it lies is told by its class."""
+    import numpy as np
+    import torch
+
+    for value in (np.ones(4), np.float32(1.5), torch.ones(2), torch.float32, float("nan"), object):
+        assert plain({"a": value}) == plain({"a": value}) or value != value
+    assert plain(np.array([1.0, 2.0])) == "[1. 2.]"
+    assert plain(object()) == "object"
+    assert plain("here at 0x12") == "here at 0x12"
