@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         refuse_given(args, tuple(QUICK), "--quick sets this itself; leave one of them out.")
         if training.num_train_epochs != EPOCHS:
             raise ValueError("--num_train_epochs: --quick sets this itself; leave one of them out.")
-        args, training.num_train_epochs = dataclasses.replace(args, **QUICK), 2.0
+        args, training.num_train_epochs = dataclasses.replace(args, **QUICK), 1.0
         if args.documents is not None and args.questions is None and args.passages is None:
             args = dataclasses.replace(args, passages=QUICK_PASSAGES)
     if training.num_train_epochs != int(training.num_train_epochs):
