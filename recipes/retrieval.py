@@ -42,6 +42,7 @@ from distill.retrieval.examination import shuffled
 from distill.retrieval.examining import NEW_TOKENS, Question, examine
 from distill.retrieval.index import Index
 from distill.retrieval.rows import Rows
+from distill.running.documents import documents_of
 from distill.running.environment import environment
 from distill.running.flags import parse_recipe, settings_of
 from distill.running.folder import (
@@ -53,7 +54,7 @@ from distill.running.folder import (
     write_json,
 )
 from distill.running.parsing import refuse_given
-from distill.running.retrieval_flags import HELD_OUT, RetrievalArguments, course_of, documents_of, written_facts
+from distill.running.retrieval_flags import HELD_OUT, RetrievalArguments, course_of, written_facts
 from distill.signals import StoredSignals, capture
 from distill.teachers import LocalTeacher
 

@@ -25,7 +25,7 @@ import torch
 from measuring import machine, table
 from near_the_teacher import interval
 from torch.nn.functional import kl_div
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainingArguments
 
 from distill import Logits, WhiteBoxTrainer, generate, make_student
 from distill.basics.processes import say
@@ -45,7 +45,7 @@ FIGURES = {
 }
 
 
-class Tokens(TrainerCallback):
+class Tokens:
     """Counts what is learned from, by looking at each batch."""
 
     def __init__(self) -> None:

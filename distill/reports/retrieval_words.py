@@ -176,8 +176,7 @@ def _advice(found: dict[tuple[str, str], Examination], tuned: list[str], base: E
         return f"On these figures it depends: beside retrieval, {'; '.join(parts)}.{_many(found, tuned, base)}"
     lost = [ARMS[arm] for arm, (_, worse) in gains.items() if worse]
     text = "On these figures tuning did not pay: with retrieval, no tuned arm was better than the untouched model in any column"
-    few = [column for column in COLUMNS if 0 < base.facts(column) < FEWEST]
-    if len(few) == sum(base.facts(column) > 0 for column in COLUMNS):
+    if all(base.facts(column) < FEWEST for column in COLUMNS):
         return f"These are too few facts to tell anything: fewer than {FEWEST} in each column."
     return f"{text}{f', and {_listed(lost)} worse' if lost else ''}. Retrieve, and leave the weights alone.{_many(found, tuned, base)}"
 
@@ -185,7 +184,7 @@ def _advice(found: dict[tuple[str, str], Examination], tuned: list[str], base: E
 def _many(found: dict[tuple[str, str], Examination], tuned: list[str], base: Examination) -> str:
     """How many differences were looked at, since some of many look clear by chance."""
     count = sum(
-        difference(found[arm, "retrieved"], base, column) is not None and base.facts(column) >= FEWEST
+        found[arm, "retrieved"].facts(column) > 0 and base.facts(column) >= FEWEST
         for arm in tuned
         for column in COLUMNS
     )

@@ -12,14 +12,13 @@ from distill.basics.processes import tell
 from distill.retrieval.altering import alterations, silent_beside
 from distill.retrieval.asked_facts import AskedFact
 from distill.retrieval.changing import Changing
-from distill.retrieval.coverage import Coverage
 from distill.retrieval.documents import Document
 from distill.retrieval.examination import examination
 from distill.retrieval.examining import Question
 from distill.retrieval.facts import Fact
 from distill.retrieval.passages import Passage
-from distill.retrieval.row_modes import KnownFact, Setting, rows_of_facts
-from distill.retrieval.rows import Rows, examples_like, known_facts, passages_of
+from distill.retrieval.row_modes import KnownFact, Setting
+from distill.retrieval.rows import Rows, examples_like, known_facts, known_rows, passages_of
 from distill.retrieval.saying import says, value_words
 from distill.retrieval.worked import ANSWERED, Answered
 from distill.retrieval.world import World
@@ -62,11 +61,7 @@ class Course:
             altered: other values a fact, in altered passages.
             setting: further fields of `Setting`.
         """
-        known = self.known(altered)
-        rows = rows_of_facts(known, Setting(mode, examples=self.examples, **setting))
-        coverage = Coverage({fact.id: fact.kind for fact in known})
-        coverage.count(rows)
-        return Rows(rows, coverage)
+        return known_rows(self.known(altered), Setting(mode, examples=self.examples, **setting))
 
     def examination(self, *, held_out: int = 2, searched: bool) -> list[Question]:
         """What is asked after the change; see `distill.retrieval.examination.examination`."""

@@ -96,12 +96,23 @@ def rows_of_world(
     """
     known = known_facts(world, facts, wordings=wordings, reverse=reverse, alterations=alterations)
     setting.setdefault("examples", examples_like(world))
-    rows = rows_of_facts(known, Setting(mode, seed, **setting))
-    coverage = Coverage({fact.id: fact.kind for fact in known})
+    chosen = Setting(mode, seed, **setting)
     if teacher is None:
-        coverage.count(rows)
-        return Rows(rows, coverage)
-    return answered(teacher, rows, coverage, output=output, progress=progress)
+        return known_rows(known, chosen)
+    coverage = Coverage({fact.id: fact.kind for fact in known})
+    return answered(teacher, rows_of_facts(known, chosen), coverage, output=output, progress=progress)
+
+
+def known_rows(known: Sequence[KnownFact], setting: Setting) -> Rows:
+    """Training rows with the answers that are known.
+
+    Args:
+        known: the facts.
+        setting: how rows are made of them.
+    """
+    rows, coverage = rows_of_facts(known, setting), Coverage({fact.id: fact.kind for fact in known})
+    coverage.count(rows)
+    return Rows(rows, coverage)
 
 
 def examples_like(world: World) -> tuple[Answered, ...]:

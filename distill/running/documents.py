@@ -114,15 +114,20 @@ def check_documents(args: Any) -> None:
     _check_output(args)
 
 
+def documents_of(args: Any) -> Documents:
+    """The documents of `--documents`, read as the flags beside it say; what of the folder is none is told."""
+    return Documents.read(
+        args.documents, text=args.document_column, suffixes=_listed(args.suffixes), exclude=_listed(args.exclude)
+    )
+
+
 def read_documents(args: Any) -> Documents:
     """The documents of `--documents`.
 
     Raises:
         ValueError: as `Documents.read`; a mode that shows other passages, and there are none.
     """
-    documents = Documents.read(
-        args.documents, text=args.document_column, suffixes=_listed(args.suffixes), exclude=_listed(args.exclude)
-    )
+    documents = documents_of(args)
     there = sum(len(passages_of(document)) for document in documents)
     taken = there if args.passages is None else min(there, args.passages)
     if args.mode == "raft" and taken < 2:

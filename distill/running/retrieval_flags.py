@@ -103,16 +103,6 @@ class RetrievalArguments(RefusalArguments):
         return [*(arm for arm in TRAINED if arm in named), *(arm for arm in named if arm not in TRAINED)]
 
 
-def documents_of(args: RetrievalArguments) -> Documents:
-    """The documents of one's own; what of the folder is none is told."""
-    assert args.documents is not None
-    suffixes, exclude = (
-        tuple(part.strip() for part in (flag or "").split(",") if part.strip())
-        for flag in (args.suffixes, args.exclude)
-    )
-    return Documents.read(args.documents, text=args.document_column, suffixes=suffixes, exclude=exclude)
-
-
 def written_facts(args: RetrievalArguments, documents: Documents, model: LocalTeacher, output: Path) -> list[AskedFact]:
     """The facts that the model writes."""
     say("No --questions: the model writes them. A small one hardly can; interrupted, this goes on.")

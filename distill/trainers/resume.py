@@ -120,8 +120,9 @@ class Resumption(TrainerCallback):
             return settings
         record = checkpoints.read_record(Path(found))
         # the record of an earlier version says less of a teacher
-        then = settings | {"teacher": as_said_then(record["settings"].get("teacher"), settings.get("teacher"))}
-        if changed := differences(record["settings"], then if "teacher" in settings else settings, allowed):
+        there = record["settings"]
+        now = {name: as_said_then(there.get(name), one) if name == "teacher" else one for name, one in settings.items()}
+        if changed := differences(there, now, allowed):
             raise ValueError(
                 f"{found} is of a run with other settings ({'; '.join(changed)}). Give the same settings to go on with that run, "
                 "or another output_dir for a new one. If you know what you do, "

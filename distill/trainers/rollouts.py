@@ -13,14 +13,8 @@ from distill.curation.verifiers import Verifier
 from distill.objectives.schedules import Schedule
 from distill.teachers.base import Sampling
 
-_DECIDES_NOTHING = (
-    "prompts",
-    "journal",
-    "rows_together",
-    "look",
-    "highest_kl",
-    "verifier",
-)  # of the text that is trained on
+# of the text that is trained on
+_DECIDES_NOTHING = ("prompts", "journal", "rows_together", "look", "highest_kl", "verifier")
 HIGHEST_KL = 3.0  # nats a token; e^3 = 20
 
 

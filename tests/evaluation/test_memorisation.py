@@ -12,7 +12,6 @@ from datasets import Dataset
 from distill import BlackBoxTrainer
 from distill.evaluation.memorisation import Canaries, CanaryWatch, exposures, extract, membership, overlap, plant
 from distill.evaluation.memorisation.exposure import likelihoods
-from distill.evaluation.memorisation.extraction import says_secret
 from distill.text.encode import as_prompt, encode_prompt
 
 ROWS = [{"prompt": f"Say {word}.", "completion": f"{word} it is."} for word in ("sun", "moon", "tree", "lake")]
@@ -183,5 +182,5 @@ def test_overlap_is_counted_in_whole_runs():
 
 def test_a_secret_is_a_whole_number():
     (one,) = Canaries(each=1, repeats=(1,), controls=0).planted
-    assert says_secret(f"It is {one.secret}.", one)
-    assert not says_secret(f"It is {one.secret}0.", one)
+    assert one.times_in(f"It is {one.secret}.")
+    assert not one.times_in(f"It is {one.secret}0.")

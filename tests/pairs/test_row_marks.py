@@ -41,13 +41,8 @@ def marked(shape, name, no):
     return [{**ROWS[shape], "id": f"r{i}", name: no if i == 1 else yes} for i in range(3)]
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "saved"])
-@pytest.mark.parametrize("shape", ROWS)
-@pytest.mark.parametrize(("name", "no"), NO)
-def test_a_marked_row_of_a_file_is_left_out_and_counted(tmp_path, capsys, kind, shape, name, no):
-    """`weight: 0` beside a prompt was carried along, and the row was trained on."""
-    rows, tokenizer = marked(shape, name, no), build_tokenizer(TEMPLATE)
-    path = tmp_path / f"p.{kind}"
+def write(path, kind, rows):
+    """Rows as a file of this kind, or as a saved data set."""
     table = datasets.Dataset.from_list(rows)
     if kind == "jsonl":
         json_lines(path, rows)
@@ -56,6 +51,16 @@ def test_a_marked_row_of_a_file_is_left_out_and_counted(tmp_path, capsys, kind, 
         datasets.Dataset.from_list(texts).to_csv(str(path))
     else:
         table.to_parquet(str(path)) if kind == "parquet" else table.save_to_disk(str(path))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "saved"])
+@pytest.mark.parametrize("shape", ROWS)
+@pytest.mark.parametrize(("name", "no"), NO)
+def test_a_marked_row_of_a_file_is_left_out_and_counted(tmp_path, capsys, kind, shape, name, no):
+    """`weight: 0` beside a prompt was carried along, and the row was trained on."""
+    rows, tokenizer = marked(shape, name, no), build_tokenizer(TEMPLATE)
+    path = tmp_path / f"p.{kind}"
+    write(path, kind, rows)
     pairs = load_pairs(path, tokenizer)
     assert pairs["id"][:] == ["r0", "r2"]
     assert f"{path}: 1 rows are left out, because they are marked as not to be trained on" in capsys.readouterr().out
@@ -134,13 +139,7 @@ def test_a_column_that_is_taken_for_a_mark_is_one(tmp_path, capsys, kind, shape,
     """`--columns weight=x`: the row was asked for its marks before its columns had their names, and trained on."""
     rows = [{"x" if n == name else n: v for n, v in row.items()} for row in marked(shape, name, no)]
     path = tmp_path / f"p.{kind}"
-    if kind == "jsonl":
-        json_lines(path, rows)
-    elif kind == "csv":
-        texts = [{n: v if isinstance(v, str) else json.dumps(v) for n, v in row.items()} for row in rows]
-        datasets.Dataset.from_list(texts).to_csv(str(path))
-    else:
-        datasets.Dataset.from_list(rows).to_parquet(str(path))
+    write(path, kind, rows)
     assert load_pairs(path, build_tokenizer(TEMPLATE), columns=f"{name}=x")["id"][:] == ["r0", "r2"]
     assert "1 rows are left out" in capsys.readouterr().out
     assert len(load_pairs(path, build_tokenizer(TEMPLATE))) == 3

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,6 +60,16 @@ class Canary:
     def answer(self) -> str:
         """The whole sentence; the completion of its training rows."""
         return f"{self.before}{self.secret}{self.after}"
+
+    def times_in(self, text: str) -> int:
+        """How often a text says the secret, as a whole number.
+
+        Example:
+            >>> one = Canary("a", "?", "It is ", "4829", ".", "Ann")
+            >>> one.times_in("It is 4829."), one.times_in("It is 14829.")
+            (1, 0)
+        """
+        return len(re.findall(rf"(?<!\d){re.escape(self.secret)}(?!\d)", text))
 
 
 class Canaries:

@@ -1,6 +1,5 @@
 """Extraction of secrets: a model is asked for them, and says them or not."""
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,18 +72,8 @@ def extract(
         for row in drawn:
             asked = str(row["prompt"])
             i = next(i for name, i in number.items() if name in asked)
-            hits[i] += says_secret(row["completion"], canaries[i])
+            hits[i] += canaries[i].times_in(row["completion"]) > 0
     return [
-        Extracted(one, says_secret(text, one), hits[i], samples, text)
+        Extracted(one, one.times_in(text) > 0, hits[i], samples, text)
         for i, (one, text) in enumerate(zip(canaries, greedy, strict=True))
     ]
-
-
-def says_secret(text: str, canary: Canary) -> bool:
-    """Whether a text says the secret as a whole number.
-
-    Example:
-        >>> says_secret("It is 4829.", Canary("a", "?", "It is ", "4829", ".", "Ann")), says_secret("14829", Canary("a", "?", "", "4829", "", "Ann"))
-        (True, False)
-    """
-    return re.search(rf"(?<!\d){re.escape(canary.secret)}(?!\d)", text) is not None

@@ -1,6 +1,5 @@
 """Watching what is trained: which canaries a trainer's batches teach, behind every mask, cut and packing."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -62,7 +61,7 @@ class CanaryWatch:
                 text = self.tokenizer.decode(run)
                 for one in self.canaries.values():
                     if one.name in text:
-                        self.taught[one.id] += len(re.findall(rf"(?<!\d){re.escape(one.secret)}(?!\d)", text))
+                        self.taught[one.id] += one.times_in(text)
 
     def check(self, epochs: int = 1) -> None:
         """Whether each canary was taught as often as it was planted, once in each epoch.
