@@ -30,6 +30,7 @@ from transformers import TrainingArguments
 from distill import Logits, WhiteBoxTrainer, generate, make_student
 from distill.basics.processes import say
 from distill.generation.prompts import write_prompts
+from distill.models.load import fast_dtype
 from distill.pairs.collate import PairCollator
 from distill.running.stages import block_sample, split_pairs
 from distill.teachers import LocalTeacher
@@ -82,7 +83,7 @@ def common(folder: Path, flags: argparse.Namespace, seed: int, rate: float, step
     """Settings of every trainer."""
     return {
         "output_dir": str(folder), "per_device_train_batch_size": flags.batch, "max_steps": steps, "learning_rate": rate, "seed": seed, "report_to": [],
-        "lr_scheduler_type": "linear", "warmup_steps": 2, "save_strategy": "no", "logging_strategy": "no", "use_cpu": True, "disable_tqdm": True, "bf16": False,
+        "lr_scheduler_type": "linear", "warmup_steps": 2, "save_strategy": "no", "logging_strategy": "no", "use_cpu": True, "disable_tqdm": True, "bf16": fast_dtype() == torch.bfloat16,
         "gradient_checkpointing": False, "weight_decay": 0.0,
     }  # fmt: skip
 
@@ -162,7 +163,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     flags = parser.parse_args()
     flags.output.mkdir(parents=True, exist_ok=True)
-    teacher = LocalTeacher(flags.teacher, dtype="float32")
+    teacher = LocalTeacher(
+        flags.teacher
+    )  # in bfloat16 where the machine is fast in it, as the products of the students
     prompts = write_prompts(teacher, flags.prompts + flags.held_out, seed=0, batch_size=32, max_new_tokens=40, output=flags.output / "prompts.jsonl")  # fmt: skip
     pairs = generate(teacher, prompts, max_new_tokens=flags.new_tokens, seed=0, batch_size=32, output=flags.output / "pairs.jsonl", allow_refusals=True)  # fmt: skip
     learned, kept = split_pairs(pairs, flags.held_out)
