@@ -1,6 +1,7 @@
 """How near a student is to its teacher, on held-out pairs. Every figure is a mean over tokens, not over batches."""
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.evaluation.next_tokens import compared
+from distill.evaluation.next_tokens import Compared, compared
 from distill.models.evaluating import evaluating
 from distill.models.load import fast_dtype
 from distill.pairs.collate import PairCollator, supervised_rows, supervised_tokens
@@ -84,7 +85,9 @@ class HeldOut:
         collate.teacher_limits = limits_of(
             teacher, "the teacher"
         )  # what it is shown may be longer than the student's row
-        ordered = sorted(pairs, key=lambda pair: len(pair["prompt_ids"]) + len(pair["completion_ids"]))
+        lengths = [len(pair["prompt_ids"]) + len(pair["completion_ids"]) for pair in pairs]
+        self._order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        ordered = [pairs[number] for number in self._order]
         self._batches = [collate(ordered[i : i + batch_size]) for i in range(0, len(ordered), batch_size)]
         self.tokens = sum(int(supervised_rows(batch["labels"]).sum()) for batch in self._batches)
         weight = teacher.get_output_embeddings().weight
@@ -127,6 +130,10 @@ class HeldOut:
             student: any model with the teacher's tokens; left in the mode it was in.
             dtype: its matrix products run in this; bfloat16 by default where the machine is fast at it.
         """
+        return self.by_pair(student, dtype).agreement()
+
+    def by_pair(self, student: PreTrainedModel, dtype: torch.dtype | None = None) -> "ByPair":
+        """The same, pair by pair; arguments as of `measure`. For what is compared between two students, or needs an interval."""
         dtype = dtype or fast_dtype()
         shared = shared_vocabulary(student, self._teacher, self._tokenizer, self._tokenizer)
         transform, device, head = _readable_head(student), student.device, self._head
@@ -135,27 +142,49 @@ class HeldOut:
             weight, bias = (None if t is None else t.to(device, kind) for t in (head.weight, head.bias))
             assert weight is not None
             head = replace(head, weight=weight, bias=bias, dtype=kind)
-        kls, rows_a_pair, same, loss, teacher_loss = [], [], 0, 0.0, 0.0
+        found: list[Compared] = []  # of each pair, by length
         for batch, theirs in zip(self._batches, self._theirs, strict=True):
             autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
             ours, theirs = _signal(student, batch, transform, autocast), theirs.to(device)
             rows = supervised_rows(batch["labels"])
             labels = supervised_tokens(batch["labels"], rows).to(device)
-            found = compared(ours, theirs if head is None else replace(head, hidden=theirs), labels, shared)
-            per_pair = rows.sum(1).tolist()
-            kls += [float(part.sum()) for part in found.kl.split(per_pair)]
-            rows_a_pair += per_pair
-            same += int(found.same.sum())
-            loss += float(found.loss.sum())
-            teacher_loss += float(found.teacher_loss.sum())
-        kl = sum(kls) / self.tokens
+            both = compared(ours, theirs if head is None else replace(head, hidden=theirs), labels, shared)
+            parts = [tensor.cpu().split(rows.sum(1).tolist()) for tensor in both]
+            found += [Compared(*part) for part in zip(*parts, strict=True)]
+        back = sorted(range(len(found)), key=self._order.__getitem__)
+        return ByPair([found[number] for number in back])
+
+
+@dataclass(frozen=True)
+class ByPair:
+    """A student beside its teacher, pair by pair in the order of the pairs.
+
+    Args:
+        pairs: of each pair the figures of its supervised positions.
+    """
+
+    pairs: Sequence[Compared]
+
+    def sums(self, name: str) -> list[float]:
+        """Of each pair the sum over its positions of one of the figures of `Compared`."""
+        return [float(getattr(pair, name).sum()) for pair in self.pairs]
+
+    def tokens(self) -> list[int]:
+        """Supervised positions of each pair."""
+        return [len(pair.kl) for pair in self.pairs]
+
+    def agreement(self) -> Agreement:
+        """Over all positions."""
+        counts, kls = self.tokens(), self.sums("kl")
+        tokens = sum(counts)
+        kl = sum(kls) / tokens
         return Agreement(
             kl=kl,
-            kl_error=_ratio_error(kls, rows_a_pair, kl),
-            top1=same / self.tokens,
-            loss=loss / self.tokens,
-            teacher_loss=teacher_loss / self.tokens,
-            tokens=self.tokens,
+            kl_error=_ratio_error(kls, counts, kl),
+            top1=sum(self.sums("same")) / tokens,
+            loss=sum(self.sums("loss")) / tokens,
+            teacher_loss=sum(self.sums("teacher_loss")) / tokens,
+            tokens=tokens,
         )
 
 

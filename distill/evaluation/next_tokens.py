@@ -18,12 +18,16 @@ class Compared(NamedTuple):
         kl: KL(teacher || student), in nats.
         same: whether both find the same token most likely.
         loss, teacher_loss: the cross-entropy of either on the label, in nats.
+        confidence: the student's probability of its most likely token.
+        right: whether that token is the label.
     """
 
     kl: Tensor
     same: Tensor
     loss: Tensor
     teacher_loss: Tensor
+    confidence: Tensor
+    right: Tensor
 
 
 @torch.no_grad()
@@ -39,8 +43,9 @@ def compared(student: HeadTap | Tensor, teacher: HeadTap | Tensor, labels: Tenso
     vocabulary = vocabulary or one.shape[1]
     heads, count, device = [side_of(signal, vocabulary) for signal in (student, teacher)], len(labels), labels.device
     exact = torch.float64 if heads[0].dtype == torch.float64 else torch.float32
-    kl, loss, teacher_loss = (torch.empty(count, dtype=exact, device=device) for _ in range(3))
-    same, forward_kl = torch.empty(count, dtype=torch.bool, device=device), by_name("forward_kl")
+    kl, loss, teacher_loss, confidence = (torch.empty(count, dtype=exact, device=device) for _ in range(4))
+    same, right = (torch.empty(count, dtype=torch.bool, device=device) for _ in range(2))
+    forward_kl = by_name("forward_kl")
     _, chunk = pieces(device.type, count, vocabulary, heads[0].dtype)
     for start in range(0, count, chunk):
         rows = slice(start, min(start + chunk, count))
@@ -48,9 +53,11 @@ def compared(student: HeadTap | Tensor, teacher: HeadTap | Tensor, labels: Tenso
         for tile in tiles(rows, vocabulary, device.type):
             at = slice(rows.start + tile.start, rows.start + tile.stop)
             q, p = (head.transformed(head.exact(logits, tile, exact)) for head, logits in zip(heads, both, strict=True))
-            same[at] = q.argmax(-1) == p.argmax(-1)
+            likeliest = q.argmax(-1)
+            same[at], right[at] = likeliest == p.argmax(-1), likeliest == labels[at]
             log_q, log_p = q.log_softmax(-1), p.log_softmax(-1)
+            confidence[at] = log_q.gather(1, likeliest[:, None]).squeeze(1).exp()
             for entropy, logs in ((loss, log_q), (teacher_loss, log_p)):
                 entropy[at] = -logs.gather(1, labels[at, None]).squeeze(1)
             kl[at] = forward_kl.value(log_q, log_p)
-    return Compared(kl, same, loss, teacher_loss)
+    return Compared(kl, same, loss, teacher_loss, confidence, right)

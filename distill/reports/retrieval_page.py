@@ -7,9 +7,9 @@ from typing import Any
 
 import jinja2
 
+from distill.basics.intervals import Interval
 from distill.reports.pictures import draw
 from distill.reports.retrieval_words import ARMS, WAYS, Examination, examinations, verdict
-from distill.retrieval.grading import Interval
 
 TITLES = {
     "stable": "stable facts",

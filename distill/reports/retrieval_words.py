@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distill.basics.intervals import Interval
 from distill.retrieval.examining import Examined, chance_of, shares
-from distill.retrieval.grading import Interval, over_facts, paired
+from distill.retrieval.grading import over_facts, paired
 
 ARMS = {
     "untouched": "Untouched",

@@ -2,13 +2,11 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
+from distill.basics.intervals import DRAWS, Interval
 from distill.retrieval.saying import said_at, value_words
-
-DRAWS = 10_000  # of a bootstrap
 
 
 def first_said(text: str, values: Sequence[str]) -> str | None:
@@ -17,14 +15,6 @@ def first_said(text: str, values: Sequence[str]) -> str | None:
         (place, -len(value_words(value)), value) for value in values if (place := said_at(text, value)) is not None
     ]
     return min(found)[2] if found else None
-
-
-class Interval(NamedTuple):
-    """A mean with its 95% interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 def over_facts(values: Sequence[Mapping[str, float]], *, draws: int = DRAWS, seed: int = 0) -> Interval:

@@ -1,0 +1,56 @@
+"""A figure with its 95% interval, and the bootstrap that gives it: units drawn anew, as counts and not as copies."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+DRAWS = 10_000
+
+
+class Interval(NamedTuple):
+    """A mean with its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def drawn_counts(units: int, draws: int = DRAWS, seed: int = 0) -> NDArray[np.float64]:
+    """`[draws, units]`: how often each unit comes in each resample (Efron 1979).
+
+    Raises:
+        ValueError: no units.
+    """
+    if units < 1:
+        raise ValueError("There are no units to draw from; a bootstrap needs at least one.")
+    drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=draws)
+    return np.asarray(drawn, np.float64)
+
+
+def over_units(
+    figure: Callable[[NDArray[np.float64]], NDArray[np.float64]], units: int, draws: int = DRAWS, seed: int = 0
+) -> Interval:
+    """A figure over all units once, and between which values 95% of its resamples lie.
+
+    Two figures of the same units are compared by the interval of their difference, made here in one go: then each resample
+    takes the same units for both (paired).
+
+    Args:
+        figure: from counts `[draws, units]` to `[draws]`; a ratio of sums, say `lambda c: (c @ sums) / (c @ sizes)`.
+        units: what is drawn: pairs, questions, facts.
+        draws, seed: of the resamples.
+
+    Raises:
+        ValueError: no units.
+
+    Source: Efron 1979, percentile intervals.
+
+    Example:
+        >>> over_units(lambda counts: counts @ np.array([1.0, 3.0]) / counts.sum(1), 2).mean
+        2.0
+    """
+    resampled = figure(drawn_counts(units, draws, seed))
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Interval(float(figure(np.ones((1, units)))[0]), float(low), float(high))
