@@ -1,6 +1,7 @@
-"""A figure with its 95% interval, and the bootstrap that gives it: units drawn anew, as counts and not as copies."""
+"""A figure with its 95% interval: the bootstrap that gives it (units drawn anew, as counts and not as copies), and the exact one of a share."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -54,3 +55,54 @@ def over_units(
     resampled = figure(drawn_counts(units, draws, seed))
     low, high = np.quantile(resampled, [0.025, 0.975])
     return Interval(float(figure(np.ones((1, units)))[0]), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many of how many, with the exact 95% interval.
+
+    Args:
+        right: how many.
+        n: of how many.
+        low, high: the interval; 0 and 1 where there are none to count.
+    """
+
+    right: int
+    n: int
+    low: float
+    high: float
+
+    @property
+    def mean(self) -> float:
+        """The share itself; 0 of none."""
+        return self.right / self.n if self.n else 0.0
+
+    def __str__(self) -> str:
+        return f"{self.right}/{self.n} = {self.mean:.0%} [{self.low:.0%} to {self.high:.0%}]"
+
+
+def exact_share(right: int, n: int) -> Share:
+    """A share with its exact interval; the units are those that are counted, which must be independent.
+
+    Args:
+        right: how many.
+        n: of how many.
+
+    Raises:
+        ValueError: more than there are, or fewer than none; scipy is missing.
+
+    Source: Clopper and Pearson 1934.
+
+    Example:
+        >>> print(exact_share(9, 12))
+        9/12 = 75% [43% to 95%]
+    """
+    if not 0 <= right <= n:
+        raise ValueError(f"{right} of {n} is no share.")
+    try:
+        from scipy import stats
+    except ImportError:
+        raise ValueError("An exact interval needs the 'scipy' package: pip install 'distill[report]'.") from None
+    low = float(stats.beta.ppf(0.025, right, n - right + 1)) if right else 0.0
+    high = float(stats.beta.ppf(0.975, right + 1, n - right)) if right < n else 1.0
+    return Share(right, n, low, high)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from distill.retrieval.passages import Passage
-from distill.retrieval.saying import as_written, says, value_words
+from distill.text.saying import as_written, says, value_words
 
 # dates, times, shares, versions, addresses, names with a digit: with other digits they would be none
 _NO_NUMBER = re.compile(

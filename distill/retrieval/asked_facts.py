@@ -9,8 +9,8 @@ from typing import Any
 
 from distill.pairs.sources import rows_in
 from distill.retrieval.row_modes import KnownFact
-from distill.retrieval.saying import says, value_words
 from distill.retrieval.verifying import kind_of
+from distill.text.saying import says, value_words
 from distill.text.words import words
 
 FORM = (

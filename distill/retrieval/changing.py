@@ -8,7 +8,7 @@ from distill.retrieval.altering import altered
 from distill.retrieval.documents import Document
 from distill.retrieval.facts import Fact
 from distill.retrieval.passages import Passage
-from distill.retrieval.saying import as_written, says, value_words
+from distill.text.saying import as_written, says, value_words
 
 _AFTERWARDS = 1_000_003  # the seed of changes: other values than those of altered passages in training rows
 _TRIES = 8

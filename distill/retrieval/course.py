@@ -19,9 +19,9 @@ from distill.retrieval.facts import Fact
 from distill.retrieval.passages import Passage
 from distill.retrieval.row_modes import KnownFact, Setting
 from distill.retrieval.rows import Rows, examples_like, known_facts, known_rows, passages_of
-from distill.retrieval.saying import says, value_words
 from distill.retrieval.worked import ANSWERED, Answered
 from distill.retrieval.world import World
+from distill.text.saying import says, value_words
 from distill.text.words import words
 
 CLEAR = 0.8  # of the points of the best passage: another document with as many may be the one that is meant

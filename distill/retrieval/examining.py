@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.retrieval.grading import by_chance, first_said
 from distill.retrieval.passages import Passage, Retriever, bare, with_passages
-from distill.retrieval.saying import said_at
 from distill.teachers.base import Sampling
 from distill.teachers.local import LocalTeacher
+from distill.text.saying import said_at
 
 NEW_TOKENS = 32  # an answer cut at 16 was wrong in looks only
 TOGETHER = 8192  # tokens of prompts at once, padding counted

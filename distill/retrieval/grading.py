@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from distill.basics.intervals import DRAWS, Interval
-from distill.retrieval.saying import said_at, value_words
+from distill.text.saying import said_at, value_words
 
 
 def first_said(text: str, values: Sequence[str]) -> str | None:

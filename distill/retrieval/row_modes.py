@@ -7,8 +7,8 @@ from typing import Any
 
 from distill.basics.fingerprint import fingerprint
 from distill.retrieval.passages import Passage, bare, with_passages
-from distill.retrieval.saying import says
 from distill.retrieval.worked import ANSWERED, Answered, to_answer
+from distill.text.saying import says
 
 MODES = ("closed", "raft", "mixed")
 

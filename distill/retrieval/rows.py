@@ -19,12 +19,12 @@ from distill.retrieval.documents import Document
 from distill.retrieval.facts import Fact
 from distill.retrieval.passages import Passage
 from distill.retrieval.row_modes import KnownFact, Setting, rows_of_facts
-from distill.retrieval.saying import says
 from distill.retrieval.verifying import WRONG, supported
 from distill.retrieval.worked import Answered
 from distill.retrieval.world import World
 from distill.teachers import LocalTeacher
 from distill.teachers.base import ConcurrentTeacher, Teacher
+from distill.text.saying import says
 
 # what a replayed row has in the columns of facts; a prompt may have an `answer`, a `source` and the like of its own
 REPLAYED = {"fact": "", "kind": "", "wording": "", "mode": "replay", "answer": "", "source": ""}

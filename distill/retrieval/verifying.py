@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from distill.retrieval.saying import says, value_words
+from distill.text.saying import says, value_words
 from distill.text.words import words
 
 LONGEST_ANSWER = 12  # words

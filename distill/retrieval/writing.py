@@ -18,7 +18,6 @@ from distill.retrieval.documents import Document
 from distill.retrieval.passages import Passage
 from distill.retrieval.row_modes import KnownFact
 from distill.retrieval.rows import passages_of
-from distill.retrieval.saying import says, value_words
 from distill.retrieval.verifying import (
     ASKED,
     NO_FORM,
@@ -32,6 +31,7 @@ from distill.retrieval.verifying import (
 )  # fmt: skip
 from distill.retrieval.worked import to_answer, to_ask, to_reverse, to_reword
 from distill.teachers.base import ConcurrentTeacher, Teacher
+from distill.text.saying import says, value_words
 from distill.text.words import words
 
 # Headings, tables, rulers, code and lists' marks are no sentences to ask about.

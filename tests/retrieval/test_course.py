@@ -11,8 +11,8 @@ from distill.retrieval.course import course_of_documents, course_of_world
 from distill.retrieval.documents import Document
 from distill.retrieval.passages import Passage
 from distill.retrieval.rows import rows_of_world
-from distill.retrieval.saying import says
 from distill.retrieval.world import World
+from distill.text.saying import says
 
 TOWNS = {
     "Oden": ("Pia Holm", "412"),

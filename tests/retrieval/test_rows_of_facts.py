@@ -13,10 +13,10 @@ from distill.retrieval.coverage import Coverage
 from distill.retrieval.passages import Passage
 from distill.retrieval.row_modes import KnownFact, Setting, rows_of_facts
 from distill.retrieval.rows import Rows, answered, known_facts, rows_of_world, with_replay
-from distill.retrieval.saying import says
 from distill.retrieval.world import World
 from distill.teachers import LocalTeacher
 from distill.teachers.base import Completion
+from distill.text.saying import says
 
 
 class Reader:

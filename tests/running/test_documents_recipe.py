@@ -12,7 +12,7 @@ from processes import run_processes
 
 from distill.pairs import load_pairs
 from distill.reports.provenance import drawn_as
-from distill.retrieval.saying import says
+from distill.text.saying import says
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from distill.basics.intervals import exact_share
+
 ENOUGH = 100  # controls; of fewer the threshold for one false positive in a hundred is not known
 
 
@@ -73,13 +75,10 @@ def membership(members: Sequence[float], controls: Sequence[float], allowed: flo
         )
     if bad := [value for value in (*members, *controls) if math.isnan(value)]:
         raise ValueError(f"{len(bad)} scores are no numbers.")
-    try:
-        from scipy import stats
-    except ImportError:
-        raise ValueError("An exact interval needs the 'scipy' package: pip install 'distill[report]'.") from None
     passing = math.floor(allowed * len(controls))
     threshold = sorted(controls, reverse=True)[passing]
     found, n = sum(value > threshold for value in members), len(members)
-    low = float(stats.beta.ppf(0.025, found, n - found + 1)) if found else 0.0
-    high = float(stats.beta.ppf(0.975, found + 1, n - found)) if found < n else 1.0
-    return Membership(found, n, sum(value > threshold for value in controls), len(controls), allowed, low, high)
+    share = exact_share(found, n)
+    return Membership(
+        found, n, sum(value > threshold for value in controls), len(controls), allowed, share.low, share.high
+    )

@@ -8,7 +8,7 @@ from distill.retrieval import verifying
 from distill.retrieval.altering import altered
 from distill.retrieval.examining import Question, graded
 from distill.retrieval.passages import Passage
-from distill.retrieval.saying import as_written, said_at, says, value_words
+from distill.text.saying import as_written, said_at, says, value_words
 
 SAID = pytest.mark.parametrize(
     ("text", "value", "place"),
