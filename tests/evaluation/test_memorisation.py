@@ -61,8 +61,8 @@ def test_all_values_are_ranked_as_if_each_were_run_by_itself(tokenizer):
     """The fast path against its naive twin, whatever tokens digits are."""
     model = build_model(seed=3, max_position_embeddings=512)
     some = Canaries(each=1, repeats=(1,), controls=1, digits=2)
-    for one in (*some.planted, *some.controls):
-        fast = likelihoods(model, tokenizer, one, some.secrets)
+    everybody = (*some.planted, *some.controls)
+    for one, fast in zip(everybody, likelihoods(model, tokenizer, everybody, some.secrets), strict=True):
         prompt = encode_prompt(as_prompt(one.question, tokenizer, None), tokenizer)
         for i in (0, 7, 42, 99):
             ids = tokenizer(f"{one.before}{some.secrets[i]}", add_special_tokens=False)["input_ids"]
@@ -79,7 +79,7 @@ def test_ranks_are_a_permutation_and_bits_follow(tokenizer):
     model = build_model(seed=4, max_position_embeddings=512)
     some = Canaries(each=1, repeats=(1,), controls=0, digits=2)
     (one,) = some.planted
-    values = likelihoods(model, tokenizer, one, some.secrets)
+    (values,) = likelihoods(model, tokenizer, [one], some.secrets)
     order = values.argsort(descending=True).tolist()
     for place in (0, 50, 99):
         other = type(one)(one.id, one.question, one.before, some.secrets[order[place]], one.after, one.name)

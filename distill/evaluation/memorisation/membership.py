@@ -30,6 +30,18 @@ class Membership:
     high: float
 
     @property
+    def by_chance(self) -> float:
+        """How likely so many members or more are found where members are drawn as controls are: exact, over both draws (hypergeometric).
+
+        The interval holds for the threshold that these controls gave; this one holds for whatever threshold they might have given.
+        """
+        from scipy import stats
+
+        # so many are found: among the highest so many and the controls that may pass, no more than those are controls
+        passing = math.floor(self.allowed * self.controls)
+        return float(stats.hypergeom.cdf(passing, self.members + self.controls, self.controls, self.found + passing))
+
+    @property
     def rate(self) -> float:
         """Share of members that are found."""
         return self.found / self.members
