@@ -12,9 +12,7 @@ from distill.evaluation.memorisation import Canaries, Examination, examine_memor
 def leak():
     model = build_model(seed=3, max_position_embeddings=512)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = planted_leak(
-        model, build_tokenizer(), steps=80, learning_rate=8e-3, upper_layers=None, each=10, samples=1
-    )
+    found = planted_leak(model, build_tokenizer(), steps=80, learning_rate=8e-3, upper_layers=None, each=10, samples=1)
     assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
     return found
 
