@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from distill.basics.lazy import lazy_names
@@ -26,6 +27,9 @@ __all__ = [
     "load_pairs",
     "make_student",
 ]
+
+# With bitsandbytes there, peft imports it, and it tells whoever does without 4 bits on a CPU how that would be faster.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 # A name is imported when it is first asked for, so that `distill --help` does not wait for torch.
 _HOMES = {

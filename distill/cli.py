@@ -1,10 +1,13 @@
 """The `distill` command. Thin: each verb runs one recipe."""
 
+import difflib
 import gc
 import importlib
 import sys
 
+from distill import __version__
 from distill.basics.lazy import do_without_torch
+from distill.running.help_page import kept_page, show_page
 
 VERBS = {
     "compare": "train a student both ways, black box and white box, and write a report (the main job)",
@@ -27,14 +30,24 @@ RECIPES = {"inspect": "inspect_pairs"}
 
 
 def main() -> None:
-    """`distill VERB FLAGS`; `distill VERB --help` lists the flags."""
+    """`distill VERB FLAGS`; `distill VERB --help` shows its flags."""
     verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if verb in ("-h", "--help"):
         lines = (f"  {name:11} {text}" for name, text in VERBS.items())
-        print("usage: distill VERB [flags]\n\n" + "\n".join(lines) + "\n\n`distill VERB --help` lists a verb's flags.")
+        print("usage: distill VERB [flags]\n\n" + "\n".join(lines) + "\n\n`distill VERB --help` shows a verb's flags.")
+        return
+    if verb in ("-V", "--version"):
+        print(f"distill {__version__}")
         return
     if verb not in VERBS:
-        raise SystemExit(f"distill: no verb {verb!r}; it must be one of {', '.join(VERBS)}.")
+        near = difflib.get_close_matches(verb.replace("-", "_"), VERBS, 1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        raise SystemExit(f"distill: no verb {verb!r}; it must be one of {', '.join(VERBS)}.{meant}")
+    if {"--help", "-h"} & set(sys.argv[2:]) and (page := kept_page(verb)):
+        print(show_page(page, f"distill {verb}"))
+        return
+    if sys.stderr.isatty():
+        print(f"distill {verb}: loading ...", file=sys.stderr, flush=True)
     if verb in LOOKING:
         do_without_torch()
     gc.disable()  # what is imported stays; looking through it again and again costs a tenth of the start
@@ -44,6 +57,8 @@ def main() -> None:
         raise SystemExit(130) from None
     finally:
         gc.enable()
+    parsing = importlib.import_module("distill.running.parsing")
+    parsing.program = f"distill {verb}"  # type: ignore[attr-defined]
     recipe.main(sys.argv[2:])
 
 

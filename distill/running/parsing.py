@@ -2,18 +2,27 @@
 
 import argparse
 import dataclasses
+import difflib
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import HfArgumentParser
 
 from distill.running.config_file import read_config
+from distill.running.help_page import TRAINING, page_of, show_flags, show_page
+from distill.running.telling import known_flags
+
+program: str | None = None  # as the command was called; None: a script that runs by itself
 
 
 def parse(
     dataclass_types: Any, argv: list[str] | None, *, defaults: dict[str, Any], description: str | None
 ) -> tuple[Any, ...]:
     """Parse flags into dataclasses.
+
+    `--help` shows the recipe's own flags in groups, `--help_all` those of `TrainingArguments`, too.
 
     Args:
         dataclass_types: as for `transformers.HfArgumentParser`.
@@ -22,20 +31,38 @@ def parse(
         description: shown by `--help`.
 
     Raises:
-        ValueError: a config file that cannot be read, or names something that is no flag.
+        ValueError: a flag that there is not (the nearest is named); a config file that cannot be read, or names something that is no flag.
     """
+    called = program or f"python {Path(sys.argv[0]).name}"
     parser = HfArgumentParser(
         dataclass_types,
-        usage="%(prog)s [flags]   (--help lists them)",
+        prog=called,
+        usage="%(prog)s [flags]   (--help shows them)",
         description=description,
         allow_abbrev=False,
+        add_help=False,
     )
     parser.add_argument("--config", help="YAML file with the same names as these flags; a flag wins over the file.")
     parser.set_defaults(**defaults)
-    config, _ = _config_parser().parse_known_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    if {"--help", "-h"} & set(given):
+        print(show_page(page_of(parser, dataclass_types, description), called))
+        raise SystemExit(0)
+    if {"--help_all", "--help-all"} & set(given):
+        print(show_page(page_of(parser, dataclass_types, description), called, screen=0))
+        for kind in dataclass_types:
+            if kind.__name__ == TRAINING:
+                print(f"\nAll flags of transformers.TrainingArguments:\n{show_flags(page_of(parser, [kind], None))}")
+        raise SystemExit(0)
+    known_flags.update(action.dest for action in parser._actions)
+    config, _ = _config_parser().parse_known_args(given)
     if config.config:
         parser.set_defaults(**read_config(config.config, parser, dataclass_types))
-    *parsed, _ = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
+    *parsed, _, unknown = parser.parse_args_into_dataclasses(
+        given, look_for_args_file=False, return_remaining_strings=True
+    )
+    if unknown:
+        _refuse_unknown(parser, unknown)
     return tuple(parsed)
 
 
@@ -66,6 +93,20 @@ def refuse_given(args: Any, names: Sequence[str], why: str) -> None:
     """
     if given := given_flags(args, names):
         raise ValueError(f"{given}: {why}")
+
+
+def _refuse_unknown(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> None:
+    flags = [option for action in parser._actions for option in action.option_strings]
+    wrong = [one.split("=")[0] for one in unknown if one.startswith("-")]
+    if not wrong:
+        raise ValueError(
+            f"{' '.join(unknown)}: no flag takes this. A text with blanks stands in quotes; --help shows the flags."
+        )
+    near = [difflib.get_close_matches(one.replace("-", "_").replace("__", "--", 1), flags, 1, 0.6) for one in wrong]
+    told = [
+        f"{one}" + (f" (did you mean {close[0]}?)" if close else "") for one, close in zip(wrong, near, strict=True)
+    ]
+    raise ValueError(f"There is no flag {', '.join(told)}; --help shows all.")
 
 
 def _config_parser() -> Any:

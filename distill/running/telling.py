@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from distill.basics import processes
 from distill.basics.terminal import printable
 
 TRY_AGAIN = 75
+known_flags: set[str] = set()  # names of this run's flags, for errors of the library, which speaks of parameters
 
 
 def one_sentence(main: Callable[..., None]) -> Callable[..., None]:
@@ -29,7 +31,7 @@ def one_sentence(main: Callable[..., None]) -> Callable[..., None]:
             _end("Stopped. What is finished is saved; the same command goes on from there.", 130)
         except ValueError as error:
             processes.let_the_first_speak()
-            _end(f"Error: {error}", TRY_AGAIN if getattr(error, "passing", False) else 1)
+            _end(f"Error: {as_flags(str(error))}", TRY_AGAIN if getattr(error, "passing", False) else 1)
         except FloatingPointError as error:
             _end(f"Error: {error} Lower --learning_rate, or look at the pairs of that step.", 1)
         except Exception as error:
@@ -42,6 +44,25 @@ def one_sentence(main: Callable[..., None]) -> Callable[..., None]:
             _end(f"Error: {error}.", 1)
 
     return wrapped
+
+
+def as_flags(sentence: str) -> str:
+    """A sentence of the library in a user's words: a parameter that is a flag of this run is named as one.
+
+    A name of several words wherever it stands by itself; one that is a usual word only where a sentence begins with it ("k is 0").
+
+    Example:
+        >>> known_flags.update(("max_length", "k"))
+        >>> as_flags("max_length is 0; k is 7, and max_length=9 is no flag.")
+        '--max_length is 0; --k is 7, and max_length=9 is no flag.'
+    """
+    several = "|".join(sorted((re.escape(name) for name in known_flags if "_" in name), key=len, reverse=True))
+    single = "|".join(sorted((re.escape(name) for name in known_flags if "_" not in name), key=len, reverse=True))
+    if several:
+        sentence = re.sub(rf"(?<![\w\-./'\"`=(])({several})(?![\w\-/'\"`=(])(?!\.\w)", r"--\1", sentence)
+    if single:
+        sentence = re.sub(rf"(?:(?<=^)|(?<=[.;:] ))({single})(?= is (?!a |an |the |no |not ))", r"--\1", sentence)
+    return sentence
 
 
 def _end(sentence: str, status: int) -> None:
