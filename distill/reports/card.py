@@ -23,12 +23,14 @@ from distill.reports.provenance import (
     describe_program,
     describe_steps,
     describe_teachers,
+    describe_terms,
     describe_training,
     known_teachers,
 )
 from distill.teachers.base import Sampling
 
 CARD, PROVENANCE = "README.md", "provenance.json"
+NOTICE = "NOTICE"  # beside a student whose start or teacher has terms that ask for one
 WAYS = {
     "black box": "Black box: it was fine-tuned on text its teacher wrote.",
     "white box": "White box: on the pairs below it was brought near to the inside of its teacher.",
@@ -62,7 +64,8 @@ def write_card(
     """Write `README.md` (a Hub model card) and `provenance.json` into a student's folder.
 
     No keys, no absolute paths, no names of private machines are written (`distill.basics.redact`), and no time: the same
-    training gives the same files. A `README.md` that somebody wrote or changed is left as it is, and this is said.
+    training gives the same files. Where the start or a teacher has terms of use (`distill.models.terms`), the card says so, and the notice that
+    they ask for is in `NOTICE`. A `README.md` that somebody wrote or changed is left as it is, and this is said.
 
     Args:
         folder: of the student's weights.
@@ -114,6 +117,7 @@ def write_card(
     )
     facts["inside_of"] = ", ".join(inside) or None
     facts["license"] = _common_license(facts)
+    facts["terms"] = describe_terms(facts["student"], facts["teachers"])
     facts["datasets"] = clean(list(hub_datasets))
     folder = Path(folder)
     if is_edited(folder):
@@ -122,8 +126,16 @@ def write_card(
         )
     else:
         (folder / CARD).write_text(_marked(_render(facts, folder)), encoding="utf-8")
+    _write_notices(folder / NOTICE, [one["notice"] for one in facts["terms"]])
     (folder / PROVENANCE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return facts
+
+
+def _write_notices(file: Path, notices: Sequence[str]) -> None:
+    """What terms want to stand beside every copy; what stands there already is kept."""
+    there = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    if missing := [notice for notice in notices if notice not in there]:
+        file.write_text("".join(f"{part.rstrip()}\n" for part in (there, *missing) if part.strip()), encoding="utf-8")
 
 
 def is_edited(folder: Path) -> bool:

@@ -144,7 +144,7 @@ def describe_pairs(pairs: datasets.Dataset, max_length: int | None = None) -> di
 
 
 def describe_origin(model: Any) -> dict[str, Any]:
-    """Where a loaded model came from: `name`, `hub_id`, `revision`, `license`; None where it is not known."""
+    """Where a loaded model came from: `name`, `hub_id`, `revision`, `license`; None where it is not known. And `terms`, if it has some."""
     config = getattr(model, "config", None)
     source = str(getattr(config, "name_or_path", "") or "")
     revision = getattr(config, "_commit_hash", None)
@@ -165,9 +165,36 @@ def describe_origin(model: Any) -> dict[str, Any]:
         found |= {"hub_id": snapshot[0], "revision": snapshot[1]}
     elif revision:
         found["hub_id"] = found["name"]
+    if terms := _terms_of(source):
+        found["terms"] = terms
     if found["license"] is None and source:
         found["license"] = _license_of_folder(Path(source)) or _license_on_hub(found["hub_id"], found["revision"])
     return found
+
+
+def describe_terms(student: Mapping[str, Any], teachers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Terms of use that come with the start or with a teacher, each once: a student made with them is under them, too.
+
+    Args:
+        student: as `describe_origin` says it.
+        teachers: as `describe_teachers` says them.
+    """
+    found: list[dict[str, Any]] = []
+    for one in (student, *teachers):
+        found += [terms for terms in one.get("terms") or [] if terms not in found]
+    return found
+
+
+def _terms_of(source: str) -> list[dict[str, Any]]:
+    """Of an embedded model, or of a student of this program that was made with one."""
+    if embedded := embedded_name(source):
+        terms = EMBEDDED[embedded].terms
+        return [] if terms is None else [terms.as_dict()]
+    try:
+        noted = json.loads((Path(source) / "provenance.json").read_text(encoding="utf-8")).get("terms")
+    except (OSError, ValueError, AttributeError):
+        return []
+    return [one for one in noted if isinstance(one, dict)] if isinstance(noted, list) else []
 
 
 def describe_teachers(
@@ -197,6 +224,8 @@ def describe_teachers(
         entry: dict[str, Any] = {"name": public_name(name), "pairs": count, "license": license}
         entry |= {"hub_id": None, "revision": None, "identity": {}}
         embedded = EMBEDDED.get(embedded_name(name) or "")
+        if terms := _terms_of(name):
+            entry["terms"] = terms
         if embedded:
             entry |= {"license": license or embedded.license, "hub_id": embedded.hub_id}
         if name in known:
@@ -204,6 +233,8 @@ def describe_teachers(
             identity = _identity(one)
             origin = describe_origin(getattr(one, "model", None))
             entry |= {k: origin[k] for k in ("license", "hub_id", "revision") if origin[k] and not entry.get(k)}
+            if origin.get("terms"):
+                entry["terms"] = origin["terms"]
             entry["identity"] = clean({k: v for k, v in identity.items() if k not in ("teacher", "journal_format")})
         listed.append(entry)
     return listed

@@ -14,7 +14,7 @@ from distill.basics.curation_step import Step
 from distill.models.embedded import EMBEDDED, cache_folder
 from distill.pairs import load_pairs, save_pairs
 from distill.pairs.schema import pairs_from_rows
-from distill.reports.card import CARD, PROVENANCE, is_edited, write_card
+from distill.reports.card import CARD, NOTICE, PROVENANCE, is_edited, write_card
 from distill.reports.provenance import describe_pairs, describe_training, drawn_as, pairs_sha256, write_steps
 from distill.running.folder import save_student
 from distill.teachers import LocalTeacher, Sampling
@@ -513,3 +513,33 @@ def test_a_record_that_is_renamed_with_its_pairs_is_theirs(tmp_path):
     write_steps(tmp_path / "clean.jsonl", [step], source=tmp_path / "other.jsonl")
     (tmp_path / "clean.jsonl.steps.json").rename(tmp_path / "best.jsonl.steps.json")
     assert drawn_as(tmp_path / "best.jsonl").steps == (step,)
+
+
+def test_terms_of_a_teacher_go_along_to_its_student_and_to_that_ones_students(tmp_path):
+    pairs = rows_of(build_pairs(4), teacher="gemma3-270m")
+    first, second, other = (tmp_path / name for name in ("first", "second", "other"))
+    for folder in (first, second, other):
+        folder.mkdir()
+    facts = write_card(first, student=build_model(), pairs=pairs, how="black box")
+    terms = EMBEDDED["gemma3-270m"].terms
+    assert facts["terms"] == [terms.as_dict()]
+    assert facts["teachers"][0]["license"] == "gemma"
+    text = (first / CARD).read_text()
+    assert terms.address in text
+    assert f"> {terms.notice}" in text
+    assert (first / NOTICE).read_text() == terms.notice + "\n"
+    heir = build_model()
+    heir.config._name_or_path = str(first)
+    (second / NOTICE).write_text("Of somebody else.\n")
+    assert write_card(second, student=heir, pairs=rows_of(build_pairs(4), teacher="me"), how="black box")["terms"] == [
+        terms.as_dict()
+    ]
+    assert (second / NOTICE).read_text() == f"Of somebody else.\n{terms.notice}\n"
+    write_card(second, student=heir, pairs=pairs, how="black box")
+    assert (second / NOTICE).read_text().count(terms.notice) == 1
+    plain = write_card(
+        other, student=build_model(), pairs=rows_of(build_pairs(4), teacher="smollm2-135m"), how="black box"
+    )
+    assert plain["terms"] == []
+    assert "## Terms" not in (other / CARD).read_text()
+    assert not (other / NOTICE).exists()

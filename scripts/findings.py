@@ -1,0 +1,320 @@
+"""Seven published findings about distillation, tried again on one small bed: tables, verdicts that are computed from the figures, a picture.
+
+    python scripts/findings.py --output runs/findings          # the embedded model, a student of 26 of its 30 layers, three seeds; goes on where it stopped
+    python scripts/findings.py --output runs/small --steps 2 --batch 2 --seeds 2 --held_out 4 --start_steps 1 --new_tokens 8     # the plumbing
+
+Every difference is taken between arms of the same seed (the same prompts in the same order) and has Student's t interval over seeds. A statement "came out"
+where the whole interval says so, "did not" where the whole interval says the opposite, and else "cannot be told at this size". The control, a teacher whose
+positions were shuffled, must lose half of the gain and more; where it does not, no verdict is worth anything, and the script says so and fails.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+from findings_bed import FIGURES, Bed, arms
+from measuring import machine, table
+
+from distill.basics.processes import say
+from distill.evaluation.accuracy import Interval, over_seeds
+from distill.reports.pictures import draw
+from distill.teachers import LocalTeacher
+
+CAME, NOT, UNKNOWN, PART = "came out", "did not", "cannot be told at this size", "came out in part"
+MARGIN = 0.05  # of the gain of the live forward KL: less than that is called nothing
+BOTH = ("teachers_forward", "own_reverse")  # each text by the divergence that its own training goes down
+Found = Mapping[str, Sequence[Mapping[str, Any]]]  # by arm: of each seed the measured points
+
+
+@dataclass(frozen=True)
+class Test:
+    """One comparison: a value for each seed, and the side of a bound on which the finding expects it.
+
+    Args:
+        what: in words.
+        values: one a seed.
+        expected: `"above"`, `"below"`, or `"apart"` (further from 0 than the bound, on either side).
+        bound: see there.
+    """
+
+    what: str
+    values: Sequence[float]
+    expected: str = "above"
+    bound: float = 0.0
+
+    @property
+    def interval(self) -> Interval:
+        """Mean, and half of the 95% interval over seeds."""
+        return over_seeds(list(self.values))
+
+    @property
+    def verdict(self) -> str:
+        """From the interval alone."""
+        middle, half = self.interval
+        low, high = middle - half, middle + half
+        if self.expected == "apart":
+            yes, no = low > self.bound or high < -self.bound, -self.bound < low and high < self.bound
+        else:
+            yes, no = low > self.bound, high < self.bound
+            if self.expected == "below":
+                yes, no = no, yes
+        return CAME if yes else NOT if no else UNKNOWN
+
+
+def overall(tests: Sequence[Test]) -> str:
+    """The verdict on a finding: of all its comparisons together."""
+    said = {test.verdict for test in tests}
+    if len(said) == 1:
+        return said.pop()
+    return PART if CAME in said else NOT if NOT in said else UNKNOWN
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A published statement: who says so, and how it is tried here."""
+
+    title: str
+    papers: str
+    tests: Callable[["Figures"], list[Test]]
+
+
+class Figures:
+    """What was measured, by arm; the differences that the findings are about."""
+
+    def __init__(self, found: Found) -> None:
+        self.found = found
+
+    def of(self, arm: str, name: str) -> list[float]:
+        """A figure of an arm at its end, of each seed; `"own_both"`: both directions on the student's own text together."""
+        names = ("own_forward", "own_reverse") if name == "own_both" else (name,)
+        return [sum(points[-1][one] for one in names) for points in self.found[arm]]
+
+    def less(self, one: str, other: str, name: str) -> list[float]:
+        """One arm's figure less another's, of each seed."""
+        return [a - b for a, b in zip(self.of(one, name), self.of(other, name), strict=True)]
+
+    def gain(self, name: str, arm: str = "forward KL") -> list[float]:
+        """How far an arm went down from the start."""
+        return self.less("the start", arm, name)
+
+    def shares(self, one: str, other: str, name: str) -> list[float]:
+        """A difference as a share of the live forward KL's gain."""
+        return [a / b for a, b in zip(self.less(one, other, name), self.gain(name), strict=True)]
+
+    def at_equal_tokens(self, one: str, other: str, name: str) -> list[float]:
+        """One arm's figure less another's where both have had the same tokens: at the end of whichever had fewer."""
+        found = []
+        for points, others in zip(self.found[one], self.found[other], strict=True):
+            begin = {**self.found["the start"][len(found)][-1], "tokens": 0}
+            curves = [
+                ([p["tokens"] for p in (begin, *some)], [p[name] for p in (begin, *some)]) for some in (points, others)
+            ]
+            tokens = min(curves[0][0][-1], curves[1][0][-1])
+            mine, theirs = (float(np.interp(tokens, *curve)) for curve in curves)
+            found.append(mine - theirs)
+        return found
+
+
+def _white(figures: Figures) -> list[Test]:
+    return [
+        Test(f"fine-tuning less forward KL; {FIGURES[name]}", figures.less("fine-tuning", "forward KL", name))
+        for name in BOTH
+    ]
+
+
+def _direction(figures: Figures) -> list[Test]:
+    def reverse(forward: str, backward: str) -> list[float]:
+        return figures.less(backward, forward, "own_both")
+
+    plain = reverse("forward KL", "reverse KL")
+    bound = MARGIN * statistics.fmean(figures.gain("own_both"))
+    others = {
+        "on own text less on the teacher's": reverse("own text, forward KL", "own text, reverse KL"),
+        "at T=2 less at T=1 (teacher's text)": reverse("forward KL, T=2", "reverse KL, T=2"),
+    }
+    return [
+        Test(
+            f"reverse KL less forward KL, {what}; own text, both directions added",
+            [a - b for a, b in zip(other, plain, strict=True)],
+            "apart",
+            bound,
+        )
+        for what, other in others.items()
+    ]
+
+
+def _hidden(figures: Figures) -> list[Test]:
+    return [
+        Test(f"what {arm} adds, of the gain; {FIGURES[name]}", figures.shares("forward KL", arm, name), "below", MARGIN)
+        for arm in figures.found if arm.startswith("hidden states") for name in BOTH
+    ]  # fmt: skip
+
+
+def _drawn(figures: Figures) -> list[Test]:
+    return [
+        Test(f"what {arm} loses, of the gain; {FIGURES[name]}", figures.shares(arm, "forward KL", name), "below", MARGIN)
+        for arm in ("draws", "threshold") for name in BOTH
+    ]  # fmt: skip
+
+
+def _renormalised(figures: Figures) -> list[Test]:
+    return [
+        Test(f"top, renormalised, less {arm}; {FIGURES[name]}", figures.less("top, renormalised", arm, name))
+        for arm in ("top and tail", "draws", "threshold") for name in BOTH
+    ]  # fmt: skip
+
+
+def _first(figures: Figures) -> list[Test]:
+    whole = "own text, reverse KL"
+    return [
+        Test(f"gain of the first third over that of all tokens; {FIGURES[name]}",
+             [a / b for a, b in zip(figures.gain(name, "own text, first third"), figures.gain(name, whole), strict=True)], "above", 0.5)
+        for name in BOTH
+    ] + [Test(f"last third less first third; {FIGURES[name]}", figures.less("own text, last third", "own text, first third", name)) for name in BOTH]  # fmt: skip
+
+
+def _tokens(figures: Figures) -> list[Test]:
+    return [
+        Test(f"on-policy less {arm} on the teacher's text, at equal tokens; {FIGURES[name]}", figures.at_equal_tokens("own text, reverse KL", arm, name), "below")
+        for arm in ("forward KL", "reverse KL") for name in BOTH
+    ]  # fmt: skip
+
+
+FINDINGS = [
+    Finding(
+        "White box beats black box at equal data",
+        "Hinton et al. 2015; Agarwal et al. 2024 (supervised KD against SFT)",
+        _white,
+    ),
+    Finding(
+        "Forward or reverse KL: it depends on temperature and on whose text",
+        "Agarwal et al. 2024; Wu et al. 2024; Zhao et al. 2026",
+        _direction,
+    ),
+    Finding("Matching hidden states adds nothing consistent", "Muralidharan et al. 2024 (Minitron)", _hidden),
+    Finding("About a dozen drawn tokens match the full distribution", "Anshumann et al. 2025", _drawn),
+    Finding("Renormalised top-k is the worst way to store", "Anshumann et al. 2025", _renormalised),
+    Finding("The first part of rollouts carries most of the gain", "Zhang et al. 2026", _first),
+    Finding("On-policy reaches a given KL with fewer tokens", "Agarwal et al. 2024; Lu 2025", _tokens),
+]
+
+
+def control(figures: Figures) -> Test:
+    """What must fail: signals of other positions have to lose half of the gain and more."""
+    return Test(f"shuffled rows less top and tail, of the gain; {FIGURES['teachers_forward']}", figures.shares("top, shuffled rows", "top and tail", "teachers_forward"), "above", 0.5)  # fmt: skip
+
+
+def shown(interval: Interval, signed: bool = False) -> str:
+    """`0.12 ± 0.03`."""
+    return f"{interval.middle:{'+' if signed else ''}.3f}" + (
+        "" if interval.half == float("inf") else f" ± {interval.half:.3f}"
+    )
+
+
+def written(figures: Figures) -> str:
+    """Markdown: the arms, the comparisons, the verdicts."""
+    rows = [
+        [arm, *(shown(over_seeds(figures.of(arm, name))) for name in FIGURES), f"{statistics.fmean(figures.of(arm, 'ended')):.2f}",
+         f"{statistics.fmean(figures.of(arm, 'tokens')):,.0f}"]
+        for arm in figures.found
+    ]  # fmt: skip
+    text = [table(["arm", *FIGURES.values(), "ended", "tokens learned from"], rows)]
+    verdicts, comparisons = [], []
+    for number, finding in enumerate(FINDINGS, 1):
+        tests = finding.tests(figures)
+        verdicts.append([str(number), finding.title, finding.papers, f"**{overall(tests)}**"])
+        sides = {"above": "above", "below": "below", "apart": "further from 0 than"}
+        comparisons += [
+            [
+                str(number),
+                test.what,
+                shown(test.interval, True),
+                f"{sides[test.expected]} {test.bound:.3g}",
+                test.verdict,
+            ]
+            for test in tests
+        ]
+    must = control(figures)
+    comparisons.append(["control", must.what, shown(must.interval, True), f"above {must.bound:.3g}", must.verdict])
+    text.append(table(["", "finding", "who says so", "here"], verdicts))
+    text.append(table(["", "comparison", "seen, 95% over seeds", "expected", ""], comparisons))
+    return "\n".join(text)
+
+
+def picture(figures: Figures) -> str:
+    """SVG: KL of every arm at its end, on both texts, with intervals; lines at the start and at the live forward KL."""
+    names = list(figures.found)[1:]
+
+    def paint(axes: Any) -> None:
+        for shift, (name, colour) in zip((-0.15, 0.15), zip(BOTH, ("#1f77b4", "#d95f02"), strict=True), strict=True):
+            found = [over_seeds(figures.of(arm, name)) for arm in names]
+            halves = [0.0 if one.half == float("inf") else one.half for one in found]
+            places = [place + shift for place in range(len(names))]
+            axes.errorbar(
+                [one.middle for one in found],
+                places,
+                xerr=halves,
+                fmt="o",
+                ms=4,
+                capsize=2,
+                color=colour,
+                label=FIGURES[name],
+            )
+            for arm, style in (("the start", ":"), ("forward KL", "-")):
+                axes.axvline(over_seeds(figures.of(arm, name)).middle, color=colour, ls=style, lw=0.8)
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set_xlabel("held-out KL, nats a token (dotted: the start; line: live forward KL)")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.3, 1.12), fontsize=9, frameon=False)
+
+    return draw(paint, width=8.0, height=6.4, name="findings")
+
+
+def main() -> None:
+    """Arms and seeds; then tables, verdicts and picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--teacher", default="smollm2-135m")
+    parser.add_argument("--layers", type=int, default=26, help="of the student")
+    parser.add_argument("--held_out", type=int, default=32)
+    parser.add_argument("--new_tokens", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument(
+        "--start_steps", type=int, default=4, help="of fine-tuning on the teacher's text, for all arms alike"
+    )
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--stored_tokens", type=int, default=12, help="that a stored position has")
+    parser.add_argument("--learning_rate", type=float, default=2e-4)
+    parser.add_argument("--seeds", type=int, default=3)
+    flags = parser.parse_args()
+    flags.output.mkdir(parents=True, exist_ok=True)
+    bed, table_of = Bed(flags, LocalTeacher(flags.teacher, chat=False)), arms(flags.stored_tokens)
+    found: dict[str, list[Any]] = {name: [] for name in table_of}
+    for seed in range(flags.seeds):
+        for name, arm in table_of.items():
+            found[name].append(bed.run(name, arm, seed)["points"])
+            say(f"seed {seed}, {name}: {found[name][-1][-1]}")
+    figures = Figures(found)
+    head = f"{machine('cpu')}; {flags.layers} layers, {flags.seeds} seeds, {flags.steps} steps of {flags.batch} rows, {flags.new_tokens} new tokens, {flags.held_out} held-out pairs\n\n"
+    (flags.output / "findings.md").write_text(head + written(figures), encoding="utf-8")
+    (flags.output / "findings.svg").write_text(picture(figures), encoding="utf-8")
+    (flags.output / "findings.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    say(head + written(figures))
+    if flags.seeds > 1 and control(figures).verdict != CAME:
+        sys.exit(
+            f"The control did not fail as it must: {control(figures).what} is {shown(control(figures).interval, True)}. Nothing above can be believed."
+        )
+
+
+if __name__ == "__main__":
+    main()
