@@ -33,7 +33,7 @@ from distill.teachers import LocalTeacher
 CAME, NOT, UNKNOWN, PART = "came out", "did not", "cannot be told at this size", "came out in part"
 MARGIN = 0.05  # of the gain of the live forward KL: less than that is called nothing
 BOTH = ("teachers_forward", "own_reverse")  # each text by the divergence that its own training goes down
-Found = Mapping[str, Sequence[Mapping[str, Any]]]  # by arm: of each seed the measured points
+Found = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]  # by arm: of each seed the measured points
 
 
 @dataclass(frozen=True)
@@ -113,15 +113,16 @@ class Figures:
 
     def at_equal_tokens(self, one: str, other: str, name: str) -> list[float]:
         """One arm's figure less another's where both have had the same tokens: at the end of whichever had fewer."""
-        found = []
-        for points, others in zip(self.found[one], self.found[other], strict=True):
-            begin = {**self.found["the start"][len(found)][-1], "tokens": 0}
+        found: list[float] = []
+        for start, points, others in zip(*(self.found[arm] for arm in ("the start", one, other)), strict=True):
+            begin = {**start[-1], "tokens": 0}
             curves = [
-                ([p["tokens"] for p in (begin, *some)], [p[name] for p in (begin, *some)]) for some in (points, others)
+                ([point["tokens"] for point in (begin, *some)], [point[name] for point in (begin, *some)])
+                for some in (points, others)
             ]
-            tokens = min(curves[0][0][-1], curves[1][0][-1])
-            mine, theirs = (float(np.interp(tokens, *curve)) for curve in curves)
-            found.append(mine - theirs)
+            tokens = min(counts[-1] for counts, _ in curves)
+            ours, other_kl = (float(np.interp(tokens, counts, kls)) for counts, kls in curves)
+            found.append(ours - other_kl)
         return found
 
 

@@ -149,7 +149,7 @@ def main() -> None:
     )
     flags = parser.parse_args()
     for number in flags.directions:
-        direction = Direction(*(flags.models if number == 0 else flags.models[::-1]), flags)
+        direction = Direction(flags.models[number], flags.models[1 - number], flags)
         before = direction.before()
         found: dict[str, list[float]] = {way: [] for way in WAYS}
         for seed in range(flags.seeds):

