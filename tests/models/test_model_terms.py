@@ -5,6 +5,7 @@ import json
 import zipfile
 
 import pytest
+import torch
 
 from distill.models import embedded
 from distill.models.embedded import EMBEDDED, TERMS, EmbeddedModel, Part, fetch_embedded, is_at_hand
@@ -118,3 +119,23 @@ def test_pairs_that_name_such_a_teacher_do_not_fetch_it(wheels, tmp_path):
 
 def test_the_default_has_no_terms():
     assert [name for name, model in EMBEDDED.items() if model.terms is None] == ["smollm2-135m"]
+
+
+@pytest.mark.real
+def test_the_real_second_family_knows_its_words():
+    """Where somebody has fetched it by its name, and nowhere else."""
+    if not is_at_hand(NAME):
+        pytest.skip(f"{NAME} is not in the cache, and no test fetches it: its terms are for somebody to agree to")
+    from distill.models.load import load_model, load_tokenizer
+    from distill.text.alignment import shared_tokens
+    from distill.text.token_bytes import TokenBytes
+
+    ours, theirs = load_tokenizer("smollm2-135m"), load_tokenizer(NAME)
+    shared = shared_tokens(TokenBytes(ours), TokenBytes(theirs))
+    assert 0.93 < len(shared) / len(ours) < 0.95
+    model = load_model(NAME, dtype=torch.bfloat16)
+    losses = []
+    for text in ("The capital of France is the city of Paris.", "city the of is France Paris capital of The."):
+        ids = torch.tensor([theirs(text).input_ids])
+        losses.append(float(model(input_ids=ids, labels=ids).loss))
+    assert losses[0] < 3 < losses[1] - 2, losses
