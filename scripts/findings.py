@@ -287,15 +287,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--teacher", default="smollm2-135m")
     parser.add_argument("--layers", type=int, default=26, help="of the student")
-    parser.add_argument("--held_out", type=int, default=32)
+    parser.add_argument("--held_out", type=int, default=24)
     parser.add_argument("--new_tokens", type=int, default=32)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument(
         "--start_steps", type=int, default=4, help="of fine-tuning on the teacher's text, for all arms alike"
     )
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--stored_tokens", type=int, default=12, help="that a stored position has")
-    parser.add_argument("--learning_rate", type=float, default=2e-4)
+    parser.add_argument("--learning_rate", type=float, default=5e-4)
+    parser.add_argument(
+        "--trained", default="down_proj", help="only weights whose name has this in it are trained; empty: all"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     flags = parser.parse_args()
     flags.output.mkdir(parents=True, exist_ok=True)

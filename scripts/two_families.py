@@ -22,7 +22,7 @@ import copy
 
 import datasets
 import torch
-from findings_bed import beginnings
+from findings_bed import beginnings, train_only
 from measuring import machine, table
 from transformers import TrainingArguments
 
@@ -83,6 +83,7 @@ class Direction:
         self.bytes = sum(len(text.encode()) for text in kept["completion"])
         self.theirs = nats(self.teacher.model, kept, self.teacher.tokenizer)
         self.start = load_model(student, dtype=torch.float32)
+        train_only(self.start, flags.trained)
         self.coverage = AlignedRows(self.tokenizer, self.teacher.tokenizer).coverage(self.learned)
 
     def kl(self, student: Any) -> float:
@@ -138,11 +139,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--models", nargs=2, default=["gemma3-270m", "smollm2-135m"])
-    parser.add_argument("--held_out", type=int, default=48)
+    parser.add_argument("--held_out", type=int, default=40)
     parser.add_argument("--new_tokens", type=int, default=32)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--learning_rate", type=float, default=5e-5)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--learning_rate", type=float, default=2e-4)
+    parser.add_argument(
+        "--trained", default="down_proj", help="only weights whose name has this in it are trained; empty: all"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
         "--directions", type=int, nargs="+", default=[0, 1], help="0: the first teaches the second; 1: the other way"

@@ -66,6 +66,7 @@ def test_every_arm_trains_and_the_tables_are_written(tmp_path, monkeypatch):
         new_tokens=6,
         layers=3,
         learning_rate=1e-2,
+        trained="down_proj",
     )
     teacher = LocalTeacher(build_model(layers=4), build_tokenizer(), chat=False, name="tiny")
     bed = findings_bed.Bed(flags, teacher)
