@@ -1,4 +1,4 @@
-# make demo · make test · make check · make bench · make gpu: each works on a fresh clone. The virtual environment is made once, in .venv.
+# make demo · make test · make check · make docs · make bench · make gpu: each works on a fresh clone. The virtual environment is made once, in .venv.
 
 VENV ?= .venv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # Byte code is kept, whatever the environment says: the next process, and the next run, compiles nothing again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check bench gpu clean
+.PHONY: demo test check docs bench gpu clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python recipes/compare.py --output_dir runs/demo
@@ -20,6 +20,10 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pages as a site in build/site, with the API from the docstrings; strict: a link that leads nowhere is an error.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m mkdocs build --quiet
 
 bench: $(VENV)/.dev
 	$(BIN)/python scripts/bench_white_box.py
