@@ -3,7 +3,9 @@
 import re
 from typing import Any
 
-_OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./){2,}[^)]*\)|\[([^\]]+)\]\(\.\./(?!explanation|how-to|reference|tutorial|README|log)[^)]*\)")
+_OUTSIDE = re.compile(
+    r"\[([^\]]+)\]\((?:\.\./){2,}[^)]*\)|\[([^\]]+)\]\(\.\./(?!explanation|how-to|reference|tutorial|README|log)[^)]*\)"
+)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
