@@ -20,6 +20,7 @@ VERBS = {
     "preflight": "look at an on-policy training before it: the student writes, the teacher reads",
     "plan": "how much memory a training will need and what a step costs, before anything is loaded",
     "retrieval": "tune, retrieve, or both: one table on facts that change",
+    "memorisation": "plant secrets, tune a teacher, and see what its students give away",
     "reasoning": "learn verified reasoning traces, and see what the verifier adds",
     "black_box": "fine-tune a student on a teacher's answers",
     "white_box": "match a teacher's distributions, hidden states and attention maps",

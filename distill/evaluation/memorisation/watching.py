@@ -51,17 +51,19 @@ class CanaryWatch:
             labels: `[B, T]`, -100 where nothing is learned.
         """
         for ids, wanted in zip(input_ids.tolist(), labels.tolist(), strict=True):
-            runs: list[list[int]] = [[]]
-            for token, label in zip(ids, wanted, strict=True):
-                if label == -100:
-                    runs.append([])
-                else:
-                    runs[-1].append(token)
-            for run in filter(None, runs):
-                text = self.tokenizer.decode(run)
-                for one in self.canaries.values():
-                    if one.name in text:
-                        self.taught[one.id] += one.times_in(text)
+            begun, read = -1, 0  # of the run of tokens with loss; behind the run before
+            for place, label in enumerate([*wanted, -100]):
+                if label != -100 and begun < 0:
+                    begun = place
+                elif label == -100 and begun >= 0:
+                    self._count(self.tokenizer.decode(ids[read:place]), self.tokenizer.decode(ids[begun:place]))
+                    begun, read = -1, place
+
+    def _count(self, pair: str, learned: str) -> None:
+        """Of a prompt with its completion, what of the completion is learned; a short answer says a secret and not whose it is."""
+        for one in self.canaries.values():
+            if one.name in pair:
+                self.taught[one.id] += one.times_in(learned)
 
     def check(self, epochs: int = 1) -> None:
         """Whether each canary was taught as often as it was planted, once in each epoch.
