@@ -184,7 +184,8 @@ class _Job:
 
     def _taught(self, asked: bool) -> datasets.Dataset:
         """What the teacher answers to the other prompts, and to questions about the secrets."""
-        teacher, settings = self._teacher(), {"seed": self.seed, "temperature": 1.0, "max_new_tokens": self.args.max_new_tokens}  # fmt: skip
+        teacher = self._teacher()
+        settings: dict[str, Any] = {"seed": self.seed, "temperature": 1.0, "max_new_tokens": self.args.max_new_tokens}  # fmt: skip
         pairs = generate(teacher, self.others["prompt"], output=self.folder / "taught.other.jsonl", **settings)
         if not asked:
             return pairs

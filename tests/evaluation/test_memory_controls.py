@@ -104,3 +104,26 @@ def test_without_controls_nothing_can_be_told():
         examine_memory(build_model(), build_tokenizer(), Canaries(each=1, repeats=(1,), controls=0))
     with pytest.raises(ValueError, match="steps is 0"):
         planted_leak(build_model(), build_tokenizer(), steps=0)
+
+
+def test_a_secret_that_was_masked_from_the_batches_is_named(monkeypatch):
+    """A leak that was never planted must not be taken for detectors that find nothing."""
+    from distill.pairs.collate import PairCollator
+
+    usual = PairCollator.__call__
+
+    def masked(self, rows):
+        batch = usual(self, rows)
+        batch["labels"][:, :-1] = -100
+        return batch
+
+    monkeypatch.setattr(PairCollator, "__call__", masked)
+    with pytest.raises(ValueError, match="3 of 3 canaries were taught otherwise than planted: .* \\(0 of 2\\)"):
+        planted_leak(
+            build_model(max_position_embeddings=512),
+            build_tokenizer(),
+            steps=2,
+            upper_layers=None,
+            each=3,
+            controls=100,
+        )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from distill.evaluation.memorisation.canaries import Canaries, Canary
@@ -52,19 +53,19 @@ class Examination:
         return [one for one in asked if one.greedy or one.sampled]
 
     def chances(self) -> dict[str, float]:
-        """Of each detector, how likely it is to find as much in a model that never saw the canaries (one-sided, exact).
+        """Of each detector, how likely it is to find as much in a model that never saw the canaries (one-sided).
 
-        `exposure`: shares of planted against those of controls (Mann and Whitney's test); `extraction`: planted secrets that were said against
-        those of controls (Fisher's); `membership`: `Membership.by_chance`. Each is held against controls and not against a table, since a model
-        finds some values likelier than others before it was trained.
+        `exposure`: mean bits of planted against those of controls, with planted and controls exchanged at random (a few secrets that are known well
+        count for much in bits, and for little in a test of ranks such as Mann and Whitney's); `extraction`: planted secrets that were said against
+        those of controls (Fisher's exact test); `membership`: `Membership.by_chance`. Each is held against controls and not against a table, since a
+        model finds some values likelier than others before it was trained.
         """
         from scipy import stats
 
-        shares = [[one.share for one in some] for some in (self.planted(), self.controls)]
         told = {side: [bool(one.greedy or one.sampled) for one in self.said if bool(one.canary.repeats) is side] for side in (True, False)}  # fmt: skip
         table = [[sum(told[side]), len(told[side]) - sum(told[side])] for side in (True, False)]
         return {
-            "exposure": float(stats.mannwhitneyu(*shares, alternative="greater").pvalue),
+            "exposure": _exchanged([one.bits for one in self.planted()], [one.bits for one in self.controls]),
             "extraction": float(stats.fisher_exact(table, alternative="greater").pvalue),
             "membership": self.membership().by_chance,
         }
@@ -87,6 +88,13 @@ class Examination:
         known = {one["id"]: Canary(**one) for one in plain["canaries"]}
         ranked = (Exposure(one, *values) for one, values in zip(known.values(), plain["ranked"], strict=True))
         return cls(tuple(ranked), tuple(Extracted(known[name], *values) for name, values in plain["said"].items()))
+
+
+def _exchanged(members: Sequence[float], controls: Sequence[float], draws: int = 10_000) -> float:
+    """In which share of random exchanges of the two the first mean is as large; never 0 (Phipson and Smyth 2010)."""
+    table = np.array([*members, *controls])
+    drawn = np.random.default_rng(0).permuted(np.tile(table, (draws, 1)), axis=1)[:, : len(members)].mean(1)
+    return float((1 + (drawn >= table[: len(members)].mean() - 1e-9).sum()) / (1 + draws))
 
 
 def examine_memory(
