@@ -5,7 +5,9 @@ from typing import Any
 
 from distill.evaluation.memorisation import Canaries
 from distill.reports.memorisation_words import ARMS
+from distill.running.parsing import refuse_given
 from distill.running.reading_flags import ReadingArguments
+from distill.running.unread import OF_FILES
 
 STUDENTS = tuple(arm for arm in ARMS if arm not in ("start", "teacher"))
 QUICK: dict[str, Any] = {"each": 3, "repeats": "1,12", "other_prompts": 6, "asked": 1, "samples": 0, "arms": "own,black,white", "overlap_prompts": 2}  # fmt: skip
@@ -65,6 +67,16 @@ class MemorisationArguments(ReadingArguments):
         if unknown := [arm for arm in self.chosen() if arm not in STUDENTS]:
             raise ValueError(
                 f"arms has {', '.join(map(repr, unknown))}; it must list some of {', '.join(STUDENTS)}, divided by commas."
+            )
+        if not any(arm.startswith(("black", "white")) for arm in self.chosen()):
+            refuse_given(
+                self,
+                ("asked", "student_epochs"),
+                "this is of students of the teacher; name some with --arms, or leave it out.",
+            )
+        if self.pairs is None:
+            refuse_given(
+                self, OF_FILES, "this says how a file of pairs is read; give one with --pairs, or leave it out."
             )
         self.canaries(0)
 
