@@ -1,6 +1,7 @@
 """Clean pairs: leave out repetitions, broken text, loops, other languages, and questions of your evaluation sets.
 
     distill clean pairs.jsonl --against gsm8k_test.jsonl --output clean.jsonl
+    distill clean pairs.jsonl --private replace --private_key ~/standins.key --output clean.jsonl
     distill clean pairs.jsonl --near prompt --language en --max_tokens 2048 --must_not "(?i)as an ai" --output clean.jsonl
 
 Only what you ask for is done; without flags, that is the same draw recorded twice, and broken text. Every step says how many rows it took, and
@@ -9,7 +10,7 @@ what that does to the distribution the student learns; beside the output, a .ste
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from distill.pairs.writing import output_kind, save_pairs
 from distill.reports.provenance import write_steps
 from distill.running.against import AgainstArguments, evaluation_sets
 from distill.running.parsing import parse, refuse_given
+from distill.running.private_flags import PrivateArguments, private_cleaner
 from distill.running.reading_flags import ReadingArguments, reading_of
 from distill.running.telling import one_sentence
 
@@ -41,7 +43,7 @@ Cleaner = Callable[[datasets.Dataset], tuple[datasets.Dataset, Step]]
 
 
 @dataclass
-class CleanArguments(ReadingArguments, AgainstArguments):
+class CleanArguments(ReadingArguments, AgainstArguments, PrivateArguments):
     """What is left out."""
 
     pairs: str = field(
@@ -51,7 +53,12 @@ class CleanArguments(ReadingArguments, AgainstArguments):
     output: str = field(
         default="clean.jsonl", metadata={"help": "Where the rest goes: .jsonl, .jsonl.gz, .parquet, or a folder."}
     )
-    tokenizer: str | None = field(default=None, metadata={"help": "Only for pairs without token ids."})
+    tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "For pairs without token ids; and whose ids get stand-ins, if the teacher does not lie here."
+        },
+    )
     duplicates: str = field(default="draw", metadata={"help": f"Exact repetitions: none, {', '.join(DUPLICATES)}."})
     near: str | None = field(
         default=None, metadata={"help": "Near duplicates of: prompt (its user's words), completion, pair."}
@@ -84,6 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.near is None:
         why = "only near duplicates have this; say of what, as --near prompt, or leave it out."
         refuse_given(args, ("near_threshold",), why)
+    private = private_cleaner(args, args.tokenizer)
     against = evaluation_sets(args)
     output_kind(args.output)
     if not args.report_only and Path(args.output).exists():
@@ -95,8 +103,14 @@ def main(argv: list[str] | None = None) -> None:
 
     steps: list[Step] = []
     whole = pairs
-    for clean in _cleaners(args, against):
+    cleaners = [
+        *([private] if private else []),
+        *_cleaners(args, against),
+    ]  # what later steps show has stand-ins by then
+    for clean in cleaners:
         pairs, step = clean(pairs)
+        if args.private == "report" and clean is not private:
+            step = replace(step, examples=())  # texts as they are, with what is private in them
         steps.append(step)
         say(step)
         for example in step.examples:

@@ -25,10 +25,12 @@ from distill.curation.inspection import (
     show,
     teachers_prompt,
 )
-from distill.curation.preflight import preflight
-from distill.models.embedded import EMBEDDED, is_at_hand
+from distill.curation.look import LEVELS
+from distill.curation.preflight import Preflight, preflight
+from distill.curation.private.glance import private_finding
 from distill.models.tokenizer import load_tokenizer
 from distill.running.against import AgainstArguments, evaluation_sets
+from distill.running.pairs_tokenizer import known_tokenizer
 from distill.running.parsing import parse
 from distill.running.reading_flags import ReadingArguments, reading_of
 from distill.running.telling import one_sentence
@@ -73,6 +75,9 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer, pairs = _load(args)
     shown = pairs[_row_number(pairs, args.row)]
     report = preflight(pairs, tokenizer, args.max_length, batch_size=args.batch_size)
+    private, figures = private_finding(pairs, tokenizer)
+    findings = sorted((*report.findings, private), key=lambda one: LEVELS.index(one.level))
+    report = Preflight({**report.figures, "private": figures}, tuple(findings))
     overlaps = find_contamination(pairs, against, n=args.n, share=args.share) if against else []
 
     parts: list[Any] = [preflight_table(report, f"{args.pairs}"), "", findings_list(report, overlaps)]
@@ -96,9 +101,9 @@ def _load(args: InspectArguments) -> tuple[PreTrainedTokenizerBase, datasets.Dat
         tokenizer = load_tokenizer(args.tokenizer)
         return tokenizer, load_pairs(args.pairs, tokenizer, turns=args.turns, **reading)
     pairs = load_pairs(args.pairs, turns=args.turns, **reading)
+    if (known := known_tokenizer(pairs)) is not None:
+        return known, pairs
     teachers = sorted(set(pairs["teacher"][:]))
-    if len(teachers) == 1 and (Path(teachers[0]).is_dir() or (teachers[0] in EMBEDDED and is_at_hand(teachers[0]))):
-        return load_tokenizer(teachers[0]), pairs
     raise ValueError(
         f"The pairs are by {', '.join(teachers[:3])}, whose tokenizer is not known here; give --tokenizer, the model whose "
         "tokens these are."

@@ -15,6 +15,7 @@ class Step:
         effect: one sentence: what this does to the distribution that is distilled.
         settings: plain values that decide it.
         examples: some of what was removed, shortened for people.
+        changed: rows that are kept with another text.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Step:
     effect: str
     settings: dict[str, Any] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
+    changed: int = 0
 
     @property
     def removed(self) -> int:
@@ -35,7 +37,8 @@ class Step:
 
     def __str__(self) -> str:
         share = self.removed / self.rows_in if self.rows_in else 0.0
-        return f"{self.name}: {self.removed} of {self.rows_in} rows removed ({share:.1%}). {self.effect}"
+        changed = f", {self.changed} changed" if self.changed else ""
+        return f"{self.name}: {self.removed} of {self.rows_in} rows removed ({share:.1%}){changed}. {self.effect}"
 
 
 def steps_table(steps: Sequence[Step]) -> str:

@@ -18,7 +18,7 @@ _SECRET_NAME = re.compile(
     r"|(^|[_-])(api[_-]?key|secret|passw\w*|authorization|credentials?|bearer|headers|(hub|hf|access|auth|api)[_-]token)([_-]|$)",
     re.IGNORECASE,
 )
-_SECRET_SHAPE = re.compile(
+SECRET_SHAPE = re.compile(
     r"\b(?:[spr]k-[\w-]{12,}|gsk_\w{12,}|(?:nvapi|xai)-[\w-]{12,}|hf_\w{12,}|gh[opsru]_\w{12,}|github_pat_\w{12,}|glpat-[\w-]{12,}|xox[a-z]-[\w-]{8,}"
     r"|AKIA[0-9A-Z]{12,}|AIza[\w-]{20,}|Bearer\s+\S+)"
 )
@@ -84,7 +84,7 @@ def secret_in(value: Any) -> str | None:
         return next((found for one in value.values() if (found := secret_in(one))), None)
     if isinstance(value, list | tuple):
         return next((found for one in value if (found := secret_in(one))), None)
-    if isinstance(value, str) and (_SECRET_SHAPE.search(value) or any(secret in value for secret in _secrets())):
+    if isinstance(value, str) and (SECRET_SHAPE.search(value) or any(secret in value for secret in _secrets())):
         return "something in it looks like a key"
     return None
 
@@ -119,7 +119,7 @@ def _clean_text(text: str) -> str:
     for secret in _secrets():
         text = text.replace(secret, REMOVED)
     text = _URL.sub(lambda found: _public_url(found[0]), text)
-    text = _MAIL.sub(REMOVED, _SECRET_SHAPE.sub(REMOVED, text))
+    text = _MAIL.sub(REMOVED, SECRET_SHAPE.sub(REMOVED, text))
     text = _BARE_HOST.sub("private-host", text)
     home = _home()
     text = _HOME.sub("~", text if home in (None, os.sep) else text.replace(home, "~"))

@@ -49,6 +49,7 @@ def place(tokenizer, tmp_path):
         "inspect chats.jsonl --tokenizer model",
         "clean pairs.jsonl --near prompt --repetition --against asked.txt --output clean.jsonl",
         "clean chats.jsonl --tokenizer model --output folder",
+        "clean pairs.jsonl --tokenizer alone --private replace --output clean.jsonl",
     ],
 )
 def test_looking_at_pairs_never_loads_torch(flags, place):
