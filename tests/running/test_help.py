@@ -1,5 +1,6 @@
 """What `distill VERB --help` shows, and what a mistyped flag is answered with."""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from distill.recipes import black_box, clean
+from transformers import TrainingArguments
 
 from distill import cli
 from distill.cli import VERBS
@@ -111,3 +113,29 @@ def test_flags_are_known_once_they_are_read(tmp_path):
     with pytest.raises(SystemExit):
         clean.main([str(tmp_path / "none.jsonl"), "--output", str(tmp_path / "out.jsonl")])
     assert {"pairs", "near"} <= known_flags
+
+
+def test_the_page_for_those_who_come_from_elsewhere_names_what_there_is():
+    text = (ROOT / "docs/how-to/coming-from.md").read_text(encoding="utf-8")
+    here = [line.split("|")[2] for line in text.splitlines() if line.startswith("| ")]
+    pages = json.loads((ROOT / "recipes/help.json").read_text(encoding="utf-8"))
+    flags = {flag["name"] for page in pages.values() for group in page["groups"] for flag in group["flags"]}
+    flags |= {f.name for f in dataclasses.fields(TrainingArguments)}
+    said = {name for cell in here for name in re.findall(r"--(\w+)", cell)}
+    assert len(said) > 15
+    assert said <= flags, said - flags
+
+
+def test_the_page_for_those_who_come_from_trl_names_its_settings():
+    pytest.importorskip("trl")
+    from trl import SFTConfig
+    from trl.experimental.gkd import GKDConfig
+
+    text = (ROOT / "docs/how-to/coming-from.md").read_text(encoding="utf-8")
+    for title, config in (("`SFTConfig`", SFTConfig), ("`GKDConfig`", GKDConfig)):
+        part = text.split(title)[1].split("## ")[0]
+        rows = [line.split("|")[1] for line in part.splitlines() if line.startswith("| `")]
+        said = {re.match(r"[a-z_]+", name)[0] for cell in rows for name in re.findall(r"`([^`]+)`", cell)}
+        known = {f.name for f in dataclasses.fields(config)} | {"peft_config"}
+        assert len(said) > 5
+        assert said <= known, said - known
