@@ -21,6 +21,7 @@ VERBS = {
     "plan": "how much memory a training will need and what a step costs, before anything is loaded",
     "retrieval": "tune, retrieve, or both: one table on facts that change",
     "memorisation": "plant secrets, tune a teacher, and see what its students give away",
+    "evaluate": "what tuning changed and what it puts at risk: one page with a verdict that can fail",
     "reasoning": "learn verified reasoning traces, and see what the verifier adds",
     "black_box": "fine-tune a student on a teacher's answers",
     "white_box": "match a teacher's distributions, hidden states and attention maps",

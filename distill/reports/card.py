@@ -13,6 +13,7 @@ import jinja2
 from huggingface_hub import ModelCardData
 
 from distill.basics.curation_step import Step
+from distill.basics.disk import write_durably
 from distill.basics.processes import say
 from distill.basics.redact import clean, public_name
 from distill.models.students import KEPT_LAYERS, TEACHER_DEPTH
@@ -146,6 +147,28 @@ def is_edited(folder: Path) -> bool:
     text = file.read_bytes().decode("utf-8", errors="replace").replace("\r\n", "\n")
     mark = _MARK.search(text)
     return mark is None or mark[1] != _sha256(text[: mark.start()])
+
+
+def put_block(folder: Path, name: str, block: str) -> None:
+    """Put a block of Markdown on the card of a folder, in place of one of that name if there is one.
+
+    A card that this program wrote stays its own; one that somebody else wrote or changed gets the block at its end, and nothing else of it is
+    touched. Where there is no card, the block is one.
+
+    Args:
+        folder: of a student.
+        name: of the block.
+        block: Markdown.
+    """
+    begin, end = f"<!-- distill {name} -->", f"<!-- end of distill {name} -->"
+    file, edited = Path(folder) / CARD, is_edited(Path(folder))
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    own = text if edited else _MARK.sub("", text)
+    whole = f"{begin}\n{block.strip()}\n{end}"
+    found = re.compile(rf"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    made = found.sub(lambda _: whole, own) if found.search(own) else f"{own.rstrip()}\n\n{whole}".lstrip()
+    made = made.rstrip() + "\n"
+    write_durably(file, made if edited else _marked(made))
 
 
 def _marked(text: str) -> str:

@@ -17,6 +17,7 @@ class Overlap:
         text: that stretch.
         runs: how many runs of `n` words there are.
         n: words of a run.
+        of_texts: of each text its runs that stand there, and all its runs: the units of an interval.
     """
 
     share: float
@@ -24,6 +25,7 @@ class Overlap:
     text: str
     runs: int
     n: int
+    of_texts: tuple[tuple[int, int], ...] = ()
 
 
 def overlap(said: Sequence[str], trained: Iterable[str], n: int = 8) -> Overlap:
@@ -52,15 +54,17 @@ def overlap(said: Sequence[str], trained: Iterable[str], n: int = 8) -> Overlap:
             f"None of the {len(said)} texts has {n} words, so no run of so many could overlap; give longer ones, or a smaller n."
         )
     there = {run for text in trained for run in _runs(words(text), n)}
-    hits, best = 0, list[str]()
+    best, of_texts = list[str](), []
     for one in spoken:
+        hits = 0
         length = 0  # of the run that ends here; neighbours overlap by all words but one
         for place, run in enumerate(_runs(one, n)):
             length = (length + 1 if length else n) if run in there else 0
             hits += bool(length)
             if length > len(best):
                 best = one[place + n - length : place + n]
-    return Overlap(hits / count, len(best), " ".join(best), count, n)
+        of_texts.append((hits, max(0, len(one) - n + 1)))
+    return Overlap(sum(hits for hits, _ in of_texts) / count, len(best), " ".join(best), count, n, tuple(of_texts))
 
 
 def _runs(spoken: Sequence[str], n: int) -> Iterable[tuple[str, ...]]:
