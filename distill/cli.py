@@ -22,6 +22,7 @@ VERBS = {
     "retrieval": "tune, retrieve, or both: one table on facts that change",
     "memorisation": "plant secrets, tune a teacher, and see what its students give away",
     "evaluate": "what tuning changed and what it puts at risk: one page with a verdict that can fail",
+    "forgetting": "teach one new skill; what is forgotten, and which means hold it",
     "reasoning": "learn verified reasoning traces, and see what the verifier adds",
     "black_box": "fine-tune a student on a teacher's answers",
     "white_box": "match a teacher's distributions, hidden states and attention maps",

@@ -26,6 +26,8 @@ from distill.reports.card import write_card
 from distill.reports.provenance import drawn_as
 from distill.running.flags import DataArguments, build_objectives, parse_recipe, settings_of
 from distill.running.folder import RunFolder, one_sentence, save_student, train_or_resume
+from distill.running.holding import ReplayArguments, check_holding, with_replay
+from distill.running.overfitting import overfitting_of, say_overfitting
 from distill.running.parsing import refuse_given
 from distill.running.publishing import Publication, PublishingArguments
 from distill.running.rollout_flags import RolloutArguments, rollouts_of
@@ -42,7 +44,7 @@ from distill.trainers.fsdp import whole_student
 
 
 @dataclass
-class WhiteBoxArguments(DataArguments, TuningArguments, RolloutArguments, PublishingArguments):
+class WhiteBoxArguments(DataArguments, TuningArguments, RolloutArguments, PublishingArguments, ReplayArguments):
     """Where pairs and student come from, and what is matched."""
 
     objectives: str = field(
@@ -80,6 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     tuning, callbacks = tuning_of(args, training)
     refuse_unread(args)
+    check_holding(args)
     check_teacher_prompts(args)  # before the folder: a run is known by its flags
     publication = Publication(training, args.push_pairs, args.push_teacher_prompts)
     objectives = build_objectives(
@@ -116,6 +119,8 @@ def main(argv: list[str] | None = None) -> None:
             teacher.model, args.layers, strategy=args.strategy, sample=block_sample(train, args.strategy)
         )
 
+    apart = overfitting_of(args, train, held_out, tokenizer, teacher.model)
+    train = with_replay(args, train, run)
     check_before_training(train, tokenizer, args.max_length, student, training.per_device_train_batch_size)
     # for the card, as it is before the training: the teacher may be the student's own weights, to be merged with an adapter
     as_it_was = SimpleNamespace(name=teacher.name, model=teacher.model, identity=partial(dict, teacher.identity()))
@@ -131,12 +136,13 @@ def main(argv: list[str] | None = None) -> None:
         max_length=args.max_length,
         shard_teacher=args.shard_teacher,
         rollouts=rollouts,
-        callbacks=[*curve, *callbacks],
+        callbacks=[*curve, *apart, *callbacks],
         **tuning,
     )
     train_or_resume(trainer)
     metrics = trainer.evaluate()
     say(metrics)
+    say_overfitting(trainer)
     points: Any = [entry for entry in trainer.state.log_history if "held_out" in entry]
     for point in points:
         say(f"step {point['step']}: held-out KL {point['held_out']['kl']:.3f}, top-1 {point['held_out']['top1']:.1%}")

@@ -1,6 +1,6 @@
 """A figure with its 95% interval: the bootstrap that gives it (units drawn anew, as counts and not as copies), and the exact one of a share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -106,3 +106,42 @@ def exact_share(right: int, n: int) -> Share:
     low = float(stats.beta.ppf(0.025, right, n - right + 1)) if right else 0.0
     high = float(stats.beta.ppf(0.975, right + 1, n - right)) if right < n else 1.0
     return Share(right, n, low, high)
+
+
+def over_trainings(
+    values: Sequence[Sequence[float]], sizes: Sequence[Sequence[float]] | None = None, *, same_units: bool,
+    draws: int = DRAWS, seed: int = 0,
+) -> Interval:  # fmt: skip
+    """A mean over trainings (seeds), and in each over its units, with both drawn anew.
+
+    For a difference of two ways give differences, unit by unit and training by training. With three trainings the interval is a rough one: there are ten
+    ways to draw them.
+
+    Args:
+        values: of each training what each unit has.
+        sizes: what a training's sum is divided by, unit by unit (tokens); None: 1 each.
+        same_units: the units are the same in each training (questions that all are asked), so a resample takes the same of them in all;
+            False: each training has its own.
+        draws, seed: of the resamples.
+
+    Raises:
+        ValueError: no values, or trainings with other numbers of units.
+
+    Source: Efron 1979; Davison and Hinkley 1997, section 3.8, for two levels.
+
+    Example:
+        >>> over_trainings([[1.0, 0.0], [1.0, 1.0]], same_units=True).mean
+        0.75
+    """
+    table = np.asarray([list(one) for one in values], np.float64)
+    if table.ndim != 2 or not table.size:
+        raise ValueError(f"There are {[len(one) for one in values]} values of {len(values)} trainings; give as many, at least one, of each.")  # fmt: skip
+    parts = np.ones_like(table) if sizes is None else np.asarray([list(one) for one in sizes], np.float64)
+    trainings, units = table.shape
+    often = drawn_counts(trainings, draws, seed) / trainings
+    total = np.zeros(draws)
+    for number in range(trainings):
+        counts = drawn_counts(units, draws, seed + 1 + (0 if same_units else number))
+        total += often[:, number] * (counts @ table[number]) / (counts @ parts[number])
+    low, high = np.quantile(total, [0.025, 0.975])
+    return Interval(float(np.mean(table.sum(1) / parts.sum(1))), float(low), float(high))

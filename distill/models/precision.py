@@ -1,5 +1,8 @@
 """Precision of sums: the widest floats that a device has. Apple's GPUs (MPS) have no float64."""
 
+import copy
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -19,3 +22,18 @@ def exact(tensor: Tensor) -> Tensor:
 def where_float64_is(tensor: Tensor) -> Tensor:
     """Where it lies, or on the host where its device has none: for what float32 is not enough."""
     return tensor.cpu() if tensor.device.type in WITHOUT_FLOAT64 else tensor
+
+
+def weights_in(model: Any, dtype: torch.dtype) -> Any:
+    """A copy of a model with its weights in another precision; buffers stay what they are.
+
+    `model.to(dtype)` would round buffers, too: the frequencies of rotary positions, which a model that is loaded in bfloat16 has in float32.
+
+    Args:
+        model: any; not changed.
+        dtype: of the weights.
+    """
+    made = copy.deepcopy(model)
+    for parameter in made.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return made

@@ -81,6 +81,7 @@ class Objective:
 _TAKEN = (
     "loss", "rows", "epoch", "step", "learning_rate", "grad_norm", "runtime", "samples_per_second", "steps_per_second",
     "num_input_tokens_seen", "total_flos", "student_tokens_per_second", "teacher_tokens_per_second", "supervised_share", "held_out",
+    "forgetting", "overfitting",
     "router_loss", "rollouts", "rollouts_ended", "rollout_tokens", "rollout_tokens_per_second",
 )  # fmt: skip
 

@@ -14,6 +14,7 @@ from distill.basics.settings import training_settings
 from distill.models.load import fast_dtype
 from distill.models.students import STRATEGIES
 from distill.objectives import AttentionMaps, HiddenStates, Logits, Objective
+from distill.running.holding import KeepArguments
 from distill.running.parsing import parse as parse
 from distill.running.publishing import PublishingArguments
 from distill.running.reading_flags import PromptArguments, RefusalArguments
@@ -127,7 +128,7 @@ class ServerArguments(RefusalArguments):
 
 
 @dataclass
-class BlackBoxArguments(DataArguments, TuningArguments, ServerArguments, PublishingArguments):
+class BlackBoxArguments(DataArguments, TuningArguments, ServerArguments, PublishingArguments, KeepArguments):
     """Pairs, student, and a teacher that may be behind a server."""
 
     supervised_only: bool = field(

@@ -21,7 +21,7 @@ from distill.models.adapters import load_in_4bit
 from distill.models.load import load_model, load_tokenizer
 from distill.models.quantising import in_bits
 from distill.pairs import are_tokens_of, load_pairs, retokenize
-from distill.pairs.groups import rows_by_prompt
+from distill.pairs.apart import rows_by_question
 from distill.pairs.prompts import Asked, prompt_of, read_asked
 from distill.reports.provenance import write_steps
 from distill.running.flags import BlackBoxArguments, DataArguments, ServerArguments
@@ -244,12 +244,12 @@ def split_pairs(pairs: datasets.Dataset, held_out: int) -> tuple[datasets.Datase
     """Training pairs, and those of `held_out` prompts kept aside.
 
     Which prompts is decided by a hash of their tokens: files come sorted in many ways, and all samples of a prompt must
-    fall on one side.
+    fall on one side; so must prompts that differ in case and blanks alone.
 
     Raises:
         ValueError: nothing would be left on one of the sides.
     """
-    by_prompt = rows_by_prompt(pairs).values()
+    by_prompt = rows_by_question(pairs)
     if not 0 < held_out < len(by_prompt):
         raise ValueError(
             f"held_out is {held_out}, but there are {len(by_prompt)} distinct prompts; at least one must be left on each side."

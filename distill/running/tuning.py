@@ -36,7 +36,13 @@ class TuningArguments:
         default=None,
         metadata={
             "help": "Stop after this many evaluations without a better held-out loss, and keep the best student. "
-            "Evaluates every epoch, or as --eval_strategy and --eval_steps say."
+            "Evaluates every epoch, or as --eval_strategy and --eval_steps say. Another figure: --metric_for_best_model."
+        },
+    )
+    overfitting: bool = field(
+        default=False,
+        metadata={
+            "help": "At each evaluation (of every epoch, or as --eval_strategy says) measure trained and held-out pairs alike: their gap, and the best step."
         },
     )
 
@@ -54,6 +60,8 @@ def tuning_of(args: TuningArguments, training: TrainingArguments) -> tuple[dict[
     if args.lora_r is None:
         why = "this is of an adapter, and there is none; give its rank with --lora_r, or leave it out."
         refuse_given(args, ("lora_alpha", "lora_dropout", "lora_targets"), why)
+    if args.overfitting and training.eval_strategy == IntervalStrategy.NO:
+        training.eval_strategy = IntervalStrategy.EPOCH
     adapter = None
     if args.lora_r is not None:
         adapter = lora_config(args.lora_r, alpha=args.lora_alpha, dropout=args.lora_dropout, targets=args.lora_targets)
@@ -87,4 +95,7 @@ def stop_early(training: TrainingArguments, patience: int) -> None:
     training.load_best_model_at_end = True
     if training.metric_for_best_model is None:
         training.metric_for_best_model, training.greater_is_better = "eval_loss", False
+    elif training.metric_for_best_model.endswith("_kl"):
+        # Trainer takes every figure whose name does not end in "loss" for something that should grow
+        training.greater_is_better = False
     training.restore_callback_states_from_checkpoint = True  # the count of evaluations without a better loss

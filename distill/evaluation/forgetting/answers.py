@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.models.adapters import merged
+from distill.models.adapters import is_adapted, merged
 from distill.models.load import fast_dtype
+from distill.models.precision import weights_in
 from distill.teachers.base import Sampling
 from distill.teachers.local import LocalTeacher
 
@@ -46,7 +47,7 @@ def answers_of(
     Raises:
         ValueError: a prompt that, with its answer, exceeds the model's positions.
     """
-    teacher = LocalTeacher(_quick(model), tokenizer)
+    teacher = LocalTeacher(quick_copy(model), tokenizer)
     sampling, found = Sampling(max_new_tokens, temperature), []
     order = sorted(range(len(prompt_ids)), key=lambda number: len(prompt_ids[number]))  # little padding
     for start in range(0, len(order), BATCH):
@@ -57,10 +58,10 @@ def answers_of(
     return Answers([one.text for one in said], [len(one.ids) for one in said], [one.finish_reason == "stop" for one in said])  # fmt: skip
 
 
-def _quick(model: Any) -> Any:
-    """The model in the precision that this machine is fast at: a copy where it has another, and the model itself otherwise."""
+def quick_copy(model: PreTrainedModel | Any) -> Any:
+    """The model in the precision that this machine is fast at: a copy of float32 weights, its adapter merged; any other model itself."""
     dtype = fast_dtype()
     if model.dtype in (dtype, torch.float16, torch.bfloat16):
         return model
-    own: Any = merged(copy.deepcopy(model))
-    return own.to(dtype)
+    # an adapter is merged in float32, and rounded once
+    return weights_in(merged(copy.deepcopy(model)) if is_adapted(model) else model, dtype)

@@ -1,6 +1,5 @@
 """What the start says, kept once; and any student of it held against that."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ from distill.evaluation.forgetting.answers import Answers, answers_of
 from distill.evaluation.forgetting.calibration import bin_gaps
 from distill.evaluation.forgetting.figures import MEASURES, Change, Forgetting, of_calibration, of_ratio
 from distill.models.load import fast_dtype
+from distill.models.precision import weights_in
 from distill.pairs.groups import rows_by_prompt
 from distill.pairs.tokens import retokenize
 
@@ -102,7 +102,8 @@ class Before:
             found[f"ece_{name}"] = of_calibration(_gaps(theirs), _gaps(ours), sizes, self.draws)
         if answers:
             found |= self._of_answers(self._answers(student, self.tokenizer, self._asked), tokens=True)
-        return self._forgetting(found, ())
+        each = {name: {"kl": ours.sums("kl"), "tokens": [float(count) for count in ours.tokens()]} for name, ours in after.items()}  # fmt: skip
+        return self._forgetting(found, (), each)
 
     def _of_other_tokens(self, student: Any, tokenizer: PreTrainedTokenizerBase, answers: bool) -> Forgetting:
         found: dict[str, Change] = {}
@@ -121,7 +122,7 @@ class Before:
                 )
             found |= self._of_answers(self._answers(student, tokenizer, asked), tokens=False)
         lost = tuple(name for name, measure in MEASURES.items() if measure.own_tokens and self._is_measured(name))
-        return self._forgetting(found, lost)
+        return self._forgetting(found, lost, {})
 
     def _is_measured(self, name: str) -> bool:
         """Whether a measure is one of these pairs at all."""
@@ -144,18 +145,19 @@ class Before:
         prompts: Sequence[list[int]] = asked["prompt_ids"] if len(asked) else []
         return answers_of(model, tokenizer, prompts, max_new_tokens=self._new_tokens)
 
-    def _forgetting(self, found: dict[str, Change], lost: tuple[str, ...]) -> Forgetting:
+    def _forgetting(self, found: dict[str, Change], lost: tuple[str, ...], each: dict[str, Any]) -> Forgetting:
         return Forgetting(
             {name: found[name] for name in MEASURES if name in found},
             lost,
             {name: len(pairs) for name, pairs in self.pairs.items()},
             {name: held.tokens for name, held in self._held.items()},
+            each,
         )
 
     @contextmanager
     def _as_measured(self, model: Any) -> Iterator[Any]:
         """The model with its weights in the precision that all are measured in."""
-        yield model if self._weights in (None, model.dtype) else copy.deepcopy(model).to(self._weights)
+        yield model if self._weights in (None, model.dtype) else weights_in(model, self._weights)
 
     def _products(self, model: Any) -> Any:
         """What the start says is made with products in the precision of any student's."""

@@ -67,6 +67,8 @@ class Forgetting:
         measures: by the names of `MEASURES`, in their order. KL is KL(start || student).
         not_comparable: names of measures that cannot be had, since student and start have different tokenizers.
         pairs, tokens: how many of `"old"` and of `"new"` pairs there were, and their supervised positions of the start.
+        by_pair: of each pair its KL, summed over its positions, and these counted: `{"old": {"kl": [...], "tokens": [...]}, ...}`; for intervals over
+            several trainings. Empty where there is no KL.
 
     Example:
         >>> Before(start, old, new, tokenizer).measure(student)["kl_old"].after
@@ -76,6 +78,7 @@ class Forgetting:
     not_comparable: tuple[str, ...] = ()
     pairs: Mapping[str, int] = field(default_factory=dict)
     tokens: Mapping[str, int] = field(default_factory=dict)
+    by_pair: Mapping[str, Mapping[str, list[float]]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Change:
         return self.measures[name]
@@ -87,13 +90,14 @@ class Forgetting:
             "not_comparable": list(self.not_comparable),
             "pairs": dict(self.pairs),
             "tokens": dict(self.tokens),
+            "by_pair": {name: dict(found) for name, found in self.by_pair.items()},
         }
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Forgetting":
         """What `as_dict` gave."""
         measures = {name: Change(**change) for name, change in values["measures"].items()}
-        return cls(measures, tuple(values["not_comparable"]), values["pairs"], values["tokens"])
+        return cls(measures, tuple(values["not_comparable"]), values["pairs"], values["tokens"], values["by_pair"])
 
     def table(self) -> str:
         """Markdown: a row a measure, differences with their intervals, and what cannot be compared."""
