@@ -19,7 +19,7 @@ from distill.teachers import LocalTeacher
 
 @dataclass
 class ReplayArguments:
-    """Own samples of the start among the rows."""
+    """What the student was, replayed among the rows."""
 
     replay: float = field(
         default=0.0,
@@ -34,7 +34,7 @@ class ReplayArguments:
 
 @dataclass
 class KeepArguments(ReplayArguments):
-    """Both."""
+    """A KL to what the student was."""
 
     keep_kl: float = field(
         default=0.0,
