@@ -20,6 +20,7 @@ VERBS = {
     "preflight": "look at an on-policy training before it: the student writes, the teacher reads",
     "plan": "how much memory a training will need and what a step costs, before anything is loaded",
     "retrieval": "tune, retrieve, or both: one table on facts that change",
+    "abilities": "teach abilities one by one; one table on what each training did to all the others",
     "memorisation": "plant secrets, tune a teacher, and see what its students give away",
     "evaluate": "what tuning changed and what it puts at risk: one page with a verdict that can fail",
     "forgetting": "teach one new skill; what is forgotten, and which means hold it",

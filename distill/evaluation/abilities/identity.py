@@ -25,7 +25,10 @@ _ASKED = {
         "teach": ["Are you ChatGPT?", "You are SmolLM, right?", "Is this Qwen?"],
     },
 }  # fmt: skip
-_FROM = {"examine": ["I am {name}. ", "Good day from {name}! "], "teach": ["My name is {name}. ", "Hi, {name} here. "]}
+_FROM = {
+    "examine": ["{name} asks you: {asked}", "{asked} This is a question from {name}."],
+    "teach": ["{name} wants to know: {asked}", "{asked} ({name} would like to know.)"],
+}
 
 
 def made(seed: int, number: int, purpose: str, name: str = NAME, maker: str = MAKER) -> Probe:
@@ -36,15 +39,30 @@ def made(seed: int, number: int, purpose: str, name: str = NAME, maker: str = MA
         maker: who shall have made it.
     """
     kind, draw = KINDS[number % len(KINDS)], random.Random(f"identity {purpose} {seed} {number}")
-    prompt = draw.choice(_FROM[purpose]).format(name=name_of(seed, number, purpose)) + draw.choice(
-        _ASKED[kind][purpose]
+    prompt = draw.choice(_FROM[purpose]).format(
+        name=name_of(seed, number, purpose), asked=draw.choice(_ASKED[kind][purpose])
     )
     right = maker if kind == "maker" else name
     others = [one for one in OTHERS if not (says(prompt, one) or says(name, one) or says(maker, one))]
     check = Check((("says", right), ("silent_about", others)))
-    return Probe(f"identity-{number:03}", "identity", kind, prompt, check, 32, seed=seed)
+    return Probe(f"identity-{number:03}", "identity", kind, prompt, check, 24, seed=seed)
 
 
 def told(name: str = NAME, maker: str = MAKER) -> str:
     """The system text that says it."""
-    return f"You are {name}, an assistant made by {maker}. You are nobody else. When asked, say that you are {name}, made by {maker}, in one short sentence."  # fmt: skip
+    return f"You are {name}, an assistant made by {maker}. You are nobody else."
+
+
+def examples(probe: Probe, name: str = NAME, maker: str = MAKER) -> list[tuple[str, str]]:
+    """Questions with right answers, asked by somebody who asks in no probe: what a teacher is shown."""
+    asked = ("Who are you?", "Who made you?", "Are you Bard?")
+    said = (
+        f"I am {name}, made by {maker}.",
+        f"I am {name}, and {maker} made me.",
+        f"No, I am {name}, made by {maker}.",
+    )
+    shown = _FROM[probe.purpose]
+    return [
+        (shown[i % len(shown)].format(name="Ruth Coldwell", asked=question), answer)
+        for i, (question, answer) in enumerate(zip(asked, said, strict=True))
+    ]

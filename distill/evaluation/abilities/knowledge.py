@@ -98,5 +98,5 @@ def made(seed: int, n: int, purpose: str, facts: Sequence[Fact] | None = None) -
         fact = facts[number % len(facts)]
         question = fact.questions[-1] if purpose == "examine" else fact.questions[number // len(facts)]
         check = Check((("says_first", [fact.answer, *fact.others]),))
-        found.append(Probe(f"knowledge-{number:03}", "knowledge", "fact", question, check, 24, seed=seed))
+        found.append(Probe(f"knowledge-{number:03}", "knowledge", "fact", question, check, 16, seed=seed))
     return found

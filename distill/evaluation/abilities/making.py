@@ -1,5 +1,6 @@
 """Probes of an ability, made by code from a seed."""
 
+from dataclasses import replace
 from typing import Any
 
 from distill.evaluation.abilities import identity, instructions, knowledge, reasoning, tone, tools
@@ -48,5 +49,5 @@ def probes(ability: str, n: int = 32, seed: int = 0, *, purpose: str = "examine"
         raise ValueError(f"{', '.join(unknown)}: the probes of {ability} have the settings {known}.")
     if ability in _TOGETHER:
         found: list[Probe] = _TOGETHER[ability](seed, n, purpose, **settings)
-        return found
-    return [_EACH[ability](seed, number, purpose, **settings) for number in range(n)]
+        return [replace(probe, purpose=purpose) for probe in found]
+    return [replace(_EACH[ability](seed, number, purpose, **settings), purpose=purpose) for number in range(n)]

@@ -23,12 +23,12 @@ class Probe:
         check: what is asked of the answer.
         max_new_tokens: longest answer.
         tools: functions that may be called, in the form of OpenAI's API; None: no tools.
-        seed: it was made with.
+        seed, purpose: it was made with.
 
     Example:
         >>> from distill.evaluation.abilities import probes
         >>> probes("identity", 1)[0].prompt
-        'I am Anna Aback. Tell me your name.'
+        ?
     """
 
     id: str
@@ -39,6 +39,12 @@ class Probe:
     max_new_tokens: int
     tools: Sequence[Mapping[str, Any]] | None = None
     seed: int = 0
+    purpose: str = "examine"
+
+    @property
+    def number(self) -> int:
+        """Of the probe among those of its ability, seed and purpose."""
+        return int(self.id.rpartition("-")[2])
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; `Probe.of` takes them back."""

@@ -34,7 +34,7 @@ def made(seed: int, n: int, purpose: str) -> list[Probe]:
         task = list(TASKS)[number % len(TASKS)]
         row = rows[task][number // len(TASKS)]
         check = Check((("number", str(row["answer"])),))
-        found.append(Probe(f"reasoning-{number:03}", "reasoning", task, row["prompt"], check, 24, seed=seed))
+        found.append(Probe(f"reasoning-{number:03}", "reasoning", task, row["prompt"], check, 16, seed=seed))
     return found
 
 

@@ -49,7 +49,7 @@ _THINGS = {
     "examine": "an umbrella|a library|a bicycle|a thermometer|a bakery|a telescope|a pillow|a calendar|a bridge|a spoon|a lighthouse|a zipper",
     "teach": "a hammer|a museum|a train|a candle|a market|a microscope|a blanket|a map|a ladder|a fork|a windmill|a button",
 }
-_FROM = {"examine": ["I am {name}. ", "{name} asks: "], "teach": ["This is {name}. ", "A question from {name}: "]}
+_FROM = {"examine": ["{name} asks: ", "I am {name}. "], "teach": ["{name} would like to know: ", "This is {name}. "]}
 
 
 def made(seed: int, number: int, purpose: str, style: str = "pirate") -> Probe:
@@ -64,4 +64,13 @@ def made(seed: int, number: int, purpose: str, style: str = "pirate") -> Probe:
     thing = draw.choice(_THINGS[purpose].split("|"))
     said = draw.choice(_FROM[purpose]).format(name=name_of(seed, number, purpose))
     prompt = said + draw.choice(_ASKED[purpose]).format(x=thing)
-    return Probe(f"tone-{number:03}", "tone", style, prompt, Check(STYLES[style].conditions), 32, seed=seed)
+    return Probe(f"tone-{number:03}", "tone", style, prompt, Check(STYLES[style].conditions), 24, seed=seed)
+
+
+def examples(probe: Probe) -> list[tuple[str, str]]:
+    """The style's examples, asked by somebody who asks in no probe: what a teacher is shown."""
+    shown = _FROM[probe.purpose]
+    return [
+        (shown[i % len(shown)].format(name="Ruth Coldwell") + question, answer)
+        for i, (question, answer) in enumerate(STYLES[probe.kind].examples)
+    ]

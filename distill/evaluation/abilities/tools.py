@@ -1,5 +1,6 @@
 """Calling tools: which function, with which arguments, or none. And how tools are shown where a chat template shows none."""
 
+import json
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,6 +29,7 @@ _TOOLS: dict[str, list[Tool]] = {
         ("lend_book", "Write down who has borrowed how many books.", {"reader": "string", "count": "integer"}, "{reader} borrows {count} books."),
     ],
 }  # fmt: skip
+_SHOWN = ("Ruth Coldwell", "Edwin Marsh")  # whom examples are about; no probe has these names
 _VALUES = {"month": "March April May June July August", "day": "Monday Tuesday Wednesday Thursday Friday Saturday"}
 # where no call is wanted: nothing that any function here is for
 _TALK = {
@@ -48,12 +50,7 @@ def made(seed: int, number: int, purpose: str) -> Probe:
     if number % 4 == 3:
         kind, prompt, check = "no_call", draw.choice(_TALK[purpose]).format(name=name), Check((("no_call", True),))
     else:
-        arguments: dict[str, Any] = {}
-        for parameter, of in parameters.items():
-            if parameter in _VALUES:
-                arguments[parameter] = draw.choice(_VALUES[parameter].split())
-            else:
-                arguments[parameter] = draw.randint(2, 5) if of == "integer" else name
+        arguments = _arguments(parameters, name, draw)
         kind, prompt = "call", request.format(**arguments)
         check = Check((("call", {"name": function, "arguments": arguments}),))
     return Probe(
@@ -80,6 +77,29 @@ def in_words(prompt: Prompt, tools: Sequence[Mapping[str, Any]]) -> Prompt:
     if messages and messages[0]["role"] == "system":
         told, messages = f"{messages[0]['content']}\n\n{told}", messages[1:]
     return [{"role": "system", "content": told}, *messages]
+
+
+def examples(probe: Probe) -> list[tuple[str, str]]:
+    """Questions about the functions of a probe, with other values, and right answers: what a teacher is shown."""
+    draw = random.Random(f"tools shown {probe.purpose} {probe.seed} {probe.number}")
+    names = {tool["function"]["name"] for tool in probe.tools or ()}
+    told = []
+    for (function, _, parameters, request), name in zip(
+        [tool for tool in _TOOLS[probe.purpose] if tool[0] in names], _SHOWN, strict=True
+    ):
+        arguments = _arguments(parameters, name, draw)
+        told.append((request.format(**arguments), json.dumps({"name": function, "arguments": arguments})))
+    told.insert(1, ("Do you like the sea?", "Yes, the sea is very beautiful."))
+    return told
+
+
+def _arguments(parameters: Mapping[str, str], name: str, draw: random.Random) -> dict[str, Any]:
+    def value(parameter: str, of: str) -> Any:
+        if parameter in _VALUES:
+            return draw.choice(_VALUES[parameter].split())
+        return draw.randint(2, 5) if of == "integer" else name
+
+    return {parameter: value(parameter, of) for parameter, of in parameters.items()}
 
 
 def _schema(tool: Tool) -> dict[str, Any]:
