@@ -37,6 +37,7 @@ _FILES = frozenset(
 _NOBODY = frozenset(("git", "hg", "noreply", "no-reply", "user", "username"))
 _V4 = re.compile(r"(?<![A-Za-z0-9_.+-])(?:\d{1,3}\.){3}\d{1,3}(?![A-Za-z0-9_]|\.\d|-[A-Za-z0-9])")
 _VERSION = re.compile(r"(?:\bv|\bver(?:sion|sión)?\.?|\brelease|[\w]/|версия|版本|バージョン)\s*$", re.IGNORECASE)
+_SMALL = 16
 _V6 = re.compile(r"(?<![A-Za-z0-9_:.])[23][0-9a-fA-F]{3}:[0-9a-fA-F:]{2,35}(?![A-Za-z0-9_:])")
 NETS_V4 = ("192.0.2.", "198.51.100.", "203.0.113.")  # RFC 5737
 _MAC = re.compile(
@@ -67,8 +68,13 @@ def is_address(text: str) -> bool:
 def ips(text: str) -> Iterator[Found]:
     """Public addresses: none of private networks, of this machine, or set aside for documentation."""
     for match in _V4.finditer(text):
-        if not _VERSION.search(text, max(0, match.start() - 12), match.start()):
-            yield from _public(match)
+        if _VERSION.search(text, max(0, match.start() - 12), match.start()):
+            continue
+        if all(
+            int(part) < _SMALL for part in match[0].split(".")
+        ):  # a section or a version; one address in 60,000 is so
+            continue
+        yield from _public(match)
     for match in _V6.finditer(text):
         yield from _public(match)
 

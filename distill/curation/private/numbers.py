@@ -126,7 +126,7 @@ def ids(text: str, name: str = "") -> Iterator[Found]:
 
 @lru_cache(1)
 def _id_patterns() -> list[tuple[_Id, re.Pattern[str], re.Pattern[str] | None]]:
-    edge = r"(?<![A-Za-z0-9_.,/+-])(?:{})(?![A-Za-z0-9_]|[-./]\d|,\d\d)"
+    edge = r"(?<![A-Za-z0-9_./+-])(?<!\d,)(?:{})(?![A-Za-z0-9_]|[-./]\d|,\d\d)"
     return [
         (one, re.compile(edge.format(one.form)), None if one.words is None else re.compile(one.words, re.IGNORECASE))
         for one in _IDS

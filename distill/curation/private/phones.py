@@ -17,8 +17,10 @@ _WORDS = re.compile(
     re.IGNORECASE,
 )
 _BEFORE = 40
+_WITH_CODE = 11
 _SHORT_FICTION = re.compile(r"(?:^|\D)555[ .-]?01\d\d$")  # without the area
 _STAND_IN = re.compile(r"(?:\+ ?\d{1,3}|00 ?\d{1,3}|[018])?[ ()./-]*000")  # no country's numbers begin so
+_DATE = re.compile(r"\(?(?:(?:19|20)\d\d([./-])\d\d?\1\d\d?|\d\d?([./-])\d\d?\2(?:19|20)?\d\d)\)?(?:$|\s)")
 _US = re.compile(r"\d{3}([.-])\d{3}\1\d{4}$")
 # Country code -> national numbers for films and books (# any digit), by the offices that give numbers out: NANPA (555-0100 to 555-0199 of any
 # area), Ofcom, Bundesnetzagentur, Arcep, ACMA, PTS.
@@ -47,7 +49,7 @@ def phones(text: str, regions: Sequence[str] = REGIONS, name: str = "") -> Itera
     for match in _CANDIDATE.finditer(text):
         written = match[0]
         digits = sum(c.isdigit() for c in written)
-        if not 7 <= digits <= 17:
+        if not 7 <= digits <= 17 or _DATE.match(written):
             continue
         if written[0] == "+" or written.startswith("00"):
             found = _number("+" + written[2:] if written.startswith("00") else written, ("ZZ",))
@@ -113,6 +115,9 @@ def _number(written: str, regions: tuple[str, ...]) -> str | None:
     import phonenumbers
 
     valid: list[str] = []
+    if written.isdigit() and len(written) >= _WITH_CODE and written[0] != "0":  # as tables have it, without a plus
+        whole = _number(f"+{written}", ("ZZ",))
+        valid += [whole] if whole else []
     for region in regions:
         try:
             number = phonenumbers.parse(written, region)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from distill.curation.private.addresses import is_address
 from distill.curation.private.finding import find
 from distill.curation.private.kinds import Found
+from distill.curation.private.phones import fictions
 from distill.text.messages import text_of
 
 _WINDOW, _CONTEXT = 64, 16
@@ -69,8 +70,9 @@ def seams(turns: Sequence[str], kinds: Sequence[str]) -> list[Seam]:
 
 def _one_has_it(found: Found, before: str, behind: str, kinds: Sequence[str]) -> bool:
     """Whether there is a whole value in one of the turns, which the other's first word only seems to go on with."""
-    if found.kind == "email" and is_address(before[found.start :]):
-        return True
+    begun = before[found.start :].rstrip(".-_+ ")
+    if (found.kind == "email" and is_address(begun)) or (found.kind == "phone" and any(fictions(begun))):
+        return True  # one of an example domain, or for fiction: a stand-in, say
     if any(one.end > found.start and one.kind == found.kind for one in find(before, kinds)):
         return True
     return any(one.start < found.end - len(before) and one.kind == found.kind for one in find(behind, kinds))

@@ -30,12 +30,13 @@ _REST = re.compile(
     r"(?<![A-Za-z0-9+/=])(?:[A-Za-z0-9+/=]{16,}+(?:\\n|[\r\n])++)*+(?:[A-Za-z0-9+/=]{1,15}(?:\\n|[\r\n])++)?+-----END [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----"
 )
 _TOKEN = re.compile(r"\s(?=\S*\d)[\w.~+/=-]{16}")
+_SHORTEST, _FOR_PEOPLE = 10, re.compile(r"(?!(?:api|access|secret|auth|private|account|token))", re.IGNORECASE)
 _BODY = re.compile(r"[A-Za-z0-9+/=]{16}")
 _URL = re.compile(r"[a-z][a-z0-9+.-]{1,20}://[^\s:/@'\"<>]{0,64}:([^\s/@'\"<>]{3,64})@", re.IGNORECASE)
 _ASKED = re.compile(
-    r"(?:pass(?:word|wd|phrase|code)|\bpwd|\bpw|passwort|kennwort|contraseña|clave|mot de passe|senha|wachtwoord|hasło|lösenord|şifre|parola|"
+    r"(?:pass(?:word|wd|phrase|code)|(?<![a-z])pwd?|passwort|kennwort|contraseña|clave|mot de passe|senha|wachtwoord|hasło|lösenord|şifre|parola|"
     r"пароль|密码|密碼|パスワード|비밀번호|(?:api|access|secret|auth|private|account)[_ -]?(?:key|token)|secret|token)"
-    r"[\\\"'`*]{0,3}\s{0,2}(?::=|=>|:|=|：|是|は|는|은|\bis\b:?|\bist\b|\blautet\b|\bes\b|\best\b|\bé\b|\bè\b|\bto\b)\s{0,2}[\\\"'`*]{0,3}"
+    r"[\\\"'`*\]]{0,4}\s{0,2}(?::=|=>|:|=|>|：|是|は|는|은|\bis\b:?|\bist\b|\blautet\b|\bes\b|\best\b|\bé\b|\bè\b|\bto\b)\s{0,2}[\\\"'`*]{0,3}"
     r"([^\s\\\"'`,;，。、<>()\[\]{}]{6,80})",
     re.IGNORECASE,
 )  # fmt: skip
@@ -79,6 +80,8 @@ def passwords(text: str, name: str = "") -> Iterator[Found]:
             yield from _one(match.start(1), match.end(1), "password", text)
     low = text.lower()
     for match in _ASKED.finditer(text) if any(stem in low for stem in _STEMS) else ():
+        if len(match[1]) < _SHORTEST and not _FOR_PEOPLE.match(match[0]):
+            continue  # of a language model, say
         end = match.end(1)
         if text[end - 1] in ".:" and text[end : end + 1] in ("", " ", "\n"):
             end -= 1  # of the sentence

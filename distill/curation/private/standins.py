@@ -151,7 +151,7 @@ def _as_written(core: str, written: str) -> str:
     plus = "".join(c for c in written if c.isdigit())
     whole = written.lstrip().startswith(("+", "00", "＋"))
     before = len(plus) - len(national)
-    trunk = ("0", "8", "1", "") if not whole else (code, f"00{code}", f"{code}0", f"00{code}0")
+    trunk = ("0", "8", "1", "", code) if not whole else (code, f"00{code}", f"{code}0", f"00{code}0")
     if before >= 0 and plus[:before] in trunk:
         for place, digit in zip(places[before:], national, strict=True):
             written = written[:place] + digit + written[place + 1 :]
