@@ -133,9 +133,9 @@ def over_trainings(
         >>> over_trainings([[1.0, 0.0], [1.0, 1.0]], same_units=True).mean
         0.75
     """
-    table = np.asarray([list(one) for one in values], np.float64)
-    if table.ndim != 2 or not table.size:
+    if not values or len({len(one) for one in values}) != 1 or not len(values[0]):
         raise ValueError(f"There are {[len(one) for one in values]} values of {len(values)} trainings; give as many, at least one, of each.")  # fmt: skip
+    table = np.asarray([list(one) for one in values], np.float64)
     parts = np.ones_like(table) if sizes is None else np.asarray([list(one) for one in sizes], np.float64)
     trainings, units = table.shape
     often = drawn_counts(trainings, draws, seed) / trainings

@@ -102,9 +102,9 @@ def _frontier(runs: Sequence[Mapping[str, Any]], skill: str) -> str:
             _point(axes, arm)
         axes.set(xlabel="KL to the start on old prompts, nats a token (less is less forgotten)", ylabel=f"new skill ({skill}), %", ylim=(-6, 106))  # fmt: skip
         axes.set_xlim(left=-0.04 * max(0.02, max(arm.kl("old").high for arm in arms.values())))
-        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=10)
 
-    return draw(paint, width=8.6, height=4.6, name="frontier")
+    return draw(paint, width=7.0, height=5.4, name="frontier")
 
 
 def _point(axes: Any, arm: ArmResult) -> None:

@@ -101,6 +101,8 @@ def verdict(runs: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"{arm.title[0].upper()}{arm.title[1:]}, against plain: KL on old prompts {of_kl.mean:+.3f} [{of_kl.low:+.3f} to {of_kl.high:+.3f}] nats{_clear(of_kl)}, "
                 f"skill {_points(of_skill)}{_clear(of_skill)}, old abilities {_points(of_old)}{_clear(of_old)}."
             )
+    if skill.low <= 0:
+        return [*said, "Of what was published nothing is said: it is about students that have learned something."]
     return [*said, *_published(arms)]
 
 
