@@ -13,7 +13,7 @@ _CANDIDATE = re.compile(
 _WORDS = re.compile(
     r"\b(?:phone|tel|mobile|cell|call|ring|dial|fax|whats ?app|sms|text (?:me|us)|telefon|handy|fon|mobil|ruf|tél|téléphone|portable|appele|"
     r"teléfono|telefono|móvil|celular|celda|llam|cellulare|chiama|telefone|ligu|telemóvel|telefoon|mobiel|bel|zadzwoń|komórk|gsm|"
-    r"телефон|тел|моб|звони|telefonnummer|ring|cep)|电话|手机|致电|電話|携帯|전화|휴대|फ़?ोन|मोबाइल|هاتف|جوال",
+    r"телефон|тел|моб|звони|telefonnummer|ring|cep)|电话|手机|致电|電話|携帯|전화|휴대|फोन|फ़ोन|मोबाइल|هاتف|جوال",
     re.IGNORECASE,
 )
 _BEFORE = 40
