@@ -14,7 +14,8 @@ VERBS = {
     "equivalence": "show that black-box distillation is SFT, why, and when it stops being true",
     "inspect": "look at pairs before a training: what is in them, and which tokens carry loss",
     "clean": "leave out repetitions, broken text, evaluation questions; say what that changes",
-    "export": "write pairs in the form of other tools: messages, ShareGPT, Parquet, the Hub",
+    "export": "write pairs or a student in the form of other tools: ShareGPT, Parquet; merged, GGUF, Ollama",
+    "chat": "talk with a student, its teacher beside it if you like",
     "generate": "let a teacher answer prompts: pairs for the black box",
     "capture": "store what a teacher says about pairs, for a white box without a teacher",
     "preflight": "look at an on-policy training before it: the student writes, the teacher reads",
@@ -52,7 +53,7 @@ def main() -> None:
         return
     if sys.stderr.isatty():
         print(f"distill {verb}: loading ...", file=sys.stderr, flush=True)
-    if verb in LOOKING:
+    if verb in LOOKING and not _is_of_a_student(verb):
         do_without_torch()
     gc.disable()  # what is imported stays; looking through it again and again costs a tenth of the start
     try:
@@ -64,6 +65,11 @@ def main() -> None:
     parsing = importlib.import_module("distill.running.parsing")
     parsing.program = f"distill {verb}"  # type: ignore[attr-defined]
     recipe.main(sys.argv[2:])
+
+
+def _is_of_a_student(verb: str) -> bool:
+    """Only `export` takes a student, too, in place of pairs."""
+    return verb == "export" and bool(importlib.import_module("distill.models.forms").asks_for_a_student(sys.argv[2:]))
 
 
 if __name__ == "__main__":

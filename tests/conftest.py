@@ -9,6 +9,8 @@ import os
 import signal
 import socket
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test must not depend on a hub, nor wait for one
 # here and in every process that a test starts: for tiny models a second thread only takes the core of another test
@@ -337,6 +339,47 @@ def real_teacher():
     except ValueError as error:
         pytest.skip(str(error))
     return LocalTeacher("smollm2-135m")
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub that remembers what it was sent; `.there` are repositories, and whether they are private.
+
+    As the real one: a bare name is made in the user's namespace and found nowhere else, and making what is there changes nothing.
+    """
+    import datasets
+    import huggingface_hub
+
+    seen = SimpleNamespace(made=[], files=[], pairs=[], there={}, wrong=None)
+
+    def create_repo(self, repo_id, *, repo_type, private, exist_ok):
+        if seen.wrong:
+            raise seen.wrong
+        whole = repo_id if "/" in repo_id else f"me/{repo_id}"
+        if (repo_type, whole) not in seen.there:
+            seen.made.append((whole, private))
+            seen.there[repo_type, whole] = private
+        return SimpleNamespace(repo_id=whole)
+
+    def upload_folder(self, *, repo_id, folder_path, **kwargs):
+        if seen.wrong:
+            raise seen.wrong
+        names = [str(p.relative_to(folder_path)) for p in Path(folder_path).rglob("*") if p.is_file()]
+        seen.files += names
+
+    def repo_info(self, name, *, repo_type):
+        if (repo_type, name) not in seen.there:
+            raise OSError("no such repository")
+        return SimpleNamespace(private=seen.there[repo_type, name])
+
+    for function in (create_repo, upload_folder, repo_info):
+        monkeypatch.setattr(huggingface_hub.HfApi, function.__name__, function)
+    monkeypatch.setattr(
+        datasets.Dataset,
+        "push_to_hub",
+        lambda self, name, *, private, token: seen.pairs.append((name, private, len(self))),
+    )
+    return seen
 
 
 @pytest.fixture(scope="session")

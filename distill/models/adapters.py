@@ -133,27 +133,54 @@ def is_adapter_folder(name: str | os.PathLike[str]) -> bool:
     return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
 
 
-def load_adapted(folder: str | os.PathLike[str], **kwargs: Any) -> Any:
+def base_name(folder: str | os.PathLike[str]) -> str | None:
+    """The model on which the adapter of a folder belongs, as it says; None where it does not."""
+    written = (Path(os.fspath(folder)).expanduser() / "adapter_config.json").read_text(encoding="utf-8")
+    name = json.loads(written).get("base_model_name_or_path")
+    return str(name) if name else None
+
+
+def tokenizer_place(folder: str | os.PathLike[str], base: str | os.PathLike[str] | None = None) -> Any:
+    """Where the tokenizer of a folder that holds an adapter is: in it, else beside its base."""
+    place = Path(os.fspath(folder)).expanduser()
+    return place if (place / "tokenizer_config.json").is_file() else base or base_name(place)
+
+
+def load_adapted(folder: str | os.PathLike[str], base: str | os.PathLike[str] | None = None, **kwargs: Any) -> Any:
     """The `peft.PeftModel` of a folder that holds an adapter alone, on the model that it names.
 
     Args:
         folder: with `adapter_config.json`.
+        base: the model in its place, by any name; None: the one the folder names.
         kwargs: how the model below it is loaded; see `distill.models.load.load_model`.
 
     Raises:
-        ValueError: peft is not installed; the folder does not say on which model the adapter belongs, or that one cannot be
-            loaded.
+        ValueError: peft is not installed; the folder does not say on which model the adapter belongs, that one cannot be
+            loaded, or the adapter does not fit on it.
     """
     place = Path(os.fspath(folder)).expanduser()
-    base = json.loads((place / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
-    way = "load that model yourself, and give peft.PeftModel.from_pretrained(model, folder) in place of the folder"
-    if not base:
+    name = base or base_name(place)
+    way = "give the model with base (--base), or peft.PeftModel.from_pretrained(model, folder) in place of the folder"
+    if not name:
         raise ValueError(f"{place} holds an adapter that does not say on which model it belongs; {way}.")
     try:
-        model = load_model(base, **kwargs)
+        model = load_model(name, **kwargs)
     except ValueError as error:
-        raise ValueError(f"{place} holds an adapter on {base!r}, which cannot be loaded ({error}); {way}.") from None
-    return _peft().PeftModel.from_pretrained(model, place).eval()
+        told = str(error).rstrip(".")
+        raise ValueError(
+            f"{place} holds an adapter on {os.fspath(name)!r}, which cannot be loaded ({told}); {way}."
+        ) from None
+    peft = _peft()
+    try:
+        return peft.PeftModel.from_pretrained(model, place).eval()
+    except (
+        RuntimeError,
+        ValueError,
+        OSError,
+    ) as error:  # peft's and torch's words for: of other shapes, no such layers, no weights
+        raise ValueError(
+            f"The adapter in {place} cannot be put on {os.fspath(name)!r} ({' '.join(str(error).split())[:300]}); {way}."
+        ) from None
 
 
 @contextmanager

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import datasets
 from transformers import TrainingArguments
 
 from distill.basics.processes import is_main, say
 from distill.pairs.columns import TEACHER_PROMPT
+from distill.running.hub import HubRepository
 
 
 @dataclass
@@ -68,9 +68,9 @@ class Publication:
         """
         if not self.wanted or not is_main():
             return
-        self.repository = self._made(self.name, "model")
+        self.repository = self._hub(self.name).make()
         if self._pairs:
-            self._made(f"{self.repository}-pairs", "dataset")
+            self._hub(f"{self.repository}-pairs", "dataset").make()
 
     def publish(self, folder: Path, pairs: datasets.Dataset) -> None:
         """Upload the student's folder, and the pairs if they were asked for. The first process does it.
@@ -86,12 +86,9 @@ class Publication:
             return
         hidden = [name for name in TEACHER_PROMPT if name in pairs.column_names and not self._shown]
         try:
-            self._check(self.repository, "model")  # again: a training may take weeks
-            self._hub().upload_folder(
-                repo_id=self.repository, folder_path=str(folder), commit_message="Student and model card"
-            )
+            self._hub(self.repository).upload(folder)  # looks again who sees it: a training may take weeks
             if self._pairs:
-                self._check(f"{self.repository}-pairs", "dataset")
+                self._hub(f"{self.repository}-pairs", "dataset").check()
                 pairs.remove_columns(hidden).push_to_hub(
                     f"{self.repository}-pairs", private=self.private, token=self._token
                 )
@@ -102,41 +99,8 @@ class Publication:
             ) from None
         without = ", without what only the teacher was shown (--push_teacher_prompts)" if hidden else ""
         also = f", and the pairs{without}" if self._pairs else ""
-        say(f"Published to {self.repository} ({self._seen}): the student and its card{also}.")
+        seen = self._hub(self.repository).seen
+        say(f"Published to {self.repository} ({seen}): the student and its card{also}.")
 
-    @property
-    def _seen(self) -> str:
-        return "private" if self.private else "public"
-
-    def _made(self, name: str, kind: str) -> str:
-        """The whole name, with the user's before it: of a bare one the Hub finds nothing."""
-        try:
-            made = self._hub().create_repo(repo_id=name, repo_type=kind, private=self.private, exist_ok=True)
-            whole = str(made.repo_id)
-            self._check(whole, kind)
-        except _OtherVisibility:
-            raise
-        except Exception as error:
-            raise ValueError(
-                f"push_to_hub: no repository {name} could be made ({type(error).__name__}: {error}). Log in with `hf auth "
-                "login`, or train without it and upload the student's folder later."
-            ) from None
-        return whole
-
-    def _check(self, name: str, kind: str) -> None:
-        """Of a repository that is there already, making it changes nothing and says nothing."""
-        if bool(self._hub().repo_info(name, repo_type=kind).private) is not self.private:
-            is_now, flag = ("public", "False") if self.private else ("private", "True")
-            raise _OtherVisibility(
-                f"The {kind} {name} on the Hub is {is_now}, and this would be published as {self._seen}. Give --hub_private_repo "
-                f"{flag} if {is_now} is right, or another --hub_model_id."
-            )
-
-    def _hub(self) -> Any:
-        from huggingface_hub import HfApi
-
-        return HfApi(token=self._token)
-
-
-class _OtherVisibility(ValueError):
-    """More people see a repository than was said, or fewer."""
+    def _hub(self, name: str, kind: str = "model") -> HubRepository:
+        return HubRepository(name, kind, self.private, self._token)

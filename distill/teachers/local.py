@@ -1,9 +1,7 @@
 """A teacher that runs here, in this process."""
 
-import json
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +9,14 @@ from accelerate.utils import align_module_device
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.basics.fingerprint import fingerprint
-from distill.models.adapters import active_adapters, base_of, is_adapted, is_adapter_folder, load_adapted
+from distill.models.adapters import (
+    active_adapters,
+    base_of,
+    is_adapted,
+    is_adapter_folder,
+    load_adapted,
+    tokenizer_place,
+)
 from distill.models.eos import eos_ids
 from distill.models.evaluating import evaluating
 from distill.models.generating import left_padded, own_generation_config, up_to_end
@@ -35,6 +40,7 @@ class LocalTeacher:
         quantization_config: when loaded by name, one of `transformers`' quantisers, e.g. `distill.models.quantising.in_bits(4)`.
         device_map: when loaded by name, as `from_pretrained` takes it: `"auto"` spreads a teacher over the GPUs that are there.
         chat: `None` asks a bare string as one user turn if there is a chat template; `False` never; `True` always.
+        base: the model below an adapter, by any name, where the adapter's folder does not say so, or says a name that is not found.
         name: what pairs are labelled with; by default the model's name.
 
     Raises:
@@ -54,6 +60,7 @@ class LocalTeacher:
         quantization_config: Any = None,
         device_map: Any = None,
         chat: bool | None = None,
+        base: str | os.PathLike[str] | None = None,
         name: str | None = None,
     ) -> None:
         loaded: Any = getattr(model, "_orig_mod", model)  # of torch.compile: generation compiles for itself
@@ -61,7 +68,12 @@ class LocalTeacher:
         if isinstance(loaded, PreTrainedModel) or is_adapted(loaded):
             if tokenizer is None:
                 raise ValueError("A loaded model needs its tokenizer: LocalTeacher(model, tokenizer).")
-            loading = {"dtype": dtype, "quantization_config": quantization_config, "device_map": device_map}
+            loading = {
+                "dtype": dtype,
+                "quantization_config": quantization_config,
+                "device_map": device_map,
+                "base": base,
+            }
             if given := [setting for setting, value in loading.items() if value is not None]:
                 raise ValueError(f"{' and '.join(given)} say how a model is loaded, and this one is; give its name.")
             self.model, self.tokenizer = loaded, tokenizer
@@ -80,10 +92,12 @@ class LocalTeacher:
             load: Any = load_model
             tokens_of: Any = model
             if is_adapter_folder(model):
-                load, folder = load_adapted, Path(model).expanduser()
-                if not (folder / "tokenizer_config.json").is_file():
-                    tokens_of = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
-            more = {"quantization_config": quantization_config, "device_map": device_map}
+                load, tokens_of = load_adapted, tokenizer_place(model, base)
+            elif base is not None:
+                raise ValueError(
+                    f"base is {os.fspath(base)!r}, which belongs below an adapter, and {os.fspath(model)!r} is a whole model; leave it out."
+                )
+            more = {"quantization_config": quantization_config, "device_map": device_map, "base": base}
             self.model = load(
                 model, dtype=dtype or fast_dtype(), **{name: value for name, value in more.items() if value is not None}
             )
@@ -136,7 +150,12 @@ class LocalTeacher:
 
     @torch.inference_mode()
     def complete(
-        self, prompts: Sequence[list[int]], sampling: Sampling, seed: int, stop_ids: set[int] | None = None
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        seed: int,
+        stop_ids: set[int] | None = None,
+        streamer: Any = None,
     ) -> list[Completion]:
         """One completion for each prompt.
 
@@ -149,6 +168,7 @@ class LocalTeacher:
             sampling: how to draw; its own seed is not read here.
             seed: of this batch.
             stop_ids: tokens that end a completion; by default `eos_ids()`.
+            streamer: of `transformers`: is told the tokens of a single prompt's completion as they come.
 
         Raises:
             ValueError: a prompt that, with the completion, exceeds the model's positions (`refusal_of`).
@@ -177,7 +197,7 @@ class LocalTeacher:
         with torch.random.fork_rng(devices=devices), own_config, evaluating(self.model):
             torch.manual_seed(seed)
             generate: Any = self.model.generate
-            output = generate(input_ids=input_ids, attention_mask=mask, generation_config=config)
+            output = generate(input_ids=input_ids, attention_mask=mask, generation_config=config, streamer=streamer)
         return [self._completion(row, stops) for row in output[:, input_ids.shape[1] :].tolist()]
 
     def _completion(self, ids: list[int], stops: set[int]) -> Completion:

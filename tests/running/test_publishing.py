@@ -1,11 +1,8 @@
 """Publishing: only the finished student and its card, private unless said otherwise; and a card never costs the student."""
 
-import fnmatch
 from pathlib import Path
-from types import SimpleNamespace
 
 import datasets
-import huggingface_hub
 import pytest
 from conftest import build_model, build_pairs, build_tokenizer, save_teacher
 from distill.recipes import black_box, compare, white_box
@@ -15,44 +12,6 @@ from distill.pairs.schema import pairs_from_rows
 from distill.reports.card import write_card
 from distill.running.folder import save_student
 from distill.running.publishing import Publication
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """A Hub that remembers what it was sent; `.there` are repositories, and whether they are private.
-
-    As the real one: a bare name is made in the user's namespace and found nowhere else, and making what is there changes nothing.
-    """
-    seen = SimpleNamespace(made=[], files=[], pairs=[], there={}, wrong=None)
-
-    def create_repo(self, repo_id, *, repo_type, private, exist_ok):
-        if seen.wrong:
-            raise seen.wrong
-        whole = repo_id if "/" in repo_id else f"me/{repo_id}"
-        if (repo_type, whole) not in seen.there:
-            seen.made.append((whole, private))
-            seen.there[repo_type, whole] = private
-        return SimpleNamespace(repo_id=whole)
-
-    def upload_folder(self, *, repo_id, folder_path, ignore_patterns=(), **kwargs):
-        if seen.wrong:
-            raise seen.wrong
-        names = [str(p.relative_to(folder_path)) for p in Path(folder_path).rglob("*") if p.is_file()]
-        seen.files += [n for n in names if not any(fnmatch.fnmatch(n, i) for i in ignore_patterns)]
-
-    def repo_info(self, name, *, repo_type):
-        if (repo_type, name) not in seen.there:
-            raise OSError("no such repository")
-        return SimpleNamespace(private=seen.there[repo_type, name])
-
-    for function in (create_repo, upload_folder, repo_info):
-        monkeypatch.setattr(huggingface_hub.HfApi, function.__name__, function)
-    monkeypatch.setattr(
-        datasets.Dataset,
-        "push_to_hub",
-        lambda self, name, *, private, token: seen.pairs.append((name, private, len(self))),
-    )
-    return seen
 
 
 @pytest.fixture(scope="module")
