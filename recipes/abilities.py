@@ -32,7 +32,7 @@ from distill.evaluation.abilities import ABILITIES, Fact, Probe, examine, probes
 from distill.evaluation.abilities.lessons import TAUGHT, student_prompt, teacher_prompt
 from distill.evaluation.benchmarks import benchmark
 from distill.generation.prompts import write_prompts
-from distill.models.load import fast_dtype
+from distill.models.precision import weights_in
 from distill.models.students import find_layers
 from distill.pairs.prompts import read_prompts
 from distill.reports.abilities_page import abilities_table, write_abilities_page
@@ -60,7 +60,7 @@ QUICK: dict[str, Any] = {"abilities": "tone,identity", "probes": 4, "lessons": 8
 
 @one_sentence
 def main(argv: list[str] | None = None) -> None:
-    """For each seed: lessons, pairs, a training of each ability each way, and all models examined."""
+    """For each seed: lessons, a training of each ability each way, all models examined."""
     args, training = parse_recipe(
         AbilitiesArguments, argv, output_dir="runs/abilities", description=__doc__,
         num_train_epochs=EPOCHS, learning_rate=3e-4, warmup_steps=4, per_device_train_batch_size=4, save_strategy="no",
@@ -249,8 +249,9 @@ def _arm(
         trainer = BlackBoxTrainer(**common, supervised_only=True)
     train_or_resume(trainer)
     seconds = time.process_time() - begun
-    module: Any = student  # examined as it would be used
-    module.to(fast_dtype())
+    student = weights_in(
+        student, model.model.dtype
+    )  # as the untouched one is, so that training alone makes a difference
     found = {
         "kl": kept.measure(student).kl,
         "train_seconds": seconds,

@@ -72,6 +72,32 @@ def test_a_run_teaches_both_ways_examines_everybody_and_goes_on(model, tmp_path,
     }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_that_changes_nothing_changes_no_answer(model, tmp_path, told, monkeypatch):
+    """The examination is of the same precision before and after, down to the frequencies of positions."""
+    import distill.recipes.abilities as recipe
+
+    examined = []
+
+    def look(student, *args, **more):
+        tensors = {**dict(student.named_parameters()), **dict(student.named_buffers())}
+        examined.append({name: tensor.detach().clone() for name, tensor in tensors.items()})
+        return examine(student, *args, **more)
+
+    monkeypatch.setattr(recipe, "examine", look)
+    told("abilities", "--model", model, "--prompts", model / "prompts.txt", "--abilities", "instructions", "--output_dir", tmp_path / "run",
+         *FLAGS, "--learning_rate", "0")  # fmt: skip
+    start, *others = json.loads((tmp_path / "run" / "abilities.json").read_text())["runs"]
+    assert len(others) == 3
+    for run, tensors in zip(others, examined[1:], strict=True):
+        assert run["answers"] == start["answers"]
+        assert run["kl"] < 1e-6
+        assert any("inv_freq" in name for name in tensors)
+        for name, tensor in tensors.items():
+            assert tensor.dtype == examined[0][name].dtype, name
+            assert tensor.equal(examined[0][name]), name
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -28,7 +28,7 @@ class Probe:
     Example:
         >>> from distill.evaluation.abilities import probes
         >>> probes("identity", 1)[0].prompt
-        ?
+        'Anna Aback asks you: Tell me your name.'
     """
 
     id: str
