@@ -1,6 +1,6 @@
 """Seven published findings about distillation, tried again on one small bed: tables, verdicts that are computed from the figures, a picture.
 
-    python scripts/findings.py --output runs/findings          # the embedded model, a student of 26 of its 30 layers, three seeds; goes on where it stopped
+    python scripts/findings.py --output runs/findings          # the embedded model, a student of 24 of its 30 layers, three seeds; goes on where it stopped
     python scripts/findings.py --output runs/small --steps 2 --batch 2 --seeds 2 --held_out 4 --start_steps 1 --new_tokens 8     # the plumbing
 
 Every difference is taken between arms of the same seed (the same prompts in the same order) and has Student's t interval over seeds. A statement "came out"
@@ -286,16 +286,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--teacher", default="smollm2-135m")
-    parser.add_argument("--layers", type=int, default=26, help="of the student")
+    parser.add_argument("--layers", type=int, default=24, help="of the student")
     parser.add_argument("--held_out", type=int, default=24)
-    parser.add_argument("--new_tokens", type=int, default=32)
+    parser.add_argument("--new_tokens", type=int, default=24)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument(
         "--start_steps", type=int, default=4, help="of fine-tuning on the teacher's text, for all arms alike"
     )
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--stored_tokens", type=int, default=12, help="that a stored position has")
-    parser.add_argument("--learning_rate", type=float, default=5e-4)
+    parser.add_argument("--learning_rate", type=float, default=3e-4)
     parser.add_argument(
         "--trained", default="down_proj", help="only weights whose name has this in it are trained; empty: all"
     )

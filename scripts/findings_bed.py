@@ -80,12 +80,12 @@ class Arm:
 
 def arms(n: int) -> dict[str, Arm]:
     """All arms by name; stored signals have `n` tokens a position."""
-    forward, own = Arm(points=2), Arm("own", "reverse_kl", points=2)
+    forward, own = Arm(), Arm("own", "reverse_kl")
     return {
         "the start": Arm("none", None),
         "fine-tuning": Arm(divergence=None),
         "forward KL": forward,
-        "reverse KL": Arm(divergence="reverse_kl", points=2),
+        "reverse KL": Arm(divergence="reverse_kl"),
         "forward KL, T=2": Arm(temperature=2.0),
         "reverse KL, T=2": Arm(divergence="reverse_kl", temperature=2.0),
         "hidden states (MSE, 0.1)": Arm(hidden=0.1),
@@ -96,9 +96,9 @@ def arms(n: int) -> dict[str, Arm]:
         "top, renormalised": Arm(stored=f"top:{n}", changed="renormalised"),
         "top, shuffled rows": Arm(stored=f"top:{n}", changed="shuffled"),
         "own text, reverse KL": own,
-        "own text, forward KL": replace(own, divergence="forward_kl", points=1),
-        "own text, first third": replace(own, thirds="first", points=1),
-        "own text, last third": replace(own, thirds="last", points=1),
+        "own text, forward KL": replace(own, divergence="forward_kl"),
+        "own text, first third": replace(own, thirds="first"),
+        "own text, last third": replace(own, thirds="last"),
     }
 
 

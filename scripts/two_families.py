@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--models", nargs=2, default=["gemma3-270m", "smollm2-135m"])
     parser.add_argument("--held_out", type=int, default=40)
-    parser.add_argument("--new_tokens", type=int, default=32)
+    parser.add_argument("--new_tokens", type=int, default=24)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--learning_rate", type=float, default=2e-4)
