@@ -22,7 +22,7 @@ import copy
 
 import datasets
 import torch
-from findings_bed import beginnings, train_only
+from findings_arms import beginnings, rounded, train_only
 from measuring import machine, table
 from transformers import TrainingArguments
 
@@ -69,7 +69,10 @@ class Direction:
         self.teacher = LocalTeacher(
             load_model(teacher, dtype=fast_dtype()), plain_tokenizer(teacher), name=teacher, chat=False
         )
-        self.tokenizer, self.folder = plain_tokenizer(student), flags.output / f"{teacher} to {student}"
+        self.tokenizer, self.folder = (
+            plain_tokenizer(student),
+            flags.output / f"{Path(teacher).name} to {Path(student).name}",
+        )
         self.folder.mkdir(parents=True, exist_ok=True)
         self.count = flags.steps * flags.batch
         texts = generate(
@@ -77,19 +80,18 @@ class Direction:
             output=self.folder / "pairs.jsonl", allow_refusals=True,
         )  # fmt: skip
         texts = texts.filter(lambda row: bool(row["completion"].strip()))
-        kept = texts.select(range(flags.held_out))
+        self.texts = texts.select(range(flags.held_out))
         self.learned = retokenize(texts.select(range(flags.held_out, len(texts))), self.tokenizer)
-        self.kept = retokenize(kept, self.tokenizer)
-        self.bytes = sum(len(text.encode()) for text in kept["completion"])
-        self.theirs = nats(self.teacher.model, kept, self.teacher.tokenizer)
+        self.kept = retokenize(self.texts, self.tokenizer)
+        self.bytes = sum(len(text.encode()) for text in self.texts["completion"])
+        self.theirs = nats(self.teacher.model, self.texts, self.teacher.tokenizer)
         self.start = load_model(student, dtype=torch.float32)
         train_only(self.start, flags.trained)
         self.coverage = AlignedRows(self.tokenizer, self.teacher.tokenizer).coverage(self.learned)
 
     def kl(self, student: Any) -> float:
         """Nats a byte."""
-        rounded = copy.deepcopy(student).to(fast_dtype()).eval()
-        return (sum(nats(rounded, self.kept, self.tokenizer)) - sum(self.theirs)) / self.bytes
+        return (sum(nats(rounded(student), self.kept, self.tokenizer)) - sum(self.theirs)) / self.bytes
 
     def run(self, way: str, seed: int) -> dict[str, float]:
         """Train and measure; from the file where it was done before."""

@@ -10,7 +10,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 import findings
+import findings_arms
 import findings_bed
+import findings_verdicts
 from conftest import build_model, build_tokenizer
 
 from distill.signals import StoredSignals
@@ -20,28 +22,30 @@ from distill.teachers import LocalTeacher
 @pytest.mark.parametrize(
     ("values", "expected", "bound", "verdict"),
     [
-        ([1.0, 1.1, 0.9], "above", 0.0, findings.CAME),
-        ([-1.0, -1.1, -0.9], "above", 0.0, findings.NOT),
-        ([1.0, -1.1, 0.9], "above", 0.0, findings.UNKNOWN),
-        ([0.01, 0.02, 0.015], "below", 0.05, findings.CAME),
-        ([0.2, 0.21, 0.19], "below", 0.05, findings.NOT),
-        ([0.2, 0.21, 0.19], "apart", 0.05, findings.CAME),
-        ([-0.2, -0.21, -0.19], "apart", 0.05, findings.CAME),
-        ([0.01, -0.01, 0.0], "apart", 0.05, findings.NOT),
-        ([0.04, 0.06, 0.05], "apart", 0.05, findings.UNKNOWN),
-        ([1.0], "above", 0.0, findings.UNKNOWN),
+        ([1.0, 1.1, 0.9], "above", 0.0, findings_verdicts.CAME),
+        ([-1.0, -1.1, -0.9], "above", 0.0, findings_verdicts.NOT),
+        ([1.0, -1.1, 0.9], "above", 0.0, findings_verdicts.UNKNOWN),
+        ([0.01, 0.02, 0.015], "below", 0.05, findings_verdicts.CAME),
+        ([0.2, 0.21, 0.19], "below", 0.05, findings_verdicts.NOT),
+        ([0.2, 0.21, 0.19], "apart", 0.05, findings_verdicts.CAME),
+        ([-0.2, -0.21, -0.19], "apart", 0.05, findings_verdicts.CAME),
+        ([0.01, -0.01, 0.0], "apart", 0.05, findings_verdicts.NOT),
+        ([0.04, 0.06, 0.05], "apart", 0.05, findings_verdicts.UNKNOWN),
+        ([1.0], "above", 0.0, findings_verdicts.UNKNOWN),
     ],
 )
 def test_a_verdict_is_of_the_whole_interval(values, expected, bound, verdict):
-    assert findings.Test("", values, expected, bound).verdict == verdict
+    assert findings_verdicts.Test("", values, expected, bound).verdict == verdict
 
 
 def test_a_finding_comes_out_where_all_of_its_comparisons_do():
-    yes, no, open_ = (findings.Test("", values) for values in ([1.0, 1.1, 0.9], [-1.0, -1.1, -0.9], [1.0, -1.0, 0.0]))
-    assert findings.overall([yes, yes]) == findings.CAME
-    assert findings.overall([yes, open_]) == findings.overall([yes, no]) == findings.PART
-    assert findings.overall([no, open_]) == findings.NOT
-    assert findings.overall([open_, open_]) == findings.UNKNOWN
+    yes, no, open_ = (
+        findings_verdicts.Test("", values) for values in ([1.0, 1.1, 0.9], [-1.0, -1.1, -0.9], [1.0, -1.0, 0.0])
+    )
+    assert findings_verdicts.overall([yes, yes]) == findings_verdicts.CAME
+    assert findings_verdicts.overall([yes, open_]) == findings_verdicts.overall([yes, no]) == findings_verdicts.PART
+    assert findings_verdicts.overall([no, open_]) == findings_verdicts.NOT
+    assert findings_verdicts.overall([open_, open_]) == findings_verdicts.UNKNOWN
 
 
 def test_curves_are_compared_where_both_have_had_the_same_tokens():
@@ -49,7 +53,7 @@ def test_curves_are_compared_where_both_have_had_the_same_tokens():
         return [[{"tokens": tokens, "own_reverse": kl} for tokens, kl in some]]
 
     found = {"the start": points((0, 1.0)), "long": points((100, 0.8), (200, 0.6)), "short": points((50, 0.7))}
-    figures = findings.Figures(found)
+    figures = findings_verdicts.Figures(found)
     assert figures.at_equal_tokens("short", "long", "own_reverse") == pytest.approx([0.7 - 0.9])
     assert figures.at_equal_tokens("long", "short", "own_reverse") == pytest.approx([0.9 - 0.7])
 
@@ -70,7 +74,7 @@ def test_every_arm_trains_and_the_tables_are_written(tmp_path, monkeypatch):
     )
     teacher = LocalTeacher(build_model(layers=4), build_tokenizer(), chat=False, name="tiny")
     bed = findings_bed.Bed(flags, teacher)
-    table = findings_bed.arms(4)
+    table = findings_arms.arms(4)
     found = {name: [bed.run(name, arm, seed)["points"] for seed in range(2)] for name, arm in table.items()}
     ends = {name: points[0][-1] for name, points in found.items()}
     start = ends.pop("the start")
@@ -80,9 +84,9 @@ def test_every_arm_trains_and_the_tables_are_written(tmp_path, monkeypatch):
     assert ends["own text, first third"]["tokens"] < ends["own text, reverse KL"]["tokens"]
     monkeypatch.setattr(findings_bed.Bed, "_trainer", None)  # all of it is on disk: nothing is trained again
     assert bed.run("fine-tuning", table["fine-tuning"], 1)["points"] == found["fine-tuning"][1]
-    figures = findings.Figures(found)
+    figures = findings_verdicts.Figures(found)
     text = findings.written(figures)
-    assert all(finding.title in text for finding in findings.FINDINGS)
+    assert all(finding.title in text for finding in findings_verdicts.FINDINGS)
     assert findings.picture(figures).startswith("<svg")
 
 
@@ -93,7 +97,7 @@ def test_changed_signals_are_renormalised_or_those_of_other_positions(tmp_path):
     from distill.signals.rows import SupervisedRows
 
     teacher = LocalTeacher(build_model(), build_tokenizer(), chat=False, name="tiny")
-    pairs = generate(teacher, findings_bed.beginnings(3), max_new_tokens=6, progress=False)
+    pairs = generate(teacher, findings_arms.beginnings(3), max_new_tokens=6, progress=False)
     capture(teacher, pairs, output=tmp_path / "signals", encoding="top:4", progress=False)
     batch = PairCollator(teacher.tokenizer, documents=True)([pairs[i] for i in range(len(pairs))])
     rows = SupervisedRows.of(supervised_rows(batch["labels"]))
@@ -104,11 +108,11 @@ def test_changed_signals_are_renormalised_or_those_of_other_positions(tmp_path):
         return source.signals(batch, rows, SignalRequest()).sparse
 
     plain = top(StoredSignals(tmp_path / "signals"))
-    renormalised = top(findings_bed.ChangedTop(tmp_path / "signals"), "renormalised")
+    renormalised = top(findings_arms.ChangedTop(tmp_path / "signals"), "renormalised")
     assert plain.log_probs.exp().sum(1).max() < 0.9
     torch.testing.assert_close(renormalised.log_probs.exp().sum(1), torch.ones(len(plain.ids)))
     assert renormalised.tail.max() < -1e29
-    shuffled = top(findings_bed.ChangedTop(tmp_path / "signals"), "shuffled")
+    shuffled = top(findings_arms.ChangedTop(tmp_path / "signals"), "shuffled")
     assert not torch.equal(shuffled.tail, plain.tail)
     torch.testing.assert_close(shuffled.tail.sort().values, plain.tail.sort().values)
 
@@ -116,14 +120,14 @@ def test_changed_signals_are_renormalised_or_those_of_other_positions(tmp_path):
 def test_the_last_third_has_as_many_tokens_as_the_first():
     for tokens in (1, 2, 3, 7, 32):
         first, last = (
-            findings_bed.Rollouts(first=1 / 3).has_loss(tokens) or [1] * tokens,
-            findings_bed.LastThird().has_loss(tokens),
+            findings_arms.Rollouts(first=1 / 3).has_loss(tokens) or [1] * tokens,
+            findings_arms.LastThird().has_loss(tokens),
         )
         assert sum(first) == sum(last)
         assert last == first[::-1]
 
 
 def test_beginnings_are_all_different_and_their_end_is_said():
-    assert len(set(findings_bed.beginnings(480))) == 480
+    assert len(set(findings_arms.beginnings(480))) == 480
     with pytest.raises(ValueError, match="481 beginnings are needed, and there are 480"):
-        findings_bed.beginnings(481)
+        findings_arms.beginnings(481)
