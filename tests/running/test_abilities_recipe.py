@@ -1,15 +1,18 @@
 """`distill abilities` on a tiny model: a whole run with its files, gone on with; what is refused; the verdict's words."""
 
 import json
+from functools import partial
 from itertools import pairwise
 
 import pytest
+import torch
 from conftest import build_model, save_teacher
 
 from distill.evaluation.abilities import ABILITIES, Fact, examine, probes
 from distill.evaluation.abilities.lessons import TAUGHT, student_prompt, teacher_prompt
 from distill.reports.abilities_page import abilities_table, write_abilities_page
 from distill.reports.abilities_words import table_rows, verdict
+from distill.teachers import LocalTeacher
 
 FLAGS = ["--probes", "4", "--lessons", "16", "--rows", "6", "--upper_layers", "1", "--kept_prompts", "2", "--bf16", "False",
          "--max_steps", "2"]  # fmt: skip
@@ -85,6 +88,8 @@ def test_a_training_that_changes_nothing_changes_no_answer(model, tmp_path, told
         return examine(student, *args, **more)
 
     monkeypatch.setattr(recipe, "examine", look)
+    # whatever this machine is fast at
+    monkeypatch.setattr(recipe, "LocalTeacher", partial(LocalTeacher, dtype=torch.bfloat16))
     told("abilities", "--model", model, "--prompts", model / "prompts.txt", "--abilities", "instructions", "--output_dir", tmp_path / "run",
          *FLAGS, "--learning_rate", "0")  # fmt: skip
     start, *others = json.loads((tmp_path / "run" / "abilities.json").read_text())["runs"]
