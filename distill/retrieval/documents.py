@@ -1,20 +1,17 @@
 """Documents: texts with their sources and dates, read from Markdown, text, rows of any format, or a folder of these."""
 
-import codecs
-import fnmatch
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distill.basics.fingerprint import fingerprint
 from distill.basics.processes import tell
-from distill.pairs.kinds import PACKED_SUFFIXES, READ_ERRORS, open_bytes
 from distill.pairs.sources import rows_in
+from distill.retrieval.files import NoText, files_in, is_text, suffix_of, text_of
+from distill.retrieval.front_matter import front_matter
 
 TEXT_SUFFIXES = ("", ".md", ".markdown", ".mdown", ".mkd", ".qmd", ".rst", ".txt", ".text", ".adoc", ".org")
 MARKDOWN = (".md", ".markdown", ".mdown", ".mkd", ".qmd")
@@ -27,7 +24,6 @@ IDS = ("id", "_id", "doc_id", "docid", "document_id")
 SOURCES = ("source", "url", "link", "path", "file", "filename", "file_path", "file_name")
 TITLES = ("title", "headline", "subject")
 DATES = ("date", "updated", "updated_at", "modified", "last_modified", "published", "created")
-_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _NAMED = 12  # files put aside that are named in the message; all are in `aside`
 
 
@@ -145,8 +141,9 @@ class Documents:
         are a document each, with `text` (or what other tools call it), and `id`, `source`, `title`, `date` where they have
         them; other columns are carried. Files may be packed (`.gz`, `.bz2`, `.xz`, `.zst`).
 
-        Hidden files are passed over. Other files of a folder (binary, of another kind, without words) are put aside, and said; a
-        file that is named itself is refused.
+        Hidden files are passed over. Other files of a folder (binary, of another kind, without words), links to folders and links to
+        nothing are put aside, and said; a file that is named itself is refused. An id that stands in several files of a folder becomes
+        `path:id` in each, which is said, too.
 
         Args:
             path: the file or folder.
@@ -159,34 +156,40 @@ class Documents:
             ValueError: nothing there; no documents in it; a file that cannot be read as text; a bad row, or rows without a
                 column of words (file and row are named).
         """
+        for name, given in (("suffixes", suffixes), ("exclude", exclude)):
+            if isinstance(given, str):  # its letters would be taken for patterns: "*.csv" leaves everything out
+                raise ValueError(f"{name} is the text {given!r}; give a list, such as [{given!r}].")
         start = Path(path).expanduser()
         also = {suffix if suffix.startswith(".") else f".{suffix}" for suffix in map(str.lower, suffixes)}
         aside: list[tuple[str, str]] = []
         found: list[Document] = []
+        files: list[str] = []  # of each document
         if start.is_dir():
-            for file in _files(start, exclude):
+            for file in files_in(start, exclude, aside):
                 name = file.relative_to(start).as_posix()
-                kind = _suffix(file)
+                kind = suffix_of(file)
                 if kind not in also and kind not in TEXT_SUFFIXES and kind not in ROW_SUFFIXES:
-                    aside.append((name, f"{kind} is not read" if _is_text(file) else "binary"))
+                    aside.append((name, f"{kind} is not read" if is_text(file) else "binary"))
                     continue
                 try:
                     if kind in ROW_SUFFIXES and kind not in also:
                         found += _of_rows(file, name, text, aside)
                     else:
                         found.append(_of_text(file, name, file_dates))
-                except _NoText as error:
+                except NoText as error:
                     aside.append((name, str(error)))
+                files += [name] * (len(found) - len(files))
+            found = _apart(found, files, start)
             if not found:
                 raise ValueError(f"{start} is a folder without documents{_said(aside) or '; it is empty'}.{_way_out()}")
         elif start.is_file():
-            kind = _suffix(start)
+            kind = suffix_of(start)
             try:
                 if kind in _ROWS_ALONE and kind not in also:
                     found = _of_rows(start, start.name, text, aside)
                 else:
                     found = [_of_text(start, start.name, file_dates)]
-            except _NoText as error:
+            except NoText as error:
                 raise ValueError(f"{start} is no document: {error}.{_way_out()}") from None
             if not found:
                 raise ValueError(f"{start} has no documents{_said(aside)}.")
@@ -197,30 +200,33 @@ class Documents:
         return cls(found, aside=aside)
 
 
-class _NoText(ValueError):
-    """This file has no words, and why."""
+def _apart(documents: list[Document], files: list[str], folder: Path) -> list[Document]:
+    """The same documents; an id that stands in several files has the path of each before it.
 
-
-def _files(folder: Path, exclude: Collection[str]) -> Iterator[Path]:
-    """Files below a folder in a fixed order; hidden ones, and those that a pattern names, are left out."""
-    for file in sorted(folder.rglob("*")):
-        name = file.relative_to(folder)
-        hidden = any(part.startswith(".") for part in name.parts)
-        if file.is_file() and not hidden and not any(fnmatch.fnmatch(name.as_posix(), pattern) for pattern in exclude):
-            yield file
-
-
-def _suffix(file: Path) -> str:
-    name = file.with_suffix("") if file.suffix.lower() in PACKED_SUFFIXES else file
-    return name.suffix.lower()
+    `id: intro` in the pages of a site, or rows that are counted from 0 in each file, are ids inside a file alone.
+    """
+    where: dict[str, set[str]] = {}
+    for document, file in zip(documents, files, strict=True):
+        where.setdefault(document.id, set()).add(file)
+    shared = [name for name, there in where.items() if len(there) > 1]
+    if not shared:
+        return documents
+    tell(
+        f"{folder}: {len(shared):,} ids stand in several files and have the path before them, such as {shared[0]!r} in "
+        f"{', '.join(sorted(where[shared[0]])[:3])}."
+    )
+    return [
+        replace(document, id=f"{file}:{document.id}") if len(where[document.id]) > 1 else document
+        for document, file in zip(documents, files, strict=True)
+    ]
 
 
 def _of_text(file: Path, name: str, file_dates: bool) -> Document:
-    words, columns = _text_of(file), dict[str, Any]()
-    if _suffix(file) in MARKDOWN:
-        words, columns = _front_matter(words)
+    words, columns = text_of(file), dict[str, Any]()
+    if suffix_of(file) in MARKDOWN:
+        words, columns = front_matter(words, name)
     if not words.strip():
-        raise _NoText("it has no words")
+        raise NoText("it has no words")
     said = _about(columns)
     date = said.get("date")
     if date is None and file_dates:
@@ -232,15 +238,20 @@ def _of_text(file: Path, name: str, file_dates: bool) -> Document:
 
 def _of_rows(file: Path, name: str, text: str | None, aside: list[tuple[str, str]]) -> list[Document]:
     found: list[Document] = []
-    column = text
+    usual = text
     for number, (where, row) in enumerate(rows_in(file), start=1):
-        if column is None:
-            column = next((one for one in TEXTS if one in row), None)
-        if column is None or (column not in row and number == 1):
+        # the column of the rows before, so that one which is empty here is not made up for by a name or a number beside it
+        column = usual if text or usual in row else next((one for one in TEXTS if one in row), None)
+        if column is None or column not in row:
+            missing = f"no column {text or ', '.join(TEXTS)}"
+            if number > 1:
+                aside.append((f"{name}, row {number}", missing))
+                continue
             raise ValueError(
-                f"{where}: no column {text or ', '.join(TEXTS)}; this row has {', '.join(map(str, row)) or 'nothing'}. "
+                f"{where}: {missing}; this row has {', '.join(map(str, row)) or 'nothing'}. "
                 "Name the one that holds the words with text=, or leave the file out with exclude=."
             )
+        usual = usual or column
         words = row.get(column)
         if words is None or (isinstance(words, str) and not words.strip()):
             aside.append((f"{name}, row {number}", f"its {column} is empty"))
@@ -273,48 +284,6 @@ def _about(row: Mapping[str, Any]) -> dict[str, str]:
                 found[name] = value.isoformat() if hasattr(value, "isoformat") else str(value)
                 break
     return found
-
-
-def _front_matter(text: str) -> tuple[str, dict[str, Any]]:
-    """Markdown without the YAML before it, and what that says; as it is where there is none."""
-    if not text.startswith("---\n"):
-        return text, {}
-    head, mark, rest = text[4:].partition("\n---\n")
-    try:
-        found = yaml.safe_load(head) if mark else None
-    except yaml.YAMLError:
-        return text, {}
-    return (rest, found) if isinstance(found, dict) else (text, {})
-
-
-def _text_of(file: Path) -> str:
-    """The words of a file, lines ended by a line feed alone."""
-    try:
-        with open_bytes(file) as opened:
-            data = opened.read()
-    except READ_ERRORS as error:
-        raise _NoText(f"it cannot be read ({error})") from None
-    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as error:
-        if b"\0" in data:
-            raise _NoText("binary") from None
-        raise _NoText(f"its byte {error.start} is no UTF-8; save it as UTF-8") from None
-    if "\0" in text:
-        raise _NoText("binary")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _is_text(file: Path) -> bool:
-    """Whether a file begins as text does; the rest of it is not read."""
-    try:
-        with open_bytes(file) as opened:
-            start = opened.read(4096)
-        codecs.getincrementaldecoder("utf-8")().decode(start)
-    except (UnicodeDecodeError, *READ_ERRORS):
-        return False
-    return b"\0" not in start
 
 
 def _said(aside: Collection[tuple[str, str]]) -> str:

@@ -1,7 +1,7 @@
 """Encoder: texts as vectors, by any model of `transformers`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,13 @@ class Encoder:
         positions = getattr(model.config, "max_position_embeddings", None) or max_length
         self.max_length, self.batch_size = min(max_length, positions), batch_size
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What its vectors depend on beside its weights: an index is opened with the same alone."""
+        return {
+            "pooling": self.pooling, "query": self.prefixes[True], "passage": self.prefixes[False], "max_length": self.max_length,
+        }  # fmt: skip
+
     def encode(self, texts: Sequence[str], *, is_query: bool) -> NDArray[np.float32]:
         """One row a text; control tokens in a text are the characters they are written with."""
         import torch
@@ -96,19 +103,31 @@ class Encoder:
         return made
 
 
-def as_encoder(given: Any, made_with: str | None, folder: Path) -> Encoder | None:
-    """The encoder of an index: the one that is given, or by the name with which it was made.
+SETTINGS = ("pooling", "query", "passage", "max_length")
+
+
+def as_encoder(given: Any, there: Mapping[str, Any], folder: Path) -> Encoder | None:
+    """The encoder of an index: the one that is given, or by the name and the settings with which it was made.
+
+    A bare name says nothing of pooling and prefixes; they are those of the index, too.
+
+    Args:
+        given: an `Encoder`, a name, or None.
+        there: what the index was made with; empty of a new one.
+        folder: of the index.
 
     Raises:
         ValueError: neither a name nor an encoder; a name that cannot be loaded.
     """
+    made_with = there.get("encoder")
     if given is None and made_with is None:
         return None
     if isinstance(given, Encoder):
         return given
     if given is None or isinstance(given, str | os.PathLike):
+        known = {name: there[name] for name in SETTINGS if there.get(name) is not None} if made_with else {}
         try:
-            return Encoder(made_with if given is None else given)
+            return Encoder(made_with if given is None else given, **known)
         except ValueError as error:
             raise ValueError(
                 f"The encoder of the index in {folder} cannot be loaded; give it with encoder=. {error}"

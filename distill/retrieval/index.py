@@ -4,12 +4,13 @@ import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Any
 
+from distill.basics.processes import tell
 from distill.retrieval.chunks import OVERLAP, WORDS, Chunk, chunks_of
 from distill.retrieval.documents import Document, Documents
-from distill.retrieval.encoder import Encoder, as_encoder
+from distill.retrieval.encoder import SETTINGS, Encoder, as_encoder
 from distill.retrieval.passages import Passage
 from distill.retrieval.store import FIELDS, Store, condition_ids, settings_in
 from distill.text.words import words as words_of
@@ -37,10 +38,10 @@ class Index:
     Args:
         folder: of the index; made, or opened if it is there.
         encoder: a name of a model of `transformers`, or an `Encoder`. An index is made with one or without; one that was made by name
-            loads it by itself.
+            loads it by itself, with the pooling and the prefixes that it was made with.
         words, overlap: of a chunk, see `chunks_of`; by default what the index was made with.
-        language: whose endings of words do not count ("mill", "mills"), as LanceDB names it; None counts them. Of an index that is
-            there, what it was made with.
+        language: whose endings of words do not count ("mill", "mills"), as LanceDB names it; None counts them. By default what the index
+            was made with, of a new one English.
 
     Raises:
         ValueError: an index of another version, with other settings, or a folder with other things in it.
@@ -58,23 +59,28 @@ class Index:
         encoder: "str | Encoder | None" = None,
         words: int | None = None,
         overlap: int | None = None,
-        language: str | None = "English",
+        language: str | EllipsisType | None = ...,
     ) -> None:
         path = Path(folder).expanduser()
         there = settings_in(path) or {}
-        self._encoder = as_encoder(encoder, there.get("encoder"), path)
+        self._encoder = as_encoder(encoder, there, path)
         given = {"words": (words, WORDS), "overlap": (overlap, OVERLAP)}
         self._cut: Any = {
             name: there.get(name, default) if value is None else value for name, (value, default) in given.items()
         }
         chunks_of(Document("check", "A few words.", "check"), **self._cut)  # before anything is made
+        of_encoder = self._encoder.settings if self._encoder else dict.fromkeys(SETTINGS)
+        if there.get("encoder") and (unsaid := [name for name in SETTINGS if name not in there]):
+            tell(f"The index in {path} does not say its encoder's {', '.join(unsaid)}; taken are {of_encoder}.")
+            of_encoder = {name: value for name, value in of_encoder.items() if name in there}
         self._store: Store | None = Store(
             path,
             {
                 **self._cut,
-                "language": there["language"] if there else language,
+                "language": there.get("language", "English") if isinstance(language, EllipsisType) else language,
                 "encoder": self._encoder.name if self._encoder else None,
                 "width": self._encoder.width if self._encoder else 0,
+                **of_encoder,
             },
         )
 

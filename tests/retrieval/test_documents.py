@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import pytest
 
@@ -110,3 +111,81 @@ def test_a_document_that_is_none(given, said):
 def test_documents_that_are_none(given, said):
     with pytest.raises(ValueError, match=said):
         Documents(given)
+
+
+def test_an_impossible_date_stays_as_it_is_written_and_the_mark_may_end_the_file(tmp_path, capsys):
+    (tmp_path / "a.md").write_text("---\ntitle: Mills\ndate: 2024-02-30\n---\nOld ones.\n")
+    (tmp_path / "b.md").write_text("---\ntitle: only a head\n---")
+    (tmp_path / "c.md").write_text("---\ntitle: [\n---\nWords.\n")
+    (tmp_path / "d.md").write_text("---\nnumber: !!int x\n---\nWords.\n")
+    (tmp_path / "e.md").write_text("---\n\nA page between rulers.\n\n---\n")
+    (tmp_path / "f.md").write_text("---\n---\nNothing said.\n")
+    found = {one.id: one for one in Documents.read(tmp_path)}
+    assert (found["a.md"].title, found["a.md"].date, found["a.md"].text) == ("Mills", "2024-02-30", "Old ones.\n")
+    assert "b.md" not in found
+    assert found["c.md"].text == "---\ntitle: [\n---\nWords.\n"
+    assert found["e.md"].text.startswith("---\n\nA page")
+    assert found["f.md"].text == "Nothing said.\n"
+    said = capsys.readouterr().err
+    assert "b.md (it has no words)" in said
+    for name in ("c.md", "d.md"):
+        assert f"{name}: what stands between --- before it is no YAML" in said
+
+
+def test_links_that_are_not_followed_are_put_aside(tmp_path, capsys):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "b.md").write_text("Other words.")
+    (tmp_path / "docs" / "a.md").write_text("Words.")
+    (tmp_path / "docs" / "file.md").symlink_to(tmp_path / "other" / "b.md")
+    (tmp_path / "docs" / "linked").symlink_to(tmp_path / "other")
+    (tmp_path / "docs" / "loop").symlink_to(tmp_path / "docs")
+    (tmp_path / "docs" / "gone.md").symlink_to(tmp_path / "nowhere.md")
+    os.mkfifo(tmp_path / "docs" / "pipe.md")
+    found = Documents.read(tmp_path / "docs")
+    assert [one.id for one in found] == ["a.md", "file.md"]
+    assert {name: why.split(";")[0] for name, why in found.aside} == {
+        "gone.md": "a link to nothing",
+        "linked": "a link to a folder, which is not followed",
+        "loop": "a link to a folder, which is not followed",
+        "pipe.md": "no file",
+    }
+    assert "put aside 4" in capsys.readouterr().err
+    assert Documents.read(tmp_path / "docs", exclude=["linked", "loop", "*gone.md", "pipe*"]).aside == ()
+
+
+def test_an_id_of_two_files_has_the_path_before_it(tmp_path, capsys):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "intro.md").write_text(f"---\nid: intro\n---\nHello {folder}.\n")
+        (tmp_path / folder / "rows.jsonl").write_text(f'{{"id": 0, "text": "Row of {folder}."}}\n')
+    (tmp_path / "c.md").write_text("---\nid: own\n---\nHello.\n")
+    found = {one.id: one.text for one in Documents.read(tmp_path)}
+    assert found == {
+        "a/intro.md:intro": "Hello a.\n", "b/intro.md:intro": "Hello b.\n", "own": "Hello.\n",
+        "a/rows.jsonl:0": "Row of a.", "b/rows.jsonl:0": "Row of b.",
+    }  # fmt: skip
+    assert capsys.readouterr().err.count("2 ids stand in several files and have the path before them") == 1
+    # in one file an id that stands twice is a mistake
+    (tmp_path / "a" / "rows.jsonl").write_text('{"id": 0, "text": "One."}\n{"id": 0, "text": "Two."}\n')
+    with pytest.raises(ValueError, match="Two documents have the id"):
+        Documents.read(tmp_path)
+
+
+def test_each_row_has_the_words_in_a_column_of_its_own(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "A."}\n{"content": "B."}\n{"name": "c"}\n{"text": " ", "document": "d-7"}\n')
+    found = Documents.read(path)
+    assert [one.text for one in found] == ["A.", "B."]
+    assert [why.split(",")[0] for _, why in found.aside] == ["no column text", "its text is empty"]
+    assert Documents.read(path, text="text").aside[0] == ("a.jsonl, row 2", "no column text")
+
+
+def test_a_text_is_no_list_of_patterns_and_a_pattern_that_names_nothing_is_told(tmp_path, capsys):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "a.md").write_text("Words.")
+    for name in ("exclude", "suffixes"):
+        with pytest.raises(ValueError, match=rf"{name} is the text '\*\.csv'; give a list"):
+            Documents.read(tmp_path, **{name: "*.csv"})
+    assert len(Documents.read(tmp_path, exclude=["old"])) == 1
+    assert "the pattern 'old' leaves nothing out" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """Vectors beside words: any encoder, both lists fused."""
 
+import json
+
 import numpy as np
 import pytest
 from conftest import build_model, build_tokenizer
@@ -68,3 +70,29 @@ def test_a_folder_is_an_encoder_by_name(tmp_path):
         index.update([Document(text, text, text) for text in TEXTS])
     with Index(tmp_path / "i") as again:
         assert again.search("the cat sat", 1)[0].document == "the cat sat"
+
+
+def test_an_index_is_opened_with_the_pooling_and_the_prefixes_that_it_was_made_with(tmp_path, capsys):
+    build_model().save_pretrained(tmp_path / "m")
+    build_tokenizer().save_pretrained(tmp_path / "m")
+    name, query = str(tmp_path / "m"), "?! mat"
+    made = Encoder(name, pooling="cls", query="why so ", passage="a dog ", max_length=16)
+    with Index(tmp_path / "i", encoder=made) as index:
+        index.update([Document(text, text, text) for text in TEXTS])
+        wanted = [(one.document, one.score) for one in index.search(query, 5)]
+    for given in (None, name):
+        with Index(tmp_path / "i", encoder=given) as again:
+            assert again._encoder.settings == made.settings
+            assert [(one.document, one.score) for one in again.search(query, 5)] == wanted
+    for other, said in (
+        (Encoder(name), "pooling 'cls', and 'mean'"),
+        (Encoder(name, pooling="cls", passage="a dog ", max_length=16), "query 'why so ', and ''"),
+        (Encoder(name, pooling="cls", query="why so ", passage="a dog "), "max_length 16, and"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Index(tmp_path / "i", encoder=other)
+    # an index of before says nothing of it: what is taken instead is told
+    path = tmp_path / "i" / "index.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "pooling"}))
+    Index(tmp_path / "i").close()
+    assert "does not say its encoder's pooling; taken are" in capsys.readouterr().err

@@ -247,3 +247,16 @@ def test_a_writer_that_is_killed_leaves_one_whole_version(tmp_path):
             assert [p.document for p in index.search("goes on", 3)] == ["extra"]
             index.remove(["extra"])
     assert len(seen) > 1
+
+
+def test_another_language_is_refused_and_none_is_one(tmp_path):
+    Index(tmp_path / "i", language=None).close()
+    with Index(tmp_path / "i") as index:
+        index.update(doc("mills", "Windmills were grinding."))
+        assert index.search("windmill", 1) == [], "endings count, as it was made"
+    with pytest.raises(ValueError, match="made with language None, and 'English' is asked for"):
+        Index(tmp_path / "i", language="English")
+    Index(tmp_path / "english").close()
+    Index(tmp_path / "english", language="English").close()
+    with pytest.raises(ValueError, match="made with language 'English', and None is asked for"):
+        Index(tmp_path / "english", language=None)
