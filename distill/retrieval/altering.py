@@ -33,7 +33,7 @@ def altered(passage: Passage, answer: str, others: Sequence[str], seed: int = 0)
     draw = random.Random(f"{seed} {answer} {passage.text}")
     if says(f"{passage.title}\n{passage.source}", answer):
         return None
-    if any(letter.isdigit() for letter in answer) and not _NO_NUMBER.search(answer):
+    if is_number(answer):
         found = [_other_number(draw, answer) for _ in range(8)]
     else:
         found = sorted({other for other in others if _form(other) == _form(answer)})
@@ -46,6 +46,11 @@ def altered(passage: Passage, answer: str, others: Sequence[str], seed: int = 0)
         if count and not says(text, answer):
             return value, replace(passage, text=text)
     return None
+
+
+def is_number(answer: str) -> bool:
+    """Whether another value of it is drawn digit by digit, and none that another fact has."""
+    return any(letter.isdigit() for letter in answer) and not _NO_NUMBER.search(answer)
 
 
 def alterations(

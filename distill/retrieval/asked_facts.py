@@ -3,10 +3,13 @@
 import datetime
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from distill.basics.processes import tell
 from distill.pairs.sources import rows_in
 from distill.retrieval.row_modes import KnownFact
 from distill.retrieval.verifying import kind_of
@@ -25,7 +28,7 @@ class AskedFact:
     """A fact as it is asked: before anybody has looked where it stands.
 
     Args:
-        where: file and row, for people.
+        where: file (without its folder) and row, for people; no part of what the fact is.
         answer: short, as it stands in a document.
         questions: wordings of one question.
         reverse: a question the other way round with its answer; None: none.
@@ -56,13 +59,15 @@ def read_asked_facts(path: str | os.PathLike[str]) -> list[AskedFact]:
         path: rows of any format that pairs may have.
 
     Returns:
-        In the order of the file, rows of one answer in one document together; of rows by `distill generate --documents` those of mode `closed`.
+        In the order of the file. Rows of one question each are one fact where answer and document are the same, which is told; a row with
+        several wordings is a fact by itself. Of rows by `distill generate --documents` those of mode `closed`.
 
     Raises:
         ValueError: no rows, or a row that is no fact (it is named, with what it lacks); a question that says its own answer; one wording alone; one
-            question with two answers.
+            question with two answers; rows of one fact that change it to two values.
     """
-    own: dict[tuple[str | None, tuple[str, ...]], AskedFact] = {}
+    own: dict[tuple[str, ...], AskedFact] = {}
+    joined: Counter[tuple[str, ...]] = Counter()
     written: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
     passed_over: set[str] = set()
     for where, row in rows_in(path, columns=("questions", "answer")):
@@ -73,9 +78,10 @@ def read_asked_facts(path: str | os.PathLike[str]) -> list[AskedFact]:
                 passed_over.add(str(row.get("mode")))
         else:
             fact = _of_row(where, row)
-            first = own.setdefault((fact.document, tuple(value_words(fact.answer))), fact)
-            if first is not fact:
-                own[first.document, tuple(value_words(first.answer))] = _together(first, fact)
+            # two questions may have one answer: only what has no other wording of its own is one of another row's
+            key = (fact.document or "", *value_words(fact.answer)) if len(fact.questions) == 1 else ("row", where)
+            if (first := own.setdefault(key, fact)) is not fact:
+                own[key], joined[key] = _together(first, fact), joined[key] + 1
     found = [*own.values(), *(_of_rows(name, rows) for name, rows in written.items())]
     if not found:
         modes = (
@@ -87,10 +93,30 @@ def read_asked_facts(path: str | os.PathLike[str]) -> list[AskedFact]:
     for fact in found:
         _check(fact)
     _check_apart(found)
-    return found
+    _tell_joined(path, [(own[key], count + 1) for key, count in joined.items()])
+    folder = os.fspath(Path(path).expanduser().parent / "_")[:-1]
+    return [replace(fact, where=fact.where.removeprefix(folder)) for fact in found]
+
+
+def _tell_joined(path: str | os.PathLike[str], joined: list[tuple[AskedFact, int]]) -> None:
+    """Whoever has two questions with one answer has to see that they are taken for one."""
+    if joined:
+        named = "; ".join(f"{fact.answer!r}: {' / '.join(fact.questions)}" for fact, _ in joined[:3])
+        more = f"; and {len(joined) - 3:,} more" if len(joined) > 3 else ""
+        tell(
+            f"{path}: {sum(count for _, count in joined):,} rows of one question each are {len(joined):,} facts, by their answers ({named}{more}). "
+            "Where these are different questions, give each row a list of its wordings in `questions`."
+        )
 
 
 def _together(first: AskedFact, more: AskedFact) -> AskedFact:
+    for name in ("changed", "reverse"):
+        mine, other = getattr(first, name), getattr(more, name)
+        if mine is not None and other is not None and mine != other:
+            raise ValueError(
+                f"{first.where} and {more.where} are one fact, by their answer {first.answer!r}, and have {name} {mine!r} and {other!r}; give one, or "
+                "a list of wordings in `questions` where they are two facts."
+            )
     return replace(
         first,
         questions=_distinct([*first.questions, *more.questions]),

@@ -64,6 +64,8 @@ class Changing:
         document = self.documents[fact.document]
         if len(as_written(fact.value).findall(document.text)) != 1:
             return "its answer does not stand once in its document, letter by letter"
+        if says(_without(document.text, fact.value), fact.value):
+            return "its document says its answer once more, in other letters"
         if says(f"{document.title}\n{document.source}", fact.value):
             return "the title or the source of its document says its answer"
         if other := next(
@@ -78,12 +80,14 @@ class Changing:
     def _versions(self, fact: Fact, document: Document) -> Iterator[tuple[str, str]]:
         """Values that it may have afterwards, each with the text of the document."""
         if (given := self._given.get(fact.id)) is not None:
-            if self._is_new(fact, given):
-                yield given, as_written(fact.value).sub(lambda _: given, document.text)
+            if not self._is_new(fact, given):
+                why = "that is another fact's value, or its own question says it"
+            elif there := next((d for d in self.documents.values() if says(d.text, given)), None):
+                why = f"{there.id} says that already"
             else:
-                tell(
-                    f"{fact.id} cannot change to {given!r}: that is another fact's value, or its own question says it."
-                )
+                yield given, as_written(fact.value).sub(lambda _: given, document.text)
+                return
+            tell(f"{fact.id} cannot change to {given!r}: {why}.")
             return
         passage = Passage(document.text, document.source)
         for seed in range(_AFTERWARDS, _AFTERWARDS + _TRIES):
@@ -97,6 +101,11 @@ class Changing:
         return not any(value_words(value) == value_words(v) for v in taken) and not any(
             says(q, value) for q in _asked(fact)
         )
+
+
+def _without(text: str, value: str) -> str:
+    """A text with a mark where it has a value letter by letter."""
+    return as_written(value).sub("\ufffd", text)
 
 
 def _asked(fact: Fact) -> tuple[str, ...]:

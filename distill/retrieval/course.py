@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from distill.basics.processes import tell
-from distill.retrieval.altering import alterations, silent_beside
+from distill.retrieval.altering import alterations, is_number, silent_beside
 from distill.retrieval.asked_facts import AskedFact
 from distill.retrieval.changing import Changing
 from distill.retrieval.documents import Document
@@ -29,11 +29,12 @@ CLEAR = 0.8  # of the points of the best passage: another document with as many 
 
 @dataclass(frozen=True)
 class Course:
-    """Facts that are taught, others of the same documents that are not, and the documents before and after some facts changed.
+    """Facts that are taught, others that are not, and the documents before and after some facts changed.
 
     Args:
-        taught: facts in training rows.
-        untrained: in none.
+        taught: facts that training rows ask about.
+        untrained: facts that none asks about: in a made-up world of other subjects; in documents of one's own a passage of a mixed row may say
+            them.
         before, after: the documents; one that changed keeps its id.
         known: gives the taught facts as rows are made of them, each with so many altered passages at most.
         examples: worked examples that a teacher is shown.
@@ -73,8 +74,8 @@ def course_of_world(seed: int, facts: int, untrained: int, wordings: int) -> Cou
 
     Args:
         seed: of the world.
-        facts: in training rows; half of them change.
-        untrained: in none.
+        facts: asked in training rows; half of them change.
+        untrained: asked in none; of other subjects, which stand in other documents.
         wordings: training questions a fact.
     """
     world = World(seed, facts=facts + untrained)
@@ -97,8 +98,8 @@ def course_of_documents(
     Args:
         documents: as they are.
         asked: facts of them.
-        facts: in training rows at most, 2 or more.
-        untrained: in none, at most, 1 or more; where there are fewer facts than both, both are cut alike.
+        facts: asked in training rows at most, 2 or more.
+        untrained: asked in none, at most, 1 or more; where there are fewer facts than both, both are cut alike.
         wordings: training questions a fact at most; further ones are held out, at least one.
         held_out: wordings that are asked, at most.
         seed: which facts are taken.
@@ -140,7 +141,7 @@ def course_of_documents(
         )
     of = {fact.id: passage for fact, (_, passage) in zip(made, chosen, strict=True)}
     return Course(
-        tuple(changed), tuple(others), tuple(there.values()), tuple(changing.documents.values()), partial(_known, changed, spare, of, passages)
+        tuple(changed), tuple(others), tuple(there.values()), tuple(changing.documents.values()), partial(_known, changed, others, spare, of, passages)
     )  # fmt: skip
 
 
@@ -211,15 +212,20 @@ def _fact(fact: AskedFact, passage: Passage, wordings: int, held_out: int) -> Fa
 
 
 def _known(
-    taught: Sequence[Fact], spare: Sequence[str], passages_of: Mapping[str, Passage], passages: Sequence[Passage], altered: int
+    taught: Sequence[Fact], untrained: Sequence[Fact], spare: Sequence[str], passages_of: Mapping[str, Passage], passages: Sequence[Passage],
+    altered: int,
 ) -> list[KnownFact]:  # fmt: skip
-    """As rows are made of them. No altered passage has a value that will come, which was not to be known beforehand, nor that of an untrained fact."""
-    coming = [fact.changed for fact in taught if fact.changed is not None]
+    """As rows are made of them. No altered passage has a value that will come, which was not to be known beforehand, nor that of an untrained fact.
+
+    A drawn number is no taught value either; a name must be somebody's, and is that of another taught fact where there is no spare one.
+    """
+    kept = [*(fact.changed for fact in taught if fact.changed is not None), *(fact.value for fact in untrained)]
     made = []
     for fact in taught:
         passage = passages_of[fact.id]
         others = [*spare, *(one.value for one in taught if one.id != fact.id)]
-        more = alterations(passage, fact.value, others, altered, coming, (*fact.questions, *fact.held_out))
+        without = [*kept, *others] if is_number(fact.value) else kept
+        more = alterations(passage, fact.value, others, altered, without, (*fact.questions, *fact.held_out))
         silent = silent_beside(passage, fact.value, passages)
         made.append(KnownFact(fact.id, fact.kind, fact.value, fact.questions, (), passage, silent, more))
     return made

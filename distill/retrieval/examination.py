@@ -20,11 +20,11 @@ def examination(
 
     Columns: `stable` (facts as they were, in wordings that no training saw), `changed` (facts that are another in version 1), `reverse`
     (asked for the subject), and where passages are searched `distractors` (passages that say the answer are left out) and `untrained`
-    (facts that were in no training row).
+    (facts that no training row asks about).
 
     Args:
         facts: which were taught.
-        untrained: others of the same documents.
+        untrained: others, in a made-up world of other subjects; in documents of one's own a passage of a training row may say them.
         held_out: wordings of a fact, 1 or 2; fewer where it has no more.
         searched: whether passages will be shown.
         namesakes: of the world (`World.namesakes`): wrong values that stand in its documents, looked out for where the passages shown are

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 from distill.text.saying import says, value_words
-from distill.text.words import words
+from distill.text.words import NO_SPACES, words
 
 LONGEST_ANSWER = 12  # words
 # why a question is not used, in the order in which it is looked at; the words that a coverage is printed with
@@ -22,8 +23,18 @@ ASKED = "asked already, with another answer"
 NOT_TURNED = "not turned round"
 WRONG = "the teacher, reading the passage, answers otherwise"
 
-_FORM = re.compile(r"\s*(?:Question:\s*)?(?P<question>[^\n]*\?)\s*\n+\s*Answer:[ \t]*(?P<answer>\S[^\n]*?)\s*(?:\n|$)")
-_NAME = re.compile(r"(?<![.!?]\s)(?<!^)\b(?:[^\W\d_a-z]\w*|\w*\d\w*(?:[.,'\u2019]\d+)*)")
+# Marks of a question: Latin, of full width, Arabic, Greek, Ethiopic; in Greek it may be written as a semicolon.
+_ASKING, _GREEK = "?\uff1f\u061f\u037e\u1367", re.compile(r"[\u0370-\u03ff\u1f00-\u1fff]")
+_FORM = re.compile(
+    rf"\s*(?:Question[:\uff1a]\s*)?(?P<question>[^\n]*[{_ASKING};])\s*\n+\s*Answer[:\uff1a][ \t]*(?P<answer>\S[^\n]*?)\s*(?:\n|$)"
+)
+# Where words have no spaces between them a number stands by itself, and not with the characters around it.
+_LETTER = rf"[^\W{NO_SPACES}]"
+_WORD = re.compile(rf"(?P<number>{_LETTER}*\d{_LETTER}*(?:[.,'\u2019]\d+)*)|{_LETTER}+")
+_NO_SPACE = re.compile(f"[{NO_SPACES}]")
+_BEGINNING = re.compile(
+    r"(?:\A|[.!?]\s)[^\w\s]*\Z"
+)  # of a sentence, where any word has a capital; "¿" may stand before it
 _PASSAGE_WORDS = {"passage", "passages", "text", "sentence", "paragraph", "document", "excerpt"}
 
 
@@ -42,7 +53,9 @@ def supported(row: dict[str, Any], completion: str) -> bool:
 def question_and_answer(written: str) -> tuple[str, str] | None:
     """What a teacher wrote as `Question: ...` and `Answer: ...`; None where it is not of this form."""
     found = _FORM.match(written)
-    return None if found is None else (found["question"].strip(), found["answer"].strip().rstrip(".").strip())
+    if found is None or not _asks(found["question"].strip()):
+        return None
+    return found["question"].strip(), found["answer"].strip().rstrip(".\u3002").strip()
 
 
 def fault_of_question(
@@ -67,7 +80,7 @@ def fault_of_question(
 
 def fault_of_wording(question: str, answer: str, original: str | None = None) -> str | None:
     """Why a wording of a question cannot be used; with its `original`, it must keep the names and numbers of that."""
-    if not question.endswith("?") or len(words(question)) < 3 or "\n" in question:
+    if not _asks(question) or len(words(question)) < 3 or "\n" in question:
         return NO_QUESTION
     if says(question, answer):
         return GIVEN_AWAY
@@ -88,11 +101,17 @@ def fault_of_reverse(question: str, answer: str, forward: str, value: str, passa
 def names(text: str) -> list[str]:
     """Words with a capital inside a sentence, and whatever has a digit, numbers whole.
 
+    In German every noun is one; scripts without capitals (Chinese, Arabic, Hindi, ...) have numbers alone.
+
     Example:
         >>> names("Who built the mill of 31.5 metres at Oden?")
         ['31.5', 'Oden']
     """
-    return _NAME.findall(text)
+    return [
+        found[0]
+        for found in _WORD.finditer(text)
+        if found["number"] or (found[0][0].isupper() and not _BEGINNING.search(text, 0, found.start()))
+    ]
 
 
 def kind_of(question: str) -> str:
@@ -109,8 +128,25 @@ def kind_of(question: str) -> str:
     return found[1].replace("which ", "what ") if found else "other"
 
 
+def _asks(text: str) -> bool:
+    """Whether it ends with a mark of a question."""
+    return text.endswith(tuple(_ASKING)) or (text.endswith(";") and _GREEK.search(text) is not None)
+
+
 def _named(question: str, passage: str, title: str) -> bool:
-    """Whether it can be understood without the passage: it has a name of it, a number, or a word of its title."""
-    spoken = set(words(question))
-    of_title = {word for word in words(title) if len(word) > 3 or word.isdigit()}
-    return bool(spoken & of_title) or any(says(passage, name) for name in names(question))
+    """Whether it can be understood without the passage: it has a name of it, a number, or a word of its title.
+
+    Where letters have no capitals names cannot be told; there it is enough that a word of some length is the passage's or the title's.
+    """
+    spoken = _long(question)
+    without_capitals = not any(letter.isupper() or letter.islower() for letter in question)
+    if spoken & _long(title) or (without_capitals and spoken & _long(passage)):
+        return True
+    return any(says(passage, name) for name in names(question))
+
+
+def _long(text: str) -> set[str]:
+    """Numbers, words of more than three letters, and two characters together where words have no spaces between them."""
+    found = words(text)
+    pairs = {a + b for a, b in pairwise(found) if _NO_SPACE.match(a) and _NO_SPACE.match(b)}
+    return pairs | {word for word in found if word.isdigit() or (len(word) > 3 and not _NO_SPACE.match(word))}

@@ -27,6 +27,7 @@ from distill.retrieval.verifying import (
     fault_of_reverse,
     fault_of_wording,
     kind_of,
+    names,
     question_and_answer,
 )  # fmt: skip
 from distill.retrieval.worked import to_answer, to_ask, to_reverse, to_reword
@@ -75,8 +76,8 @@ def facts_of_documents(
 ) -> tuple[list[KnownFact], Coverage]:
     """Facts of any documents, written by a teacher that reads one passage at a time, and verified against it.
 
-    A fact is an answer in a document: whatever is asked of one document with the same answer counts as the same fact. Of each
-    sentence the teacher writes questions with their answers; kept are those whose answer stands in the passage, that do not give it
+    A fact is an answer in a sentence of a document: questions about one sentence with the same answer and a name in common are
+    wordings of one fact, and so is a question that was written twice. Of each sentence the teacher writes questions with their answers; kept are those whose answer stands in the passage, that do not give it
     away, and that can be understood alone. Then each question is asked back with the passage in sight: it is kept if the teacher
     answers the same (round-trip filtering; Alberti et al. 2019).
 
@@ -158,20 +159,52 @@ class _Taken:
         return None if self._answers.setdefault(tuple(words(question)), wanted) == wanted else ASKED
 
 
+class _Names:
+    """The name of the fact that a question is about: its document and answer, and a number where another fact has both."""
+
+    def __init__(self) -> None:
+        self._asked: dict[
+            str, list[list[tuple[str, str]]]
+        ] = {}  # of each name without its number: facts, each with sentences and questions
+
+    def fact(self, document: str, sentence: str, question: str, answer: str) -> str:
+        name = f"{document}#{' '.join(value_words(answer))}"
+        facts = self._asked.setdefault(name, [])
+        place = next((i for i, fact in enumerate(facts) if self._same(fact, sentence, question)), len(facts))
+        if place == len(facts):
+            facts.append([])
+        facts[place].append((sentence, question))
+        return name if place == 0 else f"{name} ({place + 1})"
+
+    @staticmethod
+    def _same(fact: list[tuple[str, str]], sentence: str, question: str) -> bool:
+        """Two sails of the mill and two arches of the bridge are two facts; a mayor who built the mill has two, too."""
+        if any(words(other) == words(question) for _, other in fact):
+            return True
+        mine = names(question)
+        return any(
+            there == sentence and (not mine or not names(other) or any(says(other, name) for name in mine))
+            for there, other in fact
+        )
+
+
 def _questions(
     ask: _Asking, passages: Sequence[Passage], samples: int, coverage: Coverage, taken: _Taken
 ) -> list[_Written]:
     """Facts with the questions that can be used, and every fact that was asked about in the coverage."""
     sentences = {passage.chunk: sentences_of(passage.text) for passage in passages}
-    about = [(passage, to_ask(passage, sentence)) for passage in passages for sentence in sentences[passage.chunk]]
+    about = [
+        (passage, sentence, to_ask(passage, sentence)) for passage in passages for sentence in sentences[passage.chunk]
+    ]
     if not about:
         raise ValueError(
             f"The documents have {len(passages)} passages and no sentence of {SHORTEST} words or more to ask about (headings, tables and code "
             "are left out)."
         )
-    written = ask("questions", [prompt for _, prompt in about], samples=samples, max_new_tokens=64)
+    written = ask("questions", [prompt for *_, prompt in about], samples=samples, max_new_tokens=64)
     facts: dict[str, _Written] = {}
-    for passage, prompt in about:
+    names_of = _Names()
+    for passage, sentence, prompt in about:
         for text in written.get(fingerprint(prompt), []):
             found = question_and_answer(text)
             question, answer = found or (text.strip().splitlines()[0] if text.strip() else "", "")
@@ -180,7 +213,7 @@ def _questions(
                 if found is None
                 else fault_of_question(question, answer, passage.text, passage.title, sentences[passage.chunk])
             )
-            kind, name = kind_of(question), f"{passage.document}#{' '.join(value_words(answer))}"
+            kind, name = kind_of(question), names_of.fact(passage.document, sentence, question, answer)
             if found is not None and fault != NOT_SAID:
                 coverage.kinds.setdefault(name, kind)  # of what is turned down, too: a kind that is lost has a name
             if coverage.look("questions", kind, fault or taken.fault(question, answer)):

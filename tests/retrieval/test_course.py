@@ -1,6 +1,7 @@
 """Courses of documents: where a fact stands, what changes and what stays, what a file of facts may look like."""
 
 import json
+import random
 from dataclasses import replace
 
 import pytest
@@ -322,3 +323,83 @@ def test_a_year_stays_a_year_and_scripts_without_spaces_are_read():
     )
     assert altered(Passage("奥登有412名居民。", "a.md"), "412", [])[1].text.endswith("名居民。")
     assert altered(Passage("It is Pia\n  Holm.", "a.md"), "Pia Holm", ["Jon Vale"])[1].text == "It is Jon Vale."
+
+
+def rows_file(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_two_questions_with_one_answer_are_two_facts(tmp_path, capsys):
+    mill = {"questions": ["When was the mill built?", "Of what year is the mill?"], "answer": "1874"}
+    bridge = {"questions": ["When did the bridge open?", "Of what year is the bridge?"], "answer": "1874"}
+    found = read_asked_facts(rows_file(tmp_path / "a.jsonl", [mill, bridge]))
+    assert [fact.questions for fact in found] == [tuple(mill["questions"]), tuple(bridge["questions"])]
+    assert "one question each" not in capsys.readouterr().err
+    # of a course one is left out, and that is told
+    document = Document(
+        "a.md", "The mill and the bridge are of 1874. The gate has 52 bars, the tower 31 steps.", "a.md"
+    )
+    more = [
+        AskedFact(name, value, (f"How many {name} has it?", f"What number of {name}?"))
+        for name, value in (("bars", "52"), ("steps", "31"))
+    ]
+    course_of_documents([document], [*found, *more], facts=2, untrained=1, wordings=1)
+    assert "a.jsonl:2 is left out: its answer, '1874', is that of a.jsonl:1, too." in capsys.readouterr().err
+
+
+def test_rows_of_one_question_that_are_taken_for_one_fact_are_told(tmp_path, capsys):
+    asked = ["When was the mill built?", "When did the bridge open?"]
+    rows = [{"question": question, "answer": "1874"} for question in asked]
+    (fact,) = read_asked_facts(rows_file(tmp_path / "a.jsonl", rows))
+    assert fact.questions == tuple(asked)
+    said = capsys.readouterr().err
+    assert (
+        "2 rows of one question each are 1 facts, by their answers ('1874': When was the mill built? / When did" in said
+    )
+    for name, values in (("changed", ("1901", "1902")), ("reverse_question", ("Which?", "What?"))):
+        beside = {"reverse_answer": "x"} if name == "reverse_question" else {}
+        two = [{**row, **beside, name: value} for row, value in zip(rows, values, strict=True)]
+        with pytest.raises(ValueError, match=r"a\.jsonl:1 and .*a\.jsonl:2 are one fact, by their answer '1874'"):
+            read_asked_facts(rows_file(tmp_path / "a.jsonl", two))
+
+
+def test_a_fact_is_named_by_its_file_wherever_that_lies(tmp_path):
+    (tmp_path / "sub").mkdir()
+    row = {"questions": ["When?", "In which year?"], "answer": "1874"}
+    found = [read_asked_facts(rows_file(folder / "a.jsonl", [row])) for folder in (tmp_path, tmp_path / "sub")]
+    assert found[0] == found[1]
+    assert found[0][0].where == "a.jsonl:1"
+
+
+def test_drawn_numbers_of_training_rows_are_nobodys_value():
+    """Of twenty courses of two-digit numbers seven trained the answer of an untrained fact."""
+    for seed in range(12):
+        numbers = random.Random(seed).sample(range(10, 99), 12)
+        documents = [Document(f"d{i}", f"The account no{i}x has uid {n}.", f"d{i}") for i, n in enumerate(numbers)]
+        asked = [
+            AskedFact(f"a{i}", str(n), (f"Which uid has no{i}x?", f"Uid of no{i}x?", f"What uid does no{i}x have?"))
+            for i, n in enumerate(numbers)
+        ]
+        course = course_of_documents(documents, asked, facts=8, untrained=4, wordings=1, seed=seed)
+        rows = course.rows("mixed", altered=6, k=2, share=0.6).rows
+        assert not {row["completion"] for row in rows} & {fact.value for fact in course.untrained}
+        drawn = {row["completion"] for row in rows if row["mode"] == "counterfactual"}
+        assert drawn
+        assert not drawn & {fact.value for fact in course.taught}
+
+
+def test_a_given_value_is_new_and_leaves_nothing_of_the_old_one(capsys):
+    text = "The chief tool is operator here. Operator was bought in 2001. The gate has 84 bars and the door has 37 nails. The keeper is Ada Brewer."
+    asked = [
+        AskedFact("tool", "operator", ("What is the chief tool?", "Name the chief tool."), changed="flush"),
+        AskedFact("nails", "37", ("How many nails has the door?", "Count of nails?"), changed="84"),
+        AskedFact("keeper", "Ada Brewer", ("Who is the keeper?", "Name the keeper."), changed="Jo"),
+        AskedFact("year", "2001", ("When was it bought?", "In which year was it bought?")),
+    ]
+    for seed in range(6):
+        course = course_of_documents([Document("a", text, "a")], asked, facts=3, untrained=1, wordings=1, seed=seed)
+        assert {fact.id for fact in course.changed} <= {"keeper", "year"}
+    said = capsys.readouterr().err
+    assert "tool cannot change to 'flush': its document says its answer once more, in other letters." in said
+    assert "nails cannot change to '84': a says that already." in said

@@ -228,3 +228,72 @@ def test_a_verifier_is_of_the_same_form_as_others():
     assert not v.supported({"answer": "412"}, "It has 4120 inhabitants.")
     with pytest.raises(ValueError, match="the row's answer is None"):
         v.supported({}, "412")
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "passage"),
+    [
+        ("奥登的磨坊是哪一年建的？", "1874年", "奥登有一座磨坊。它建于1874年。"),
+        ("متى بنيت المطحنة القديمة؟", "1874", "بنيت المطحنة القديمة في 1874."),
+        ("Кто построил старую мельницу в Одене?", "Пётр", "В Одене мельницу построил Пётр."),
+        ("Ποιος έχτισε τον μύλο στο Όντεν;", "Άρης", "Ο Άρης έχτισε τον μύλο στο Όντεν."),
+        ("¿Quién construyó el molino de Oden?", "Juan", "Juan construyó el molino de Oden."),
+    ],
+    ids=["Chinese", "Arabic", "Russian", "Greek", "Spanish"],
+)
+def test_questions_of_other_scripts_are_used(question, answer, passage):
+    assert v.question_and_answer(f"Question: {question}\nAnswer: {answer}") == (question, answer)
+    assert v.fault_of_question(question, answer, passage) is None
+    assert v.fault_of_wording(question[:-1], answer) == v.NO_QUESTION
+    assert v.fault_of_question(question, "x", passage) == v.NOT_SAID
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Кто построил старую мельницу в Одене?", ["Одене"]),
+        ("Wie groß ist die ältere Brücke über den Fluss?", ["Brücke", "Fluss"]),
+        ("¿Quién construyó el molino de Oden en 1874?", ["Oden", "1874"]),
+        ("奥登的磨坊在1874年由谁建？", ["1874"]),
+        ("31.5 metres is the height of what at Oden?", ["31.5", "Oden"]),
+        ("It was Ada. Who built it for L. Moore?", ["Ada", "L"]),
+    ],
+)
+def test_names_are_words_with_a_capital_in_whatever_script(text, found):
+    """Any letter beside a to z was one: each word that began with a Cyrillic letter or an umlaut."""
+    assert v.names(text) == found
+
+
+def test_a_semicolon_asks_in_greek_alone():
+    assert v.question_and_answer("It is very old;\nAnswer: x") is None
+    assert v.fault_of_question("它是谁的磨坊？", "Pia", "塔很高。Pia") == v.NAMES_NOTHING, (
+        "nothing of the passage in it"
+    )
+
+
+def test_two_facts_of_a_document_with_one_answer_stay_two():
+    text = "The mill of Oden has two sails. The bridge of Leck has two arches. Oden and Leck have two bells."
+    document = Document("a.md", text, "a.md", "Towns")
+    asked = {
+        "sails": ["How many sails has the mill of Oden?", "What number of sails is at Oden?"],
+        "arches": ["How many arches has the bridge of Leck?", "How many sails has the mill of Oden?"],
+        "bells": ["How many bells has Oden?", "How many bells has Leck?"],
+    }
+
+    def writes(text):
+        turn = text.rsplit("user", 1)[1]
+        if "Write a question" not in turn:
+            return "no"
+        name = re.search("sails|arches|bells", turn.rsplit("words: ")[1])[0]
+        turns[name] = turns.get(name, -1) + 1
+        return f"Question: {asked[name][turns[name] % 2]}\nAnswer: two"
+
+    turns = {}
+    facts, coverage = facts_of_documents(Reader(writes), [document], samples=2, ask_back=False, progress=False)
+    assert sorted(sorted(fact.questions) for fact in facts) == sorted(
+        [sorted(asked["sails"]), [asked["arches"][0]], [asked["bells"][0]], [asked["bells"][1]]]
+    )
+    names = [f"a.md#two{number}" for number in ("", " (2)", " (3)", " (4)")]
+    assert [fact.id for fact in facts] == [*coverage.kinds] == names
+    rows = rows_of_facts(facts, Setting())
+    assert {row["fact"].rpartition("#")[0] for row in rows} == {"a.md"}, "the document is told from it"
