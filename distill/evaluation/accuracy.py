@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distill.basics.intervals import wilson
 from distill.curation.verifiers import Verifier, verify
 from distill.generation.asking import generate
 from distill.teachers.local import LocalTeacher
@@ -129,10 +130,8 @@ def over_questions(correct: Sequence[bool]) -> Interval:
     """
     if not correct:
         raise ValueError("There are no answers to take a share of.")
-    n, z = len(correct), statistics.NormalDist().inv_cdf(0.975)
-    share = sum(correct) / n
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Interval((share + z * z / (2 * n)) / (1 + z * z / n), half)
+    low, high = wilson(sum(correct) / len(correct), len(correct))
+    return Interval((low + high) / 2, (high - low) / 2)
 
 
 def accuracy_table(untrained: Mapping[str, Accuracy], trained: Mapping[str, Sequence[Accuracy]]) -> str:

@@ -9,6 +9,7 @@ import jinja2
 
 from distill.basics.intervals import Interval
 from distill.reports.pictures import draw
+from distill.reports.retrieval_update import answered_anew
 from distill.reports.retrieval_words import ARMS, WAYS, Examination, examinations, verdict
 
 TITLES = {
@@ -32,7 +33,9 @@ def table_rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         cells = {column: _cell(one, column) for column in ("stable", "changed", "distractors", "untrained", "reverse")}
         kept = [run["kept"]["kl"] for run in runs if run["arm"] == arm and run.get("kept")]
         cells["kept"] = f"{sum(kept) / len(kept):.2f}" if kept and way == "closed" else "–"
-        cells["tokens"], cells["seconds"] = f"{one.mean('tokens_read'):.0f}", f"{one.mean('seconds'):.2f}"
+        tokens, seconds = one.mean("tokens_read"), one.mean("seconds")
+        cells["tokens"] = "–" if tokens is None else f"{tokens:.0f}"
+        cells["seconds"] = "–" if seconds is None else f"{seconds:.2f}"
         rows.append({"arm": arm, "title": ARMS[arm], "way": WAYS[way], "cells": cells})
     return rows
 
@@ -66,6 +69,7 @@ def write_retrieval_page(results: Mapping[str, Any], path: Path) -> None:
         rows=table_rows(runs),
         titles=TITLES,
         verdict=verdict(runs),
+        anew=answered_anew(runs),
         pictures=pictures,
         answers=_answers(runs),
         seeds=len({run["seed"] for run in runs if run["seed"] is not None}),
@@ -76,7 +80,7 @@ def write_retrieval_page(results: Mapping[str, Any], path: Path) -> None:
 def _cell(one: Examination, column: str) -> str:
     share = one.share(column)
     if share is None:
-        return "–"
+        return "none asked" if one.unasked(column)[0] else "–"
     if column not in _TOOK:
         return _percent(share)
     took = one.share(column, "took_old")

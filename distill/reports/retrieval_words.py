@@ -6,7 +6,7 @@ from typing import Any
 
 from distill.basics.intervals import Interval
 from distill.retrieval.examining import Examined, chance_of, shares
-from distill.retrieval.grading import over_facts, paired
+from distill.retrieval.grading import Difference, paired, share_over_facts
 
 ARMS = {
     "untouched": "Untouched",
@@ -19,7 +19,7 @@ ARMS = {
 TUNED, MIXED = ("sft", "context", "sft_mixed", "context_mixed"), ("sft_mixed", "context_mixed")
 WAYS = {"closed": "closed-book", "retrieved": "with retrieval"}
 COLUMNS = ("stable", "changed", "distractors", "untrained", "reverse")
-FEWEST = 5  # facts of a column from which a difference can be told
+FEWEST = 6  # facts of a column from which a difference can be told: the signs of five are alike in one case of sixteen by chance
 LOUD = 0.1  # chance hits above this make small shares meaningless
 
 
@@ -38,7 +38,15 @@ class Examination:
 
     def per_fact(self, column: str, what: str = "right") -> list[dict[str, float]]:
         """Of each training, what each fact got in a column; empty mappings where it was not asked."""
-        return [shares((one for one in answers if one.question.column == column), what) for answers in self.trainings]
+        return [
+            shares((one for one in answers if one.question.column == column and one.counts), what)
+            for answers in self.trainings
+        ]
+
+    def unasked(self, column: str) -> tuple[int, int]:
+        """Questions of a column that were not asked (see `Examined.asked`), and all of them."""
+        mine = [one for one in self.trainings[0] if one.question.column == column]
+        return sum(not one.asked for one in mine), len(mine)
 
     def facts(self, column: str) -> int:
         """Facts that a column asked about."""
@@ -48,7 +56,7 @@ class Examination:
     def share(self, column: str, what: str = "right") -> Interval | None:
         """The column's share with its interval; None where it was not asked."""
         values = self.per_fact(column, what)
-        return over_facts(values) if values and values[0] else None
+        return share_over_facts(values) if values and values[0] else None
 
     def chance(self) -> float | None:
         """Share of answers that say another fact's value; None where that cannot be told."""
@@ -57,10 +65,10 @@ class Examination:
         except ValueError:
             return None
 
-    def mean(self, what: str) -> float:
-        """Mean of `tokens_read` or `seconds` over questions."""
-        values = [float(getattr(one, what)) for answers in self.trainings for one in answers]
-        return sum(values) / len(values)
+    def mean(self, what: str) -> float | None:
+        """Mean of `tokens_read` or `seconds` over the questions that were asked; None where none was."""
+        values = [float(getattr(one, what)) for answers in self.trainings for one in answers if one.asked]
+        return sum(values) / len(values) if values else None
 
 
 def examinations(runs: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Examination]:
@@ -75,22 +83,22 @@ def examinations(runs: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Exa
     return found
 
 
-def difference(one: Examination, other: Examination, column: str, what: str = "right") -> Interval | None:
+def difference(one: Examination, other: Examination, column: str, what: str = "right") -> Difference | None:
     """`one` minus `other` in a column, fact by fact; None where one of them was not asked.
 
-    Of a few facts a bootstrap knows no more than these: below `FEWEST` its interval is everything.
+    Below `FEWEST` facts its interval is everything.
     """
     a, b = one.per_fact(column, what), other.per_fact(column, what)
     if not (a and b and a[0] and b[0]):
         return None
     found = paired(a, b)
-    return found if len(a[0]) >= FEWEST else Interval(found.mean, -1.0, 1.0)
+    return found if len(a[0]) >= FEWEST else Difference(found.mean, -1.0, 1.0, found.p)
 
 
 def verdict(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the figures say: when retrieval alone wins, when tuning adds, when both; or that tuning did not pay.
 
-    A difference is spoken of as one only where its 95% interval leaves out 0.
+    A difference is spoken of as one only where its 95% interval leaves out 0 and the exact test of its signs has p below 0.05.
     """
     found = examinations(runs)
     base = found["untouched", "retrieved"]
@@ -103,7 +111,7 @@ def verdict(runs: Sequence[Mapping[str, Any]]) -> list[str]:
         said += [_closed_book(found, tuned, base), *_both(found, tuned, base)]
         said += [*_trap(found, base), _kept(runs, tuned)]
         said.append(_advice(found, tuned, base))
-    return [*said, _control(found)]
+    return [*said, *_unasked(base), _control(found)]
 
 
 def _closed_book(found: dict[tuple[str, str], Examination], tuned: list[str], base: Examination) -> str:
@@ -139,7 +147,7 @@ def _trap(found: dict[tuple[str, str], Examination], base: Examination) -> list[
         one = found[arm, "retrieved"]
         more = difference(one, base, "changed", "took_old")
         old = _share(one, "changed", "took_old")
-        if more and more.low > 0:
+        if more and more.clear and more.mean > 0:
             text = f"The trap: {ARMS[arm]}, shown the fresh passage, answered {old} of the changed facts with the old value"
             if (cure, "retrieved") in found:
                 mended = difference(found[cure, "retrieved"], one, "changed")
@@ -168,7 +176,7 @@ def _advice(found: dict[tuple[str, str], Examination], tuned: list[str], base: E
         best = max(paid, key=lambda arm: sum(_mean(found[arm, "retrieved"], c) for c in ("stable", "changed")))
         return (
             f"On these figures: both. {ARMS[best]} and retrieval on top is better than retrieval alone ({', '.join(gains[best][0])}) and in no "
-            f"column clearly worse.{_many(found, tuned, base)}"
+            f"column clearly worse{_lower(found[best, 'retrieved'], base)}.{_many(found, tuned, base)}"
         )
     if mixed := [arm for arm, (better, worse) in gains.items() if better and worse]:
         parts = [
@@ -182,6 +190,13 @@ def _advice(found: dict[tuple[str, str], Examination], tuned: list[str], base: E
     return f"{text}{f', and {_listed(lost)} worse' if lost else ''}. Retrieve, and leave the weights alone.{_many(found, tuned, base)}"
 
 
+def _lower(one: Examination, base: Examination) -> str:
+    """Columns in which an arm got less, though not clearly: with few facts much can be lost before that is clear."""
+    apart = [(column, difference(one, base, column)) for column in COLUMNS]
+    lower = [f"{column} {_points(found)}" for column, found in apart if found and found.mean < 0]
+    return f" (lower, not clearly: {'; '.join(lower)})" if lower else ""
+
+
 def _many(found: dict[tuple[str, str], Examination], tuned: list[str], base: Examination) -> str:
     """How many differences were looked at, since some of many look clear by chance."""
     count = sum(
@@ -189,19 +204,32 @@ def _many(found: dict[tuple[str, str], Examination], tuned: list[str], base: Exa
         for arm in tuned
         for column in COLUMNS
     )
-    return f" {count} differences were looked at, each with a 95% interval: about one in twenty looks clear by chance alone."
+    return f" {count} differences were looked at, each clear if its interval leaves out 0 and p is below 0.05: up to one in twenty is so by chance alone."
 
 
 def _gains(one: Examination, base: Examination) -> tuple[list[str], list[str]]:
     """Columns in which an arm with retrieval is better, and in which it is worse, than the untouched model with retrieval."""
-    better, worse = [], []
+    better: list[str] = []
+    worse: list[str] = []
     for column in COLUMNS:
         apart = difference(one, base, column)
-        if apart and apart.low > 0:
-            better.append(column)
-        if apart and apart.high < 0:
-            worse.append(column)
+        if apart and apart.clear:
+            (better if apart.mean > 0 else worse).append(column)
     return better, worse
+
+
+def _unasked(base: Examination) -> list[str]:
+    """Questions that nobody was asked, which are the same in each arm: the passages decide."""
+    said = []
+    for column in COLUMNS:
+        missing, count = base.unasked(column)
+        if missing and column == "distractors":
+            said.append(
+                f"Left out: {missing} of {count} questions with distractors only, since every passage that was found says the answer."
+            )
+        elif missing:
+            said.append(f"Not answered: {missing} of {count} questions ({column}), since no passage was found.")
+    return said
 
 
 def _control(found: dict[tuple[str, str], Examination]) -> str:
@@ -227,19 +255,19 @@ def _share(one: Examination, column: str, what: str = "right") -> str:
     return f"{share.mean:.0%} [{100 * share.low:.0f} to {100 * share.high:.0f}]" if share else "none asked"
 
 
-def _against(apart: Interval | None, name: str) -> str:
+def _against(apart: Difference | None, name: str) -> str:
     if apart is None:
         return f"not held against {name}"
-    if apart.low <= 0 <= apart.high:
+    if not apart.clear:
         return f"no clear difference to {name}: {_points(apart)}"
-    return f"{'better' if apart.low > 0 else 'worse'} than {name}: {_points(apart)}"
+    return f"{'better' if apart.mean > 0 else 'worse'} than {name}: {_points(apart)}"
 
 
-def _points(apart: Interval | None) -> str:
+def _points(apart: Difference | None) -> str:
     if apart is None:
         return "not asked"
-    mean, low, high = (round(100 * value) + 0 for value in apart)
-    return f"{mean:+d} points [{low:+d} to {high:+d}]"
+    mean, low, high = (round(100 * value) + 0 for value in apart[:3])
+    return f"{mean:+d} points [{low:+d} to {high:+d}], p {apart.p:.2g}"
 
 
 def _listed(names: Sequence[str]) -> str:

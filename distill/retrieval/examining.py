@@ -82,6 +82,16 @@ class Examined:
     found: bool | None = None
     passages: int = 0
 
+    @property
+    def asked(self) -> bool:
+        """Whether the model was asked at all: where nothing is found, or nothing but the answer where only distractors are shown, it is not."""
+        return self.tokens_read > 0
+
+    @property
+    def counts(self) -> bool:
+        """Whether it counts: a question to which nothing is found is not answered, but one without distractors has not been put to anybody."""
+        return self.asked or not self.question.only_distractors
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; `Examined.of` takes them back."""
         return asdict(self)

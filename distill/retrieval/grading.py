@@ -2,10 +2,11 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from distill.basics.intervals import DRAWS, Interval
+from distill.basics.intervals import DRAWS, Interval, sign_flips, wilson
 from distill.text.saying import said_at, value_words
 
 
@@ -15,6 +16,20 @@ def first_said(text: str, values: Sequence[str]) -> str | None:
         (place, -len(value_words(value)), value) for value in values if (place := said_at(text, value)) is not None
     ]
     return min(found)[2] if found else None
+
+
+class Difference(NamedTuple):
+    """A paired difference: its mean, its 95% bootstrap interval, and the exact test of its signs over facts."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether it is spoken of as one: the interval leaves out 0, and p is below 0.05. With few facts the interval alone is too narrow."""
+        return not self.low <= 0 <= self.high and self.p < 0.05
 
 
 def over_facts(values: Sequence[Mapping[str, float]], *, draws: int = DRAWS, seed: int = 0) -> Interval:
@@ -49,8 +64,28 @@ def over_facts(values: Sequence[Mapping[str, float]], *, draws: int = DRAWS, see
     return Interval(float(table.mean()), float(low), float(high))
 
 
-def paired(one: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, float]]) -> Interval:
+def share_over_facts(values: Sequence[Mapping[str, float]]) -> Interval:
+    """`over_facts` of shares (each from 0 to 1), and no narrower than Wilson's interval with the facts as units.
+
+    Of eight facts that are all wrong a bootstrap knows nothing but 0; they may be one in three.
+
+    Raises:
+        ValueError: as `over_facts`; a mean that is no share.
+
+    Example:
+        >>> share_over_facts([dict.fromkeys("abcdefgh", 0.0)]).high > 0.3
+        True
+    """
+    found = over_facts(values)
+    low, high = wilson(round(found.mean, 12), len(values[0]))
+    return Interval(found.mean, min(found.low, low), max(found.high, high))
+
+
+def paired(one: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, float]]) -> Difference:
     """`one` minus `other`, fact by fact and training by training; an arm without trainings (one row) stands for each.
+
+    Returns:
+        The difference; for p the trainings of a fact are one unit, with their mean.
 
     Raises:
         ValueError: other facts, or other numbers of trainings.
@@ -61,7 +96,9 @@ def paired(one: Sequence[Mapping[str, float]], other: Sequence[Mapping[str, floa
     rows = [(one[i % len(one)], other[i % len(other)]) for i in range(count)]
     if any(a.keys() != b.keys() for a, b in rows):
         raise ValueError("Both sides of a paired difference must be about the same facts.")
-    return over_facts([{fact: a[fact] - b[fact] for fact in a} for a, b in rows])
+    apart = [{fact: a[fact] - b[fact] for fact in a} for a, b in rows]
+    found = over_facts(apart)
+    return Difference(*found, sign_flips([sum(one[fact] for one in apart) / count for fact in apart[0]]))
 
 
 def by_chance(answers: Sequence[tuple[str, str, str]]) -> float:

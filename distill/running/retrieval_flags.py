@@ -26,9 +26,15 @@ class RetrievalArguments(RefusalArguments):
         default="smollm2-135m", metadata={"help": "Who learns, and its own teacher: embedded name, folder, or Hub id."}
     )
     facts: int = field(
-        default=16, metadata={"help": "Facts in training rows, 2 or more; half of them change afterwards."}
+        default=16, metadata={"help": "Facts that training rows ask about, 2 or more; half of them change afterwards."}
     )
-    untrained: int = field(default=8, metadata={"help": "Further facts of the same documents, in no training row."})
+    untrained: int = field(
+        default=8,
+        metadata={
+            "help": "Further facts, which no training row asks about: in the made-up world of other subjects; in documents of your own a passage "
+            "of a mixed row may say them."
+        },
+    )
     documents: str | None = field(
         default=None, metadata={"help": "A folder or file of documents of your own, in place of the made-up world."}
     )

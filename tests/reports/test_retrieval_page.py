@@ -5,7 +5,9 @@ import random
 
 import pytest
 
+from distill.basics.intervals import wilson
 from distill.reports.retrieval_page import TITLES, retrieval_table, table_rows, write_retrieval_page
+from distill.reports.retrieval_update import answered_anew, update_told
 from distill.reports.retrieval_words import examinations, verdict
 from distill.retrieval.examining import Examined, Question, graded
 
@@ -50,7 +52,7 @@ def results(*runs):
         "model": "tiny <b>model</b>",
         "facts": {"taught": FACTS, "changed": FACTS // 2, "untrained": 8},
         "documents": {"before": 100, "of": "a made-up world"},
-        "update": {"documents": 20, "seconds": 0.1, "answered_seconds": 0.4},
+        "update": {"documents": 20, "seconds": 0.1},
         "told": "Some words.",
         "stages": [{"name": "sft seed 0", "seconds": 10.0, "peak_memory_gib": 1.0}],
         "total_seconds": 100.0,
@@ -152,3 +154,94 @@ def test_the_page_stands_alone_and_escapes_what_models_say(tmp_path):
 def test_an_unfinished_set_of_arms_is_drawn(tmp_path, arms):
     write_retrieval_page(results(*[UNTOUCHED, TRAP, CURED][:arms]), tmp_path / "retrieval.html")
     assert (tmp_path / "retrieval.html").stat().st_size > 5000
+
+
+def unasked(made, column, count):
+    """The same run, in which the first questions of a column were not asked."""
+    changed = json.loads(json.dumps(made))
+    mine = [one for one in changed["retrieved"] if one["question"]["column"] == column][:count]
+    for one in mine:
+        one["question"]["only_distractors"] = column == "distractors"
+        one.update(text="", right=False, took_old=False, tokens_read=0, seconds=0.0)
+    return changed
+
+
+def test_questions_that_were_not_asked_are_in_no_share_and_no_mean():
+    full = run("untouched", 0.0, 1.0)
+    some = unasked(full, "distractors", 10)
+    (_, row), (_, before) = table_rows([some]), table_rows([full])
+    assert row["cells"]["distractors"] == examined_cell(30)
+    assert row["cells"]["tokens"] == before["cells"]["tokens"] == "300"
+    assert row["cells"]["seconds"] == before["cells"]["seconds"]
+    said = " ".join(verdict([some]))
+    assert (
+        "Left out: 10 of 40 questions with distractors only, since every passage that was found says the answer."
+        in said
+    )
+    assert table_rows([unasked(full, "distractors", FACTS)])[1]["cells"]["distractors"] == "none asked"
+    lost = unasked(full, "stable", 10)
+    assert examinations([lost])["untouched", "retrieved"].share("stable").mean == 0.75
+    assert "Not answered: 10 of 40 questions (stable), since no passage was found." in " ".join(verdict([lost]))
+
+
+def examined_cell(facts):
+    low, high = wilson(1.0, facts)
+    return f"100 [{100 * low:.0f}–{100 * high:.0f}] / 0"
+
+
+def few(made, facts):
+    """The same run with so many facts."""
+    names = {f"f{i}" for i in range(facts)}
+    return {
+        **made, **{way: [one for one in made[way] if one["question"]["fact"] in names] for way in ("closed", "retrieved")}
+    }  # fmt: skip
+
+
+def test_three_facts_that_moved_are_no_clear_difference():
+    """Published once as "worse than retrieval alone": three of seven facts, p 0.25."""
+    base, tuned = few(run("untouched", 0.0, 0.0), 7), few(run("sft", 0.0, 0.0), 7)
+    for one in base["retrieved"]:
+        if one["question"]["column"] == "changed" and one["question"]["fact"] in ("f0", "f1", "f2"):
+            one.update(text=f"It is {one['question']['expected']}.", right=True)
+    said = " ".join(verdict([base, tuned]))
+    assert "(no clear difference to retrieval alone: -43 points [-86 to -14], p 0.25)" in said
+    assert "worse" not in said.replace("no clear", "")
+    for one in tuned["retrieved"]:
+        if one["question"]["column"] == "stable":
+            one.update(text=f"It is {one['question']['expected']}.", right=True)
+    said = " ".join(verdict([base, tuned]))
+    assert (
+        "(stable) and in no column clearly worse (lower, not clearly: changed -43 points [-86 to -14], p 0.25)" in said
+    )
+    five = " ".join(verdict([few(base, 5), few(tuned, 5)]))
+    assert "These are too few facts to tell anything: fewer than 6 in each column." in five
+
+
+def test_every_arm_is_said_to_have_answered_anew(tmp_path):
+    runs = [UNTOUCHED, TRAP, {**TRAP, "seed": 1}, CURED]
+    anew = answered_anew(runs)
+    assert [(one["arm"], one["seed"]) for one in anew] == [
+        ("untouched", None), ("sft", 0), ("sft", 1), ("sft_mixed", 0),
+    ]  # fmt: skip
+    first = next(one for one in UNTOUCHED["retrieved"] if one["question"]["column"] == "changed")
+    assert {one["question"] for one in anew} == {first["question"]["text"]}
+    assert anew[0]["text"] == first["text"]
+    assert anew[0]["new"] is first["right"]
+    assert anew[3]["right"] == anew[3]["count"] == FACTS
+    told = update_told({"documents": 20, "seconds": 0.1, "arms": anew})
+    assert (
+        "The index had 20 changed documents after 0.10 s, without a training. Then 'What is 0?' (new: 2000, old: 1000):"
+        in told
+    )
+    assert (
+        f"  SFT, mixed (seed 0): answered in 0.50 s, new value: yes; in all {FACTS} of {FACTS} such questions" in told
+    )
+    old = {**TRAP, "retrieved": [{**one, "right": False, "took_old": True} for one in TRAP["retrieved"]]}
+    assert "new value: no, the old one; in all 0 of 40" in update_told(
+        {"documents": 1, "seconds": 0, "arms": answered_anew([old])}
+    )
+    write_retrieval_page(results(*runs), tmp_path / "retrieval.html")
+    page = (tmp_path / "retrieval.html").read_text()
+    assert "<h2>After the change</h2>" in page
+    for one in anew:
+        assert f"<td>{one['right']} of {one['count']}</td>" in page

@@ -123,3 +123,13 @@ def test_an_examination_is_read_back_and_counted_per_fact():
     assert shares(found) == {"f0": 0.5, "f2": 1.0}
     assert shares(found, "took_old") == {"f0": 0.0, "f2": 0.0}
     assert chance_of(found) == 0
+
+
+def test_a_question_without_distractors_was_not_put_to_anybody(tokenizer):
+    model = build_model(max_position_embeddings=1024)
+    asked = [question(0, only_distractors=True), question(1, text="what else is it")]
+    hidden, shown = examine(model, tokenizer, asked, retriever=Found("it is 90"), k=2, max_new_tokens=2, progress=False)
+    assert (hidden.asked, hidden.counts) == (False, False)
+    assert (shown.asked, shown.counts) == (True, True)
+    (nothing,) = examine(model, tokenizer, asked[1:], retriever=Found(), max_new_tokens=2, progress=False)
+    assert (nothing.asked, nothing.counts) == (False, True), "what is not found is not answered"

@@ -39,6 +39,14 @@ def test_a_run_trains_changes_documents_and_asks_every_arm(model, tmp_path, told
         assert all(one.question.expected != one.question.old for one in retrieved)
         assert (run["kept"]["kl"] > 0) is (run["arm"] != "untouched")
     assert found["update"]["documents"] > 0
+    # every arm was asked about a changed document after the change
+    anew = found["update"]["arms"]
+    assert [one["arm"] for one in anew] == [run["arm"] for run in found["runs"]]
+    for one, run in zip(anew, found["runs"], strict=True):
+        mine = [answer for answer in run["retrieved"] if answer["question"]["column"] == "changed"]
+        assert (one["text"], one["seconds"]) == (mine[0]["text"], mine[0]["seconds"])
+        assert one["count"] == 2 * changed
+    assert f"The index had {found['update']['documents']} changed documents after" in said
     page = (tmp_path / "run" / "retrieval.html").read_text()
     assert "Context distillation" in page
     assert "| Untouched | closed-book |" in said
@@ -124,6 +132,13 @@ def test_documents_of_ones_own_are_a_run_as_any_other(model, documents, tmp_path
         assert {"stable", "changed", "untrained", "distractors"} <= {one.question.column for one in answers}
         assert all(one.found for one in answers if one.question.column in ("changed", "stable"))
     assert f"3 documents of {documents}" in (tmp_path / "run" / "retrieval.html").read_text()
+    # questions that lie somewhere else are the same
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").glob("*seed0/*.json")}
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "facts.jsonl").rename(tmp_path / "elsewhere" / "others.jsonl")
+    mine[3] = tmp_path / "elsewhere" / "others.jsonl"
+    told("retrieval", *flags, *mine)
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
     # another text in a document is another run, and so is another file of questions
     (documents / "Oden.md").write_text((documents / "Oden.md").read_text() + "It is old.\n")
     assert "holds another run (documents_are" in told("retrieval", *flags, *mine, status=1)
