@@ -17,6 +17,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,7 @@ def _most(ability: str, n: int, facts: Sequence[Fact] | None, purpose: str = "ex
 
 def _own(model: LocalTeacher, lessons: list[list[Probe]], args: AbilitiesArguments, output: Path) -> datasets.Dataset:
     """The control: as many answers of the model to the same prompts, of all abilities in turn; shown nothing, and not looked at."""
-    turns = [lesson for some in zip(*lessons, strict=True) for lesson in some][: args.rows]
+    turns = [lesson for some in zip_longest(*lessons) for lesson in some if lesson is not None][: args.rows]
     return generate(model, list(map(student_prompt, turns)), max_new_tokens=32, temperature=0.0, output=output)
 
 

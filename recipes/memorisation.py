@@ -31,6 +31,7 @@ from distill.evaluation.memorisation import Canaries, CanaryWatch, examine_memor
 from distill.evaluation.memorisation.audit import Audited
 from distill.generation.prompts import write_prompts
 from distill.models.load import load_model
+from distill.models.precision import weights_in
 from distill.models.students import find_layers
 from distill.pairs.schema import complete_row, pairs_from_rows
 from distill.reports.memorisation_page import memorisation_table, write_memorisation_page
@@ -45,6 +46,7 @@ from distill.running.reading_flags import reading_of
 from distill.teachers import LocalTeacher
 
 EPOCHS = 2.0
+FEWEST_ASKED = 20  # controls that are asked for their secrets: of six, not even all planted ones being said would be clear of chance
 WORDS = 8  # of a run that overlaps
 
 
@@ -160,13 +162,13 @@ class _Job:
         remove_checkpoints(folder)
         if is_raw:
             watch.check(int(own.num_train_epochs))
-        # examined, and saved, as the untrained one is: in its precision
-        return student.requires_grad_(False).to(self.model.model.dtype), dict(watch.taught)
+        # examined, and saved, as the untrained one is: in its precision, with the buffers of a model that is loaded
+        return weights_in(student.requires_grad_(False), self.model.model.dtype), dict(watch.taught)
 
     def _examined(self, arm: str, student: PreTrainedModel, held: Mapping[str, int], seconds: float) -> Audited:
         tokenizer, some = self.model.tokenizer, min(len(self.others), self.args.overlap_prompts)
         found = examine_memory(
-            student, tokenizer, self.canaries, asked_controls=len(self.canaries.planted), samples=self.args.samples, seed=self.seed
+            student, tokenizer, self.canaries, asked_controls=max(len(self.canaries.planted), FEWEST_ASKED), samples=self.args.samples, seed=self.seed
         )  # fmt: skip
         answers = generate(
             LocalTeacher(student, tokenizer), self.others["prompt"][:some], temperature=0.0, max_new_tokens=self.args.max_new_tokens,

@@ -31,6 +31,7 @@ from distill.curation.verifiers import load_verifier, read_rows, task_rows, veri
 from distill.evaluation.accuracy import Accuracy, accuracy, accuracy_table
 from distill.generation.worked_examples import CHAIN_SUM, Example, WorkedExamples, read_examples, with_examples
 from distill.models.load import fast_dtype, load_model, load_tokenizer
+from distill.models.precision import weights_in
 from distill.reports.card import write_card
 from distill.running.flags import ServerArguments, parse_recipe, settings_of
 from distill.running.folder import (
@@ -295,7 +296,7 @@ def _as_many(pairs: datasets.Dataset, count: int, seed: int, before: list[Step])
 
 def _fast(model: Any) -> Any:
     """A copy in the dtype this machine generates fastest in."""
-    return copy.deepcopy(model).to(fast_dtype())
+    return weights_in(model, fast_dtype())
 
 
 def _once(file: Path, measure: Callable[[], Accuracy]) -> Accuracy:

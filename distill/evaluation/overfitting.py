@@ -1,5 +1,6 @@
 """Over-fitting while a student trains: the same figures on trained and on held-out pairs, and which step was the best."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -104,7 +105,10 @@ def best_steps(log_history: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     points = [(entry["step"], entry["overfitting"]["held_out"]) for entry in log_history if "overfitting" in entry]
     best = {}
     for name, larger in LARGER_IS_BETTER.items():
-        if found := [(step, held_out[name]) for step, held_out in points if name in held_out]:
+        # a figure that is no number is no best one
+        if found := [
+            (step, held_out[name]) for step, held_out in points if math.isfinite(held_out.get(name, math.nan))
+        ]:
             best[name] = (max if larger else min)(found, key=lambda one: one[1])[0]
     return best
 

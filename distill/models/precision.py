@@ -35,5 +35,6 @@ def weights_in(model: Any, dtype: torch.dtype) -> Any:
     """
     made = copy.deepcopy(model)
     for parameter in made.parameters():
-        parameter.data = parameter.data.to(dtype)
+        if parameter.is_floating_point():  # packed weights of 4 bits are bytes
+            parameter.data = parameter.data.to(dtype)
     return made

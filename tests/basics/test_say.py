@@ -12,8 +12,10 @@ from distill.basics import processes
 ROOT = Path(__file__).parents[2]
 PLAIN = {
     "distill/basics/processes.py": 1,
-    "distill/cli.py": 1,
-}  # `say` itself; the help, which is there before torch is
+    "distill/cli.py": 3,
+    "distill/running/parsing.py": 3,
+    "recipes/chat.py": 5,
+}  # `say` itself; help and version, which are there before torch is; a conversation, which is of one process
 
 
 @pytest.fixture

@@ -184,3 +184,11 @@ def test_a_secret_is_a_whole_number():
     (one,) = Canaries(each=1, repeats=(1,), controls=0).planted
     assert one.times_in(f"It is {one.secret}.")
     assert not one.times_in(f"It is {one.secret}0.")
+
+
+def test_a_broken_model_is_named_and_not_ranked(tokenizer):
+    model, some = build_model(max_position_embeddings=512), Canaries(each=1, repeats=(1,), controls=1, digits=2)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="are no numbers: this model is broken"):
+        exposures(model, tokenizer, some)

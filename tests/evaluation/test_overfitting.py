@@ -51,6 +51,8 @@ def test_the_best_step_by_one_figure_need_not_be_that_by_another():
     history = [{"step": s, "epoch": s / 10, "overfitting": {"held_out": {"kl": kl, "accuracy": a}}} for s, kl, a in told]  # fmt: skip
     assert best_steps([{"loss": 1.0}, *history]) == {"kl": 20, "accuracy": 30}
     assert best_steps([]) == {}
+    broken = {"step": 5, "epoch": 0.5, "overfitting": {"held_out": {"kl": float("nan"), "accuracy": float("nan")}}}
+    assert best_steps([broken, *history]) == {"kl": 20, "accuracy": 30}
     with pytest.raises(ValueError, match="no points"):
         overfitting_table([])
 

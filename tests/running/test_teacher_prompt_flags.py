@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 from conftest import save_teacher, status_of
 
+from distill.models.load import fast_dtype
 from distill.pairs import load_pairs
 from distill.reports.provenance import drawn_as
 from distill.running.flags import DataArguments, settings_of
@@ -279,5 +281,7 @@ def test_a_white_box_is_measured_and_taught_behind_what_the_teacher_was_shown(fo
     history = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
     first = next(entry for entry in history if "loss" in entry)
     measured = json.loads((tmp_path / "run" / "student" / "provenance.json").read_text())["held_out"]
+    # the teacher is loaded in bfloat16 where the machine is fast in it, the student in float32
+    same = 1e-5 if fast_dtype() == torch.float32 else 5e-4
     for value in (first["loss"], measured["eval_loss"], measured["kl"]):
-        assert value > 1e-3 if shown else abs(value) < 1e-5
+        assert value > 1e-3 if shown else abs(value) < same

@@ -16,6 +16,7 @@ from distill.evaluation.memorisation.overlap import Overlap, overlap
 from distill.evaluation.memorisation.watching import CanaryWatch
 from distill.models.adapters import base_of
 from distill.models.load import fast_dtype
+from distill.models.precision import weights_in
 from distill.models.students import find_layers
 from distill.trainers.black_box import BlackBoxTrainer
 
@@ -152,7 +153,7 @@ def planted_leak(
         watch = CanaryWatch(trainer, canaries.planted)
         trainer.train()
         watch.check(epochs=steps)
-    copied.to(next(model.parameters()).dtype)
+    copied = weights_in(copied, next(model.parameters()).dtype)
     after = examine_memory(copied, tokenizer, canaries, **settings)
     answers = [one.answer for one in canaries.planted]
     return PlantedLeak(before, after, _overlap(before, answers), _overlap(after, answers), steps)

@@ -77,6 +77,10 @@ def exposures(
     found = []
     values = likelihoods(model, tokenizer, everybody, canaries.secrets, chat=chat)
     for one, own in zip(everybody, values, strict=True):
+        if own.isnan().any():
+            raise ValueError(
+                f"The likelihoods of {one.id} are no numbers: this model is broken, and a rank of its secrets would look like the highest."
+            )
         of_secret = own[canaries.secrets.index(one.secret)]
         rank = 1 + float((own > of_secret).sum()) + (float((own == of_secret).sum()) - 1) / 2
         found.append(Exposure(one, rank, len(own), float(of_secret)))
