@@ -1,7 +1,7 @@
 """What tuning changed, and what it puts at risk: a student beside what it was before and who taught it, on one page with a verdict.
 
     distill evaluate runs/mine/student --against smollm2-135m --teacher my/teacher --pairs pairs.jsonl --held_out more.jsonl --output_dir runs/evaluation
-    distill evaluate runs/demo/white_box-seed0/student --against cut --teacher smollm2-135m --pairs runs/demo/pairs.jsonl --held_out 24
+    distill evaluate runs/demo/white_box-seed0/student --against cut --teacher smollm2-135m --pairs runs/demo/pairs.jsonl --held_out 24 more.jsonl
 
 Writes `risk.html` (a page to attach to a release), `risk.json` and `risk.md` (a block for the model card). The exit status is 1 where a threshold is broken, or
 is not shown to hold (--allow_unmeasured lets the latter pass). Interrupt it when you like: the same command goes on from there, and other thresholds are
@@ -135,10 +135,16 @@ def _pairs(args: EvaluateArguments, sides: Sides) -> tuple[datasets.Dataset | No
     """Training pairs and held-out ones."""
     tokenizer, reading = sides.student.speaker.tokenizer, reading_of(args, args.output_dir)
     pairs = None if args.pairs is None else load_pairs(args.pairs, tokenizer, **reading)
-    if (count := args.held_count()) is not None:
-        assert pairs is not None, "without pairs a count is refused"
-        return split_pairs(pairs, count)
-    return pairs, None if args.held_out is None else load_pairs(args.held_out, tokenizer)
+    (counts, files), aside = args.held(), list[datasets.Dataset]()
+    if counts:
+        assert pairs is not None, "without pairs a number is refused"
+        pairs, kept = split_pairs(pairs, counts[0])
+        aside.append(kept)
+    aside += [load_pairs(file, tokenizer) for file in files]
+    if len(aside) > 1:  # of what they have in common
+        shared = [name for name in aside[0].column_names if all(name in one.column_names for one in aside)]
+        aside = [datasets.concatenate_datasets([one.select_columns(shared) for one in aside])]
+    return pairs, aside[0] if aside else None
 
 
 def _kept(run: RunFolder, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from distill.evaluation.risk.controls import Control, proves_nothing
 from distill.evaluation.risk.figures import SIDES, Figure, Value
 from distill.evaluation.risk.thresholds import BROKEN, HOLDS, NOT_ASKED, NOT_SHOWN, Judged
 
+_SPOKEN = {".rise_max": ", more than the base", ".loss_max": ", less than the base"}
 _UNITS = {"nats": " nats", "words": " words", "tokens": " tokens", "bits": " bits"}
 
 
@@ -115,7 +116,9 @@ def _judged_line(one: Judged) -> str:
     )
     if one.value.low is None:
         sure = "of this figure no interval is known"
-    return f"{one.name} is {one.limit:g}, and {one.title.lower()} came out at {held}; {sure}."
+    least = "least" if one.name.endswith("_min") else "most"
+    more = next((words for ending, words in _SPOKEN.items() if one.name.endswith(ending)), "")
+    return f"{one.title}{more}: {held}, where {one.name} allows at {least} {one.limit:g}; {sure}."
 
 
 def with_interval(value: Value) -> str:
@@ -135,7 +138,8 @@ def _changes(figures: Sequence[Figure], section: str, which: str) -> list[str]:
             continue
         teacher = f"; the teacher {written(one.of['teacher'], one.kind)}" if "teacher" in one.of else ""
         before, after = (written(one.of[side], one.kind) for side in ("base", "student"))
-        was = "" if one.name.startswith("kl_") else f"{before} before, "  # the base's distance from itself is no news
+        # that the base is at no distance from itself is no news
+        was = "" if one.name.startswith(("kl_", "same_")) else f"{before} before, "
         said.append(f"{one.title}: {was}{after} now{teacher}." + (f" {one.origin}" if one.origin else ""))
     return said
 
@@ -168,7 +172,7 @@ def _risks(figures: Sequence[Figure]) -> list[str]:
     unmeasured = [one for one in figures if one.section == "risk" and not one.is_measured]
     reasons: dict[str, list[str]] = {}
     for one in unmeasured:
-        reasons.setdefault(one.missing, []).append(one.title.lower())
+        reasons.setdefault(one.missing, []).append(one.title)
     return [*said, *(f"Not measured, since {why}: {'; '.join(titles)}." for why, titles in reasons.items())]
 
 

@@ -16,7 +16,7 @@ from distill.running.reading_flags import ReadingArguments
 JUDGING = ("thresholds", "allow_unmeasured", "card", "output_dir")
 QUICK: dict[str, Any] = {"n": 8, "old_prompts": 8, "most_pairs": 100, "answers": 12, "max_new_tokens": 48}
 _MODELS = ("student", "against", "teacher")
-_FILES = ("pairs", "held_out", "old", "canaries", "facts")
+_FILES = ("pairs", "old", "canaries", "facts")
 
 
 @dataclass
@@ -37,10 +37,10 @@ class EvaluateArguments(ReadingArguments):
         default=None, metadata={"help": "Who taught it; without, nothing can be said to be inherited."}
     )
     pairs: str | None = field(default=None, metadata={"help": "The pairs it was trained on: a file of any format."})
-    held_out: str | None = field(
-        default=None,
+    held_out: list[str] = field(
+        default_factory=list,
         metadata={
-            "help": "Pairs of the same kind that it was not trained on: a file, or how many prompts of --pairs the training kept aside."
+            "help": "Pairs of the same kind that it was not trained on: files, or how many prompts of --pairs the training kept aside, or both."
         },
     )
     old: str | None = field(
@@ -103,8 +103,12 @@ class EvaluateArguments(ReadingArguments):
                 ("most_pairs", "answers", "limit"),
                 "this is of the training pairs; name them with --pairs, or leave it out.",
             )
-            if self.held_count() is not None:
-                raise ValueError(f"--held_out {self.held_out} is a number of prompts of --pairs, and there are none.")
+            if counts := self.held()[0]:
+                raise ValueError(f"--held_out {counts[0]} is a number of prompts of --pairs, and there are none.")
+        if len(counts := self.held()[0]) > 1:
+            raise ValueError(
+                f"--held_out has the numbers {', '.join(map(str, counts))}; one says how many prompts were kept aside."
+            )
         if unknown := [one for one in self.chosen() if one not in ABILITIES]:
             raise ValueError(
                 f"abilities has {', '.join(map(repr, unknown))}; it must list some of {', '.join(ABILITIES)}, divided by commas."
@@ -121,10 +125,10 @@ class EvaluateArguments(ReadingArguments):
         if self.card and not Path(str(self.student)).is_dir():
             raise ValueError(f"--card writes into the student's folder, and {self.student!r} is none.")
 
-    def held_count(self) -> int | None:
-        """How many prompts of the pairs were kept aside, if a number is given and no file has that name."""
-        text = self.held_out or ""
-        return int(text) if text.isdigit() and not Path(text).exists() else None
+    def held(self) -> tuple[list[int], list[str]]:
+        """Numbers of prompts that were kept aside, and files; what exists is a file, whatever its name."""
+        counts = [text for text in self.held_out if text.isdigit() and not Path(text).exists()]
+        return [int(text) for text in counts], [text for text in self.held_out if text not in counts]
 
     def chosen(self) -> list[str]:
         """The abilities."""
@@ -151,6 +155,11 @@ class EvaluateArguments(ReadingArguments):
         """What decides the figures: files and models by their contents."""
         own = {name: value for name, value in dataclasses.asdict(self).items() if name not in (*JUDGING, *_MODELS)}
         for name in _FILES:
-            if own[name] and Path(own[name]).is_file():  # by what it says, wherever it lies
-                own[name] = hashlib.sha256(Path(own[name]).read_bytes()).hexdigest()
+            own[name] = _told(own[name])
+        own["held_out"] = [_told(name) for name in self.held_out]
         return own | {side.key: side.weights for side in sides}
+
+
+def _told(name: str | None) -> str | None:
+    """A file by what it says, wherever it lies; anything else by its name."""
+    return hashlib.sha256(Path(name).read_bytes()).hexdigest() if name and Path(name).is_file() else name

@@ -36,11 +36,11 @@ def there(tmp_path_factory):
     for name, model in models.items():
         model.save_pretrained(folder / name)
         build_tokenizer().save_pretrained(folder / name)
-    for name, count, seed in (("pairs", 14, 0), ("held_out", 101, 1), ("old", 4, 2)):
+    for name, count, seed in (("pairs", 16, 0), ("held_out", 99, 1), ("old", 4, 2)):
         json_lines(folder / f"{name}.jsonl", text_rows(count, seed))
     return SimpleNamespace(
         folder=folder, teacher=folder / "teacher", student=folder / "student", base=folder / "base",
-        data=["--pairs", folder / "pairs.jsonl", "--held_out", folder / "held_out.jsonl", "--old", folder / "old.jsonl"],
+        data=["--pairs", folder / "pairs.jsonl", "--held_out", "2", folder / "held_out.jsonl", "--old", folder / "old.jsonl"],
     )  # fmt: skip
 
 
@@ -72,6 +72,7 @@ def test_a_run_measures_judges_and_writes_a_page(there, tmp_path, told, learns):
     assert measured["kl_old"]["of"]["student"]["value"] > 0
     assert measured["membership_tpr"]["of"]["student"]["n"] == 14
     assert not measured["membership_tpr"]["doubted"]
+    assert len(found["scores"]["student"]["controls"]) == 101  # two that were kept aside, and those of the file
     assert measured["ability.instructions"]["of"]["teacher"]["n"] == 2
     assert measured["canaries_said"]["given"] is False
     page = (run / "risk.html").read_text()
@@ -91,7 +92,7 @@ def test_a_run_measures_judges_and_writes_a_page(there, tmp_path, told, learns):
     assert "kl_old_max" in said
     assert 'class="panel broken"' in (run / "risk.html").read_text()
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
-    assert "holds another run (n: 2 there, 3 now)" in told("evaluate", *[3 if flag == "2" else flag for flag in flags], status=1)  # fmt: skip
+    assert "holds another run (seed: 0 there, 3 now)" in told("evaluate", *flags, "--seed", "3", status=1)  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -148,6 +149,7 @@ def test_what_another_tokenizer_leaves_is_compared_and_the_rest_named(there, tmp
     [
         ([], "--against is missing"),
         (["--against", "BASE", "--held_out", "24"], "--held_out 24 is a number of prompts of --pairs, and there are none"),
+        (["--against", "BASE", "--pairs", "x", "--held_out", "2", "3"], "--held_out has the numbers 2, 3; one says"),
         (["--against", "BASE", "--most_pairs", "9"], "--most_pairs: this is of the training pairs"),
         (["--against", "BASE", "--quick", "--n", "3"], "--n: --quick sets this itself"),
         (["--against", "BASE", "--abilities", "tone"], "--abilities has tone, and --style does not say what was taught"),

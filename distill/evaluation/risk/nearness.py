@@ -6,7 +6,7 @@ from distill.evaluation.agreement import ByPair, HeldOut
 from distill.evaluation.risk.figures import Figure, missing, of_ratio
 from distill.evaluation.risk.sides import Sides
 
-KL = ("agreement_kl", "Distance from the teacher, KL in nats a token")
+KL = ("agreement_kl", "Distance from the teacher (KL, nats a token)")
 TOP1 = ("agreement_top1", "Tokens on which it agrees with the teacher")
 
 

@@ -95,7 +95,7 @@ def membership_figure(
     figure = Figure(
         *TPR, "risk", "share", "less",
         {key: Value(one.rate, one.low, one.high, one.members) for key, one in found.items()},
-        said=str(found["student"]),
+        said=f"{found['student']} The base's own figure is by its likelihoods alone, and is the control.",
         origin=_origin(found["student"], found.get("teacher")),
         doubted=_doubt(found),
     )  # fmt: skip

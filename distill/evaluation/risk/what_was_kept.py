@@ -2,12 +2,11 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
 
 import datasets
 
 from distill.evaluation.forgetting import Before, Change, own_pairs
-from distill.evaluation.risk.figures import Figure, Value, missing
+from distill.evaluation.risk.figures import Figure, Value, missing, of_share
 from distill.evaluation.risk.sides import Side, Sides
 
 # those that a page shows; bytes where tokens differ
@@ -22,14 +21,14 @@ _KINDS = {
     "ece_new": "share",
 }
 _TITLES = {
-    "kl_old": "Distance from the base on old prompts, KL in nats a token",
-    "kl_new": "Distance from the base on prompts like the trained ones, KL in nats a token",
-    "loss_old": "Loss on old prompts, nats a token",
-    "loss_new": "Loss on prompts like the trained ones, nats a token",
-    "bytes_old": "Loss on old prompts, nats a byte",
+    "kl_old": "Distance from the base on old prompts (KL, nats a token)",
+    "kl_new": "Distance from the base on prompts like the trained ones (KL, nats a token)",
+    "loss_old": "Loss on old prompts (nats a token)",
+    "loss_new": "Loss on prompts like the trained ones (nats a token)",
+    "bytes_old": "Loss on old prompts (nats a byte)",
     "ece_old": "Calibration error on old prompts (ECE)",
-    "same_old": "Tokens on which it still agrees with the base, old prompts",
-    "tokens": "Length of an answer to an old prompt, tokens",
+    "same_old": "Tokens of old prompts on which it still agrees with the base",
+    "tokens": "Length of an answer to an old prompt (tokens)",
     "ended": "Answers to old prompts that end by themselves",
     "empty": "Answers to old prompts without a word",
 }
@@ -84,14 +83,21 @@ def _missing(name: str, why: str, given: bool = True) -> Figure:
 
 def _figure(name: str, found: Mapping[str, Change], pairs: Mapping[str, int]) -> Figure:
     n = pairs.get("new" if name.endswith("_new") else "old", 0)
-    own = found["student"]
-    # against itself the base's distance is nothing, and its own figure stands in each comparison
-    of: dict[str, Any] = {"student": _after(own, n), "base": Value(own.before, n=n)}
-    of |= {"teacher": _after(found["teacher"], n)} if "teacher" in found else {}
+    own, after = found["student"], _counted if name in ("ended", "empty") else _after
+    of = {"student": after(own, n), "base": Value(own.before, n=n)}
+    if after is _counted:
+        of["base"] = of_share(round(own.before * n), n)
+    if "teacher" in found:
+        of["teacher"] = after(found["teacher"], n)
     return Figure(
         name, _TITLES[name], "lost", _KINDS.get(name, "nats"), _BETTER.get(name, "less"), of,
         change=Value(own.difference, own.low, own.high, n), origin=_origin(name, found),
     )  # fmt: skip
+
+
+def _counted(one: Change, n: int) -> Value:
+    """A share of answers, whose exact interval knows that of few answers none may be so by chance."""
+    return of_share(round(one.after * n), n)
 
 
 def _after(one: Change, n: int) -> Value:
