@@ -172,16 +172,16 @@ def _old(sides: Sides, held_out: datasets.Dataset | None, args: EvaluateArgument
     """What was kept of the base, on text of the user's or on its own."""
     try:
         old = (
-            what_was_kept.old_pairs(sides.base, args.old_prompts, run / "old", seed=args.seed)
+            what_was_kept.old_pairs(sides, args.old_prompts, run / "old", seed=args.seed)
             if args.old is None
             else load_pairs(args.old, sides.base.speaker.tokenizer, limit=args.old_prompts)
         )
     except ValueError as error:
         if args.old is not None:
             raise
-        return what_was_kept.not_kept(f"the base writes no prompts of its own ({error}); name general text with --old")
+        return what_was_kept.not_kept(f"no prompts could be written ({error}); name general text with --old")
     return what_was_kept.kept_figures(
-        sides, old, held_out, answered=args.old_prompts, max_new_tokens=args.max_new_tokens
+        sides, old, held_out, own_text=args.old is None, answered=args.old_prompts, max_new_tokens=args.max_new_tokens
     )
 
 

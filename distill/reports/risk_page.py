@@ -75,6 +75,7 @@ def _row(one: Figure, judged: Sequence[Judged]) -> dict[str, Any]:
     return {
         "title": one.title,
         "cells": {side: written(one.of.get(side), one.kind) for side in SIDES},
+        "change": written(one.change, one.kind, sign=True),
         "limits": [{"state": limit.state, "text": _limit(limit, one.kind)} for limit in limits],
         "notes": notes,
     }  # fmt: skip

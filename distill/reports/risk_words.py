@@ -140,7 +140,10 @@ def _changes(figures: Sequence[Figure], section: str, which: str) -> list[str]:
         before, after = (written(one.of[side], one.kind) for side in ("base", "student"))
         # that the base is at no distance from itself is no news
         was = "" if one.name.startswith(("kl_", "same_")) else f"{before} before, "
-        said.append(f"{one.title}: {was}{after} now{teacher}." + (f" {one.origin}" if one.origin else ""))
+        apart_by = ""
+        if one.change is not None and one.of["student"].low is None and one.change.low is not None:
+            apart_by = f" ({written(one.change, one.kind, sign=True)})"
+        said.append(f"{one.title}: {was}{after} now{apart_by}{teacher}." + (f" {one.origin}" if one.origin else ""))
     return said
 
 

@@ -4,6 +4,7 @@ import functools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -15,6 +16,7 @@ from distill.pairs import are_tokens_of, retokenize
 from distill.teachers.local import LocalTeacher
 from distill.text.vocabulary import shared_vocabulary
 
+_ANYBODYS = ("student", "model", "final")
 CUT = "cut"  # in place of a base's name: the teacher's own layers, as the student was before it was trained
 
 
@@ -76,7 +78,8 @@ class Sides:
     ) -> None:
         self.student = _side("student", student)
         self.teacher = None if teacher is None else _side("teacher", teacher)
-        if os.fspath(base) == CUT:
+        self.is_cut = os.fspath(base) == CUT
+        if self.is_cut:
             self.base = self._cut(os.fspath(student))
         else:
             self.base = _side("base", base)
@@ -114,4 +117,7 @@ class Sides:
 
 
 def _side(key: str, name: str | os.PathLike[str]) -> Side:
-    return Side(key, public_name(name), LocalTeacher(name, name=public_name(name)))
+    said, folder = public_name(name), Path(name)
+    if said in _ANYBODYS and folder.is_dir():  # every run of a recipe has a folder of that name
+        said = f"{folder.resolve().parent.name}/{said}"
+    return Side(key, said, LocalTeacher(name, name=said))

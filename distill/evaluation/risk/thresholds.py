@@ -156,8 +156,8 @@ def _value(figure: Figure, ending: str) -> Value | None:
 
 
 def _negative(one: Value) -> Value:
-    low, high = (None if end is None else -end for end in (one.high, one.low))
-    return Value(-one.value, low, high, one.n)
+    low, high = (None if end is None else 0.0 - end for end in (one.high, one.low))  # and not -0
+    return Value(0.0 - one.value, low, high, one.n)
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import datasets
 
 from distill.evaluation.forgetting import Before, Change, own_pairs
 from distill.evaluation.risk.figures import Figure, Value, missing, of_share
-from distill.evaluation.risk.sides import Side, Sides
+from distill.evaluation.risk.sides import Sides
 
 # those that a page shows; bytes where tokens differ
 SHOWN = ("kl_old", "kl_new", "loss_old", "loss_new", "bytes_old", "ece_old", "same_old", "tokens", "ended", "empty")
@@ -34,17 +34,24 @@ _TITLES = {
 }
 
 
-def old_pairs(base: Side, count: int, folder: str | os.PathLike[str], *, seed: int = 0) -> datasets.Dataset:
-    """General text that needs no data set: what the base says itself, on prompts that it writes.
+def old_pairs(sides: Sides, count: int, folder: str | os.PathLike[str], *, seed: int = 0) -> datasets.Dataset:
+    """General text that needs no data set: what the base says itself, on prompts that it writes; of one that was cut, what the teacher says.
 
     Raises:
         ValueError: it cannot be made to write prompts; give pairs of general text.
     """
-    return own_pairs(base.speaker, count, folder, seed=seed)
+    writer = sides.teacher if sides.is_cut and sides.teacher is not None else sides.base
+    return own_pairs(writer.speaker, count, folder, seed=seed)
 
 
 def kept_figures(
-    sides: Sides, old: datasets.Dataset, held_out: datasets.Dataset | None, *, answered: int, max_new_tokens: int
+    sides: Sides,
+    old: datasets.Dataset,
+    held_out: datasets.Dataset | None,
+    *,
+    own_text: bool,
+    answered: int,
+    max_new_tokens: int,
 ) -> list[Figure]:
     """Student (and teacher) against the base, pair by pair.
 
@@ -52,6 +59,7 @@ def kept_figures(
         sides: whose.
         old: what the training was not about.
         held_out: of what was trained, but not trained on.
+        own_text: whether one of the sides wrote `old`, so that nobody else can be as good on it, and no word of what was inherited is fair.
         answered: old prompts that are answered.
         max_new_tokens: of an answer.
     """
@@ -64,7 +72,12 @@ def kept_figures(
     found = {side.key: before.measure(side.model, side.speaker.tokenizer) for side in others}
     student = found["student"]
     figures = [
-        _figure(name, {key: one.measures[name] for key, one in found.items() if name in one.measures}, student.pairs)
+        _figure(
+            name,
+            {key: one.measures[name] for key, one in found.items() if name in one.measures},
+            student.pairs,
+            own_text,
+        )
         for name in SHOWN
         if name in student.measures and (name != "bytes_old" or "loss_old" not in student.measures)
     ]
@@ -81,9 +94,12 @@ def _missing(name: str, why: str, given: bool = True) -> Figure:
     return missing(name, _TITLES[name], "lost", why, given=given)
 
 
-def _figure(name: str, found: Mapping[str, Change], pairs: Mapping[str, int]) -> Figure:
+def _figure(name: str, found: Mapping[str, Change], pairs: Mapping[str, int], own_text: bool) -> Figure:
     n = pairs.get("new" if name.endswith("_new") else "old", 0)
-    own, after = found["student"], _counted if name in ("ended", "empty") else _after
+    own, after = (
+        found["student"],
+        _counted if name in ("ended", "empty") else _distance if name.startswith("kl_") else _after,
+    )
     of = {"student": after(own, n), "base": Value(own.before, n=n)}
     if after is _counted:
         of["base"] = of_share(round(own.before * n), n)
@@ -91,7 +107,7 @@ def _figure(name: str, found: Mapping[str, Change], pairs: Mapping[str, int]) ->
         of["teacher"] = after(found["teacher"], n)
     return Figure(
         name, _TITLES[name], "lost", _KINDS.get(name, "nats"), _BETTER.get(name, "less"), of,
-        change=Value(own.difference, own.low, own.high, n), origin=_origin(name, found),
+        change=Value(own.difference, own.low, own.high, n), origin="" if own_text else _origin(name, found),
     )  # fmt: skip
 
 
@@ -101,17 +117,20 @@ def _counted(one: Change, n: int) -> Value:
 
 
 def _after(one: Change, n: int) -> Value:
-    """With the interval of its difference around it: that of the figure alone is the text's, and is in both."""
-    if one.before == 0:
-        return Value(one.after, max(0.0, one.low), one.high, n)
+    """Without an interval: most of it is the text's, and in both; that of the difference says what is known."""
     return Value(one.after, n=n)
+
+
+def _distance(one: Change, n: int) -> Value:
+    """From the base itself, which is at none, so that the difference's interval is its own."""
+    return Value(one.after, max(0.0, one.low), one.high, n)
 
 
 def _origin(name: str, found: Mapping[str, Change]) -> str:
     """Whether a loss is the teacher's, too."""
     student, teacher = found["student"], found.get("teacher")
     better = _BETTER.get(name, "less")
-    if teacher is None or not better or name.startswith("kl"):
+    if teacher is None or not better or name.startswith(("kl", "same")):
         return ""
     worse = student.high < 0 if better == "more" else student.low > 0
     if not worse:
