@@ -172,7 +172,9 @@ def _old(sides: Sides, held_out: datasets.Dataset | None, args: EvaluateArgument
     """What was kept of the base, on text of the user's or on its own."""
     try:
         old = (
-            what_was_kept.old_pairs(sides, args.old_prompts, run / "old", seed=args.seed)
+            what_was_kept.old_pairs(
+                sides, args.old_prompts, run / "old", max_new_tokens=args.max_new_tokens, seed=args.seed
+            )
             if args.old is None
             else load_pairs(args.old, sides.base.speaker.tokenizer, limit=args.old_prompts)
         )

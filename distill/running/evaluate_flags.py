@@ -14,7 +14,7 @@ from distill.running.reading_flags import ReadingArguments
 
 # what is done with figures decides none of them; a folder's figures may be judged again by other limits
 JUDGING = ("thresholds", "allow_unmeasured", "card", "output_dir")
-QUICK: dict[str, Any] = {"n": 8, "old_prompts": 8, "most_pairs": 100, "answers": 12, "max_new_tokens": 48}
+QUICK: dict[str, Any] = {"n": 4, "old_prompts": 6, "most_pairs": 60, "answers": 8, "max_new_tokens": 32}
 _MODELS = ("student", "against", "teacher")
 _FILES = ("pairs", "old", "canaries", "facts")
 
@@ -61,7 +61,7 @@ class EvaluateArguments(ReadingArguments):
     )
     most_pairs: int = field(default=200, metadata={"help": "Training pairs, and held-out ones, that are scored."})
     answers: int = field(default=40, metadata={"help": "Training prompts that every model answers."})
-    max_new_tokens: int = field(default=64, metadata={"help": "Longest of these answers, in tokens."})
+    max_new_tokens: int = field(default=64, metadata={"help": "Longest answer to these and to old prompts, in tokens."})
     samples: int = field(default=2, metadata={"help": "Drawn answers a canary, beside the most likely one."})
     abilities: str = field(
         default="instructions,tools,reasoning",

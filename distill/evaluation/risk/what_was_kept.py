@@ -34,14 +34,16 @@ _TITLES = {
 }
 
 
-def old_pairs(sides: Sides, count: int, folder: str | os.PathLike[str], *, seed: int = 0) -> datasets.Dataset:
+def old_pairs(
+    sides: Sides, count: int, folder: str | os.PathLike[str], *, max_new_tokens: int = 64, seed: int = 0
+) -> datasets.Dataset:
     """General text that needs no data set: what the base says itself, on prompts that it writes; of one that was cut, what the teacher says.
 
     Raises:
         ValueError: it cannot be made to write prompts; give pairs of general text.
     """
     writer = sides.teacher if sides.is_cut and sides.teacher is not None else sides.base
-    return own_pairs(writer.speaker, count, folder, seed=seed)
+    return own_pairs(writer.speaker, count, folder, max_new_tokens=max_new_tokens, seed=seed)
 
 
 def kept_figures(
