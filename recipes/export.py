@@ -4,6 +4,7 @@
     distill export pairs.jsonl --to sharegpt
     distill export pairs.jsonl --to hub --output you/name        (private; --no_private: for everybody)
     distill export runs/mine/student/adapter --to merged         (an adapter and its base in one plain model)
+    distill export runs/mine/student --to gguf --precision q8_0  (for llama.cpp; --to ollama: with a Modelfile)
     distill export runs/mine/student --push you/name             (to the Hub with its card; with --to: in that form)
 
 What stands first is pairs, unless it is a folder with a model or an adapter in it, or --to is a form of students. Ids and your own columns
@@ -15,7 +16,7 @@ import sys
 from dataclasses import dataclass, field
 
 from distill.basics.processes import say
-from distill.models.forms import STUDENT_FORMS, asks_for_a_student
+from distill.models.forms import PRECISIONS, STUDENT_FORMS, asks_for_a_student
 from distill.models.tokenizer import load_tokenizer
 from distill.pairs import load_pairs
 from distill.pairs.exporting import FORMS, export_pairs
@@ -53,6 +54,12 @@ class StudentExportArguments:
     )
     base: str | None = field(
         default=None, metadata={"help": "The model below an adapter whose folder does not say where it is."}
+    )
+    precision: str = field(
+        default="auto",
+        metadata={
+            "help": f"gguf, ollama: one of {', '.join(PRECISIONS)}; auto: bf16 of a student in bfloat16, else f16."
+        },
     )
     push: str | None = field(
         default=None, metadata={"help": "Upload what was written, or the folder as it is, to this Hub repository."}

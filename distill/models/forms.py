@@ -5,7 +5,8 @@ from pathlib import Path
 
 from distill.models.embedded import EMBEDDED
 
-STUDENT_FORMS = ("merged",)
+STUDENT_FORMS = ("merged", "gguf", "ollama")
+PRECISIONS = ("auto", "f32", "f16", "bf16", "q8_0")  # of a GGUF
 
 
 def is_model_place(name: str) -> bool:

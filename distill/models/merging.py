@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from distill.models.adapters import base_name, base_of, is_adapter_folder, load_adapted, merged, tokenizer_place
+from distill.models.load import load_model
 from distill.models.quantising import is_quantised
 from distill.models.tokenizer import load_tokenizer
 
@@ -96,6 +97,25 @@ def export_merged(
         shutil.rmtree(part, ignore_errors=True)
     same = int((before.argmax(-1) == after.argmax(-1)).sum())
     return MergeCheck(ids.numel(), same, float((before - after).abs().max()), float(before.std()))
+
+
+def whole_student(name: str | os.PathLike[str], base: str | os.PathLike[str] | None = None) -> tuple[Any, Any]:
+    """A plain model as it is stored, and its tokenizer, by any name; an adapter alone is merged into its base. Errors as loading them.
+
+    Args:
+        name: a folder (with an adapter alone, too), an embedded model, or a Hub id.
+        base: the model below an adapter; None: the one that its folder names.
+
+    Raises:
+        ValueError: also where a base is given and the model is whole.
+    """
+    if not is_adapter_folder(name):
+        if base is not None:
+            raise ValueError(
+                f"base is {os.fspath(base)!r}, which belongs below an adapter, and {os.fspath(name)!r} is a whole model; leave it out."
+            )
+        return load_model(name), load_tokenizer(name)
+    return merged(load_adapted(name, base, dtype="auto")), load_tokenizer(tokenizer_place(name, base))
 
 
 @torch.inference_mode()

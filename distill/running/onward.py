@@ -1,13 +1,19 @@
-"""A student on its way to other tools: merged, and to the Hub with its card."""
+"""A student on its way to other tools: merged, as GGUF, for Ollama, and to the Hub with its card."""
 
+import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 from distill.basics.processes import say
-from distill.models.adapters import is_adapter_folder
+from distill.models.adapters import is_adapter_folder, tokenizer_place
+from distill.models.eos import eos_ids
 from distill.models.forms import STUDENT_FORMS
-from distill.models.merging import export_merged
-from distill.models.tokenizer import resolve_model
+from distill.models.gguf_file import check_precision, write_gguf
+from distill.models.merging import export_merged, whole_student
+from distill.models.ollama import OllamaTemplate, ollama_template, write_modelfile
+from distill.models.tokenizer import load_tokenizer, resolve_model
 from distill.reports.card import CARD
 from distill.reports.carried import carry_card
 from distill.running.hub import HubRepository
@@ -17,7 +23,7 @@ def export_student(args: Any, *, to: str | None, output: str | None, private: bo
     """Write the student in another form beside itself, carry its card along, and upload it where that was asked for.
 
     Args:
-        args: `student`, `base`, `push`.
+        args: `student`, `base`, `precision`, `push`.
         to: one of `STUDENT_FORMS`; None: only upload the folder as it is.
         output: what is written; None: the student's name and the form.
         private: on the Hub, for nobody but its owner.
@@ -35,6 +41,11 @@ def export_student(args: Any, *, to: str | None, output: str | None, private: bo
         )
     if to is None and output:
         raise ValueError("output is what a form is written to, and none is given with --to; leave it out.")
+    check_precision(args.precision)
+    if to not in ("gguf", "ollama") and args.precision != "auto":
+        raise ValueError(
+            f"precision is {args.precision}, which a GGUF file has (--to gguf, --to ollama); leave it out."
+        )
     source = Path(args.student if is_adapter_folder(args.student) else resolve_model(args.student)).expanduser()
     hub = None
     if args.push:  # before anything is made: afterwards is late
@@ -66,6 +77,60 @@ def _merge(args: Any, source: Path, folder: Path) -> None:
     say(f"{args.student}, merged, in {folder}{_along(carried)}.")
 
 
+def _write_gguf(args: Any, source: Path, folder: Path) -> None:
+    _gguf(args, source, folder, None)
+
+
+def _write_ollama(args: Any, source: Path, folder: Path) -> None:
+    # before the weights are read and written
+    tokenizer = load_tokenizer(
+        tokenizer_place(args.student, args.base) if is_adapter_folder(args.student) else args.student
+    )
+    _gguf(args, source, folder, ollama_template(tokenizer))
+
+
+def _gguf(args: Any, source: Path, folder: Path, template: OllamaTemplate | None) -> None:
+    """A folder with the GGUF file, for Ollama with its `Modelfile`, and the card."""
+    if folder.suffix == ".gguf":
+        raise ValueError(
+            f"output is a folder here, in which the file and its card lie; give a name without .gguf: {folder.stem}."
+        )
+    if folder.exists():
+        raise ValueError(f"{folder} exists already; give a new folder, or remove it first.")
+    config = source / "config.json"
+    if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("quantization_config"):
+        raise ValueError(
+            f"{args.student} has weights of few bits, and rounding them again loses more; export the model they were made from."
+        )
+    model, tokenizer = whole_student(args.student, args.base)
+    name = Path(args.student).expanduser().resolve().name
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        kept = part / f"{name}.gguf"
+        facts = write_gguf(model, tokenizer, kept, args.precision, name)
+        if template:
+            stops = [str(tokenizer.convert_ids_to_tokens(i)) for i in sorted(eos_ids(model, tokenizer))]
+            write_modelfile(part, kept.name, template, stops)
+            facts.notes += template.notes
+        sentence = (
+            f"Its weights as GGUF ({facts.architecture}, {facts.precision}), for llama.cpp and what is built on it."
+        )
+        carried = carry_card(_home_of_card(source), part, sentence, library_name="gguf")
+        os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    for note in facts.notes:
+        say(f"Note: {note}.")
+    also = f" and a Modelfile ({template.family})" if template else ""
+    say(
+        f"{args.student} as {kept.name} ({facts.architecture}, {facts.precision}, {facts.bytes / 1e6:,.1f} MB){also} in {folder}{_along(carried)}."
+    )
+    if template:
+        say(f"ollama create {name} -f {folder}/Modelfile && ollama run {name}")
+
+
 def _home_of_card(source: Path) -> Path:
     """An adapter that lies beside the student it was merged into has its card there."""
     above = source.parent
@@ -90,4 +155,4 @@ def _upload(hub: HubRepository, folder: Path) -> None:
     say(f"Published to {hub.name} ({hub.seen}): {', '.join(names)}.")
 
 
-_WAYS = {"merged": _merge}
+_WAYS = {"merged": _merge, "gguf": _write_gguf, "ollama": _write_ollama}

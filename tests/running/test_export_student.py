@@ -6,15 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import build_model, build_pairs, build_tokenizer
+from transformers import AutoModelForCausalLM, GgufConfig
 from white_box_runs import fill
 
-from distill.models.adapters import lora_config
+from distill.models.adapters import load_adapted, lora_config
 from distill.models.forms import asks_for_a_student
 from distill.pairs import save_pairs
 from distill.reports.card import write_card
 
 peft = pytest.importorskip("peft", reason="the extra peft is not installed")
+pytest.importorskip("gguf", reason="the extra demo is not installed")
+IDS = torch.arange(3, 40)[None]
 
 
 @pytest.fixture
@@ -55,6 +59,59 @@ def test_an_adapter_beside_its_student_has_the_card_of_that(here, told):
     assert "Student of" in Path("out/README.md").read_text()
     Path("base/README.md").unlink()
     assert "it has no card" in told("export", "base/adapter", "--to", "merged", "--output", "again")
+
+
+@pytest.mark.parametrize("student", ["base", "adapter"])
+def test_as_gguf_with_its_card(here, told, student):
+    shown = told("export", student, "--to", "gguf", "--precision", "f32")
+    assert f"{student}.gguf (llama, f32" in shown
+    folder = Path(f"{student}-gguf")
+    assert (folder / "README.md").is_file() is (student == "adapter")
+    if student == "adapter":
+        assert "library_name: gguf" in (folder / "README.md").read_text()
+        assert "with its LICENSE.txt, README.md, provenance.json" in shown
+    else:
+        assert "it has no card" in shown
+    setting = GgufConfig(gguf_file=f"{student}.gguf", dequantize=True)
+    again = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=f"{student}.gguf", dtype=torch.float32, quantization_config=setting
+    ).eval()
+    wanted = load_adapted("adapter") if student == "adapter" else AutoModelForCausalLM.from_pretrained("base").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(IDS).logits, wanted(IDS).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_for_ollama_with_what_ends_an_answer(here, told, hub):
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = Path(__file__).parents[1].joinpath("chats/qwen2_5.jinja").read_text()
+    tokenizer.save_pretrained("base")
+    shown = told("export", "adapter", "--to", "ollama", "--output", "o", "--push", "me/o")
+    written = Path("o/Modelfile").read_text()
+    assert written.startswith("FROM ./adapter.gguf\nTEMPLATE ")
+    assert 'SYSTEM """You are Qwen' in written
+    assert 'PARAMETER stop "<|im_end|>"' in written
+    assert "a Modelfile (ChatML) in o" in shown
+    assert "tools and thoughts have no place" in shown
+    assert set(hub.files) == {"Modelfile", "adapter.gguf", "README.md", "provenance.json", "LICENSE.txt"}
+
+
+def test_what_gguf_cannot_carry_leaves_nothing(here, told):
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}!{% endfor %}"
+    tokenizer.save_pretrained("base")
+    assert "none of those that are known for Ollama" in told("export", "base", "--to", "ollama", status=1)
+    assert "is a folder here, in which" in told("export", "base", "--to", "gguf", "--output", "x.gguf", status=1)
+    assert "exists already" in told("export", "base", "--to", "gguf", "--output", "adapter", status=1)
+    assert "one of auto, f32, f16, bf16, q8_0" in told("export", "base", "--to", "gguf", "--precision", "4", status=1)
+    assert "--precision is f16, which a GGUF file has" in told(
+        "export", "adapter", "--to", "merged", "--precision", "f16", status=1
+    )
+    config = Path("base/config.json")
+    config.write_text(
+        json.dumps({**json.loads(config.read_text()), "quantization_config": {"quant_method": "bitsandbytes"}})
+    )
+    assert "has weights of few bits" in told("export", "base", "--to", "gguf", status=1)
+    assert sorted(p.name for p in here.iterdir()) == ["adapter", "base"]
 
 
 def test_what_was_written_goes_to_the_hub(here, told, hub):
@@ -107,7 +164,7 @@ def test_what_does_not_go_together_is_said(here, told, hub, flags, said):
 
 
 def test_pairs_and_students_are_told_apart(here):
-    for student in ("base", "adapter --push x", "smollm2-135m", "you/name --to merged", "--student x", "x --to=merged"):
+    for student in ("base", "adapter --push x", "smollm2-135m", "you/name --to gguf", "--student x", "x --to=ollama"):
         assert asks_for_a_student(student.split()), student
     for pairs in ("pairs.jsonl", "you/name", "pairs --to hub", "--pairs base", "nowhere --output x", ""):
         assert not asks_for_a_student(pairs.split()), pairs
