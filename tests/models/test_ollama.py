@@ -145,3 +145,13 @@ def test_the_file_has_weights_template_system_and_ends(tmp_path):
     )
     with pytest.raises(ValueError, match='has """ in it'):
         write_modelfile(tmp_path, "m.gguf", OllamaTemplate("x", 'a """', None, ()), [])
+
+
+def test_a_bos_that_opens_a_turn_stays():
+    """SmolLM2's BOS is `<|im_start|>`, which its template writes and its tokenizer does not."""
+    tokenizer = with_template("qwen3")
+    tokenizer.bos_token = "<|im_start|>"
+    found = ollama_template(tokenizer)
+    assert found.family == "ChatML"
+    asked = [{"role": "user", "content": "hi"}]
+    assert go(found.template, asked) == chat_of(tokenizer).render(asked)
